@@ -1,0 +1,178 @@
+"""The protocol between a model and a backend: operations without weights, and leaves that hold them.
+
+A model is plain Python over `Ops` and a `LeafFactory`; a backend implements both. Each operation's
+meaning is fixed here to the last eps, and tests hold every backend to a NumPy float64 oracle.
+Images are [B, H, W, C]; scalars enter as Python numbers, never as arrays; no operation writes in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+NumpyArray: TypeAlias = NDArray[Any]
+
+
+class Array(Protocol):
+    """What torch.Tensor, mlx.core.array and numpy.ndarray have in common and models may use."""
+
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def ndim(self) -> int: ...
+    def reshape(self, *shape: int) -> Self: ...
+    def __getitem__(self, key: Any) -> Self: ...
+    def __add__(self, other: Any) -> Self: ...
+    def __radd__(self, other: Any) -> Self: ...
+    def __sub__(self, other: Any) -> Self: ...
+    def __mul__(self, other: Any) -> Self: ...
+    def __rmul__(self, other: Any) -> Self: ...
+
+
+class Ops(Protocol):
+    """Operations without weights. All keep the dtype of their first array argument.
+
+    Inside, statistics and angles are computed in float32 (float64 by the oracle) and cast back.
+    """
+
+    # --- plumbing -----------------------------------------------------------------------------
+    def concat(self, arrays: Sequence[Any], axis: int) -> Any:
+        """Joins along `axis`."""
+        ...
+
+    def split(self, x: Any, sizes: Sequence[int], axis: int) -> list[Any]:
+        """Cuts `axis` into parts of the given sizes, which sum to its length."""
+        ...
+
+    def transpose(self, x: Any, axes: Sequence[int]) -> Any:
+        """Reorders the axes."""
+        ...
+
+    def take_rows(self, x: Any, index: Any) -> Any:
+        """x: [B, L, D], index: [B] integers -> [B, D], row index[b] of batch b."""
+        ...
+
+    def upsample_nearest(self, x: Any) -> Any:
+        """[B, H, W, C] -> [B, 2H, 2W, C], every pixel doubled."""
+        ...
+
+    def cast_like(self, x: Any, reference: Any) -> Any:
+        """x in the dtype of `reference`."""
+        ...
+
+    # --- elementwise --------------------------------------------------------------------------
+    def silu(self, x: Any) -> Any:
+        """x * sigmoid(x)."""
+        ...
+
+    def gelu_tanh(self, x: Any) -> Any:
+        """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the approximation FLUX and T5 use."""
+        ...
+
+    def quick_gelu(self, x: Any) -> Any:
+        """x * sigmoid(1.702 x), CLIP's activation."""
+        ...
+
+    def gelu_gate(self, gate: Any, value: Any) -> Any:
+        """gelu_tanh(gate) * value, the gated feed-forward of T5 v1.1."""
+        ...
+
+    # --- semantic: where speed lives ------------------------------------------------------------
+    def sinusoid(self, s: Any, dim: int, max_period: float = 10_000.0, scale: float = 1000.0) -> Any:
+        """[B] -> [B, dim] float32: cosines of scale*s*f_i first, then sines, f_i = max_period^(-2i/dim).
+
+        Source: black-forest-labs/flux modules/layers.py timestep_embedding.
+        """
+        ...
+
+    def modulated_norm(self, x: Any, shift: Any, scale: Any, eps: float) -> Any:
+        """(1 + scale) * LayerNorm(x) + shift; x: [B, L, D], shift and scale: [B, 1, D], no affine."""
+        ...
+
+    def qk_norm_rope(self, q: Any, k: Any, q_norm: Any, k_norm: Any, pe: Any) -> tuple[Any, Any]:
+        """RMS-norms q and k over the head dimension by their leaves, then rotates them.
+
+        q, k: [B, H, L, D]; pe: [L, D/2, 2] float32 (cos, sin). Pairs are adjacent:
+        (e, o) -> (e cos - o sin, e sin + o cos).
+        """
+        ...
+
+    def attention(
+        self, q: Any, k: Any, v: Any, *, scale: float, bias: Any | None = None, is_causal: bool = False
+    ) -> Any:
+        """softmax(scale q k^T + bias) v; [B, H, L, D] each -> [B, L, H*D]; bias: [1, H, L, L]."""
+        ...
+
+    def gated_add(self, x: Any, gate: Any, y: Any) -> Any:
+        """x + gate * y; gate: [B, 1, D]."""
+        ...
+
+
+class LeafFactory(Protocol):
+    """Gives callables that already hold their weights, asked for by checkpoint name.
+
+    Weight shapes are torch's ([out, in], [out, in, kh, kw]). Each leaf keeps its input's dtype.
+    A leaf alone knows about precision, quantisation, LoRA and where its weights live.
+    """
+
+    def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> Any:
+        """`name`.weight [out_dim, in_dim], `name`.bias [out_dim]; [..., in_dim] -> [..., out_dim]."""
+        ...
+
+    def conv2d(
+        self, name: str, in_dim: int, out_dim: int, kernel: int, stride: int = 1, padding: Padding = (0, 0)
+    ) -> Any:
+        """`name`.weight [out, in, k, k], `name`.bias; [B, H, W, in] -> [B, H', W', out].
+
+        padding: zeros added (before, after) on both image axes.
+        """
+        ...
+
+    def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> Any:
+        """`name`.`key` [dim]; x / sqrt(mean(x^2) + eps) in float32, cast back, times the weight."""
+        ...
+
+    def layer_norm(self, name: str, dim: int, eps: float) -> Any:
+        """`name`.weight, `name`.bias [dim]; over the last axis."""
+        ...
+
+    def group_norm(self, name: str, groups: int, dim: int, eps: float) -> Any:
+        """`name`.weight, `name`.bias [dim]; [B, H, W, dim], statistics over H, W and dim/groups channels."""
+        ...
+
+    def embedding(self, name: str, rows: int, dim: int) -> Any:
+        """`name`.weight [rows, dim]; integers [...] -> [..., dim]."""
+        ...
+
+
+Padding: TypeAlias = tuple[int, int]
+
+
+class Backend(Protocol):
+    """One device with its operations: what the shared engine needs to run a model."""
+
+    name: str
+    ops: Ops
+
+    def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
+        """A factory over checkpoint tensors (a flux_core.weights.TensorSource)."""
+        ...
+
+    def from_numpy(self, x: NumpyArray) -> Any:
+        """NumPy array -> device array of the same dtype."""
+        ...
+
+    def cast(self, x: Any, precision: Any) -> Any:
+        """Floating array in the given precision."""
+        ...
+
+    def to_numpy(self, x: Any) -> NDArray[np.float32]:
+        """Device array -> float32 NumPy array; waits for the device."""
+        ...
+
+    def evaluate(self, *arrays: Any) -> None:
+        """Makes sure that the arrays are computed (MLX is lazy; CUDA is asynchronous)."""
+        ...
