@@ -94,7 +94,14 @@ class ModelFiles:
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (self.transformer, self.autoencoder, self.t5, self.clip, self.t5_tokenizer, self.clip_tokenizer)
+        return (
+            self.transformer,
+            self.autoencoder,
+            self.t5,
+            self.clip,
+            self.t5_tokenizer,
+            self.clip_tokenizer,
+        )
 
 
 @dataclass(frozen=True, slots=True)

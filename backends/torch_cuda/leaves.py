@@ -1,0 +1,176 @@
+"""Leaves on torch: nn.Modules that hold weights, made from a checkpoint or fresh for training.
+
+They are nn.Modules (not plain tensors) so that CUDA graphs see their weights as static inputs. A
+leaf computes in the dtype of its input; weights are cast once, when the leaf is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+TensorGetter = Callable[[str], Tensor]
+"""name -> tensor, already on its device and in its dtype."""
+
+
+class TorchLeaves:
+    """flux_core.ops.LeafFactory on torch.
+
+    Args:
+        get: Gives each named tensor; None makes fresh parameters for training.
+        device, dtype: Where fresh parameters live.
+
+    Attributes:
+        modules: Every leaf by checkpoint name, in the order they were asked for.
+    """
+
+    def __init__(
+        self,
+        get: TensorGetter | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._get = get
+        self._device = device
+        self._dtype = dtype
+        self.modules: dict[str, nn.Module] = {}
+
+    def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
+        weight = self._parameter(f"{name}.weight", (out_dim, in_dim), in_dim**-0.5)
+        return self._keep(
+            name, Linear(weight, self._parameter(f"{name}.bias", (out_dim,), 0.0) if bias else None)
+        )
+
+    def conv2d(
+        self,
+        name: str,
+        in_dim: int,
+        out_dim: int,
+        kernel: int,
+        stride: int = 1,
+        padding: tuple[int, int] = (0, 0),
+    ) -> nn.Module:
+        deviation = (in_dim * kernel * kernel) ** -0.5
+        weight = self._parameter(f"{name}.weight", (out_dim, in_dim, kernel, kernel), deviation)
+        bias = self._parameter(f"{name}.bias", (out_dim,), 0.0)
+        return self._keep(name, Conv2d(weight, bias, stride, padding))
+
+    def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> nn.Module:
+        return self._keep(name, RMSNorm(self._parameter(f"{name}.{key}", (dim,), None), eps, key))
+
+    def layer_norm(self, name: str, dim: int, eps: float) -> nn.Module:
+        weight, bias = self._affine(name, dim)
+        return self._keep(name, LayerNorm(weight, bias, eps))
+
+    def group_norm(self, name: str, groups: int, dim: int, eps: float) -> nn.Module:
+        weight, bias = self._affine(name, dim)
+        return self._keep(name, GroupNorm(weight, bias, groups, eps))
+
+    def embedding(self, name: str, rows: int, dim: int) -> nn.Module:
+        return self._keep(name, Embedding(self._parameter(f"{name}.weight", (rows, dim), 1.0)))
+
+    def _affine(self, name: str, dim: int) -> tuple[nn.Parameter, nn.Parameter]:
+        return self._parameter(f"{name}.weight", (dim,), None), self._parameter(f"{name}.bias", (dim,), 0.0)
+
+    def _parameter(self, name: str, shape: tuple[int, ...], deviation: float | None) -> nn.Parameter:
+        """The named tensor; fresh: normal with this standard deviation, or ones when None."""
+        if self._get is not None:
+            return nn.Parameter(self._get(name), requires_grad=False)
+        if deviation is None:
+            return nn.Parameter(torch.ones(shape, device=self._device, dtype=self._dtype))
+        return nn.Parameter(torch.randn(shape, device=self._device, dtype=self._dtype) * deviation)
+
+    def _keep(self, name: str, leaf: nn.Module) -> nn.Module:
+        self.modules[name] = leaf
+        return leaf
+
+
+class Linear(nn.Module):
+    """[..., in] -> [..., out]."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class Conv2d(nn.Module):
+    """[B, H, W, in] -> [B, H', W', out]; channels_last inside, so the permutes are views."""
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter, stride: int, padding: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.stride = stride
+        before, after = padding
+        self.symmetric = before if before == after else 0
+        self.extra = None if before == after else (before, after, before, after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 3, 1, 2)
+        if self.extra is not None:
+            x = functional.pad(x, self.extra)
+        out = functional.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.symmetric)
+        return out.permute(0, 2, 3, 1)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, times the weight; the parameter is called `key`."""
+
+    def __init__(self, weight: nn.Parameter, eps: float, key: str) -> None:
+        super().__init__()
+        self.key = key
+        self.eps = eps
+        self.register_parameter(key, weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = getattr(self, self.key)
+        normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
+        return normed.to(x.dtype) * weight.to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Over the last axis, with weight and bias."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+
+
+class GroupNorm(nn.Module):
+    """[B, H, W, C] over H, W and each group's channels."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.groups = groups
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.group_norm(x.permute(0, 3, 1, 2), self.groups, self.weight, self.bias, self.eps)
+        return out.permute(0, 2, 3, 1)
+
+
+class Embedding(nn.Module):
+    """Integers [...] -> [..., dim]."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, index: Tensor) -> Tensor:
+        return functional.embedding(index.long(), self.weight)

@@ -1,0 +1,61 @@
+"""Latents as tokens, their positions, and the rotary table.
+
+A token is a 2x2 patch of latents; its position has three axes: reference index, row, column. Text
+tokens sit at (0, 0, 0) and are therefore not rotated. Everything here is NumPy and computed once a job.
+
+Source: black-forest-labs/flux sampling.py (prepare, unpack) and math.py (rope).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.ops import Ops
+
+
+def pack(ops: Ops, latents: Any) -> Any:
+    """[B, h, w, C] latents -> [B, (h/2)(w/2), 4C] tokens, rows first, feature = c*4 + row%2*2 + col%2."""
+    batch, height, width, channels = latents.shape
+    grid = latents.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    grid = ops.transpose(grid, (0, 1, 3, 5, 2, 4))  # [B, h/2, w/2, C, 2, 2]
+    return grid.reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(ops: Ops, tokens: Any, height: int, width: int) -> Any:
+    """[B, (h/2)(w/2), 4C] tokens -> [B, h, w, C] latents; `height` and `width` in latents, even."""
+    batch, _, features = tokens.shape
+    grid = tokens.reshape(batch, height // 2, width // 2, features // 4, 2, 2)
+    grid = ops.transpose(grid, (0, 1, 4, 2, 5, 3))  # [B, h/2, 2, w/2, 2, C]
+    return grid.reshape(batch, height, width, features // 4)
+
+
+def position_ids(text_len: int, height: int, width: int) -> NDArray[np.int64]:
+    """Positions of text, then image tokens; `height` and `width` in latents. [L_txt + L_img, 3]."""
+    rows, columns = np.meshgrid(np.arange(height // 2), np.arange(width // 2), indexing="ij")
+    image = np.stack([np.zeros_like(rows), rows, columns], axis=-1).reshape(-1, 3)
+    return np.concatenate([np.zeros((text_len, 3), dtype=np.int64), image])
+
+
+def rotary_table(ids: NDArray[Any], axes_dim: Sequence[int], theta: float) -> NDArray[np.float32]:
+    """Cosines and sines of every position's angles.
+
+    Args:
+        ids: [L, 3] positions.
+        axes_dim: Head dimensions given to each axis; even numbers.
+        theta: Base of the frequencies.
+
+    Returns:
+        [L, sum(axes_dim)/2, 2] float32, (cos, sin); angles computed in float64.
+
+    Source: Su et al. 2021 (RoPE), one axis after the other.
+    """
+    angles = [
+        ids[:, axis, None].astype(np.float64) * theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+        for axis, dim in enumerate(axes_dim)
+    ]
+    table = np.concatenate(angles, axis=-1)  # [L, D/2]
+    return np.stack([np.cos(table), np.sin(table)], axis=-1).astype(np.float32)
