@@ -126,7 +126,9 @@ def _download(source: Source, scratch: Path) -> Path:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S)
     except FileNotFoundError as error:
-        raise RequestInvalid(f"{command[0]} is not installed.", "Install Node.js, which brings npm.") from error
+        raise RequestInvalid(
+            f"{command[0]} is not installed.", "Install Node.js, which brings npm."
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise ConnectionLost(f"{source.package} did not arrive within {CLIENT_TIMEOUT_S} s.") from error
     except subprocess.CalledProcessError as error:

@@ -76,10 +76,12 @@ def name_of(rgb: np.ndarray) -> str:
         return "white" if value > 0.82 else "gray" if value > 0.3 else "black"
     degrees = hue * 360
     if degrees < 14 or degrees >= 340:
-        return "pink" if saturation < 0.6 and value > 0.8 else "red"
-    if degrees < 42:
+        if value > 0.8:
+            return "pink" if saturation < 0.6 else "red"
+        return "brown" if saturation < 0.6 and degrees < 14 else "red"
+    if degrees < 35:
         return "brown" if value < 0.72 else "orange"
-    for limit, name in ((68, "yellow"), (165, "green"), (198, "cyan"), (252, "blue"), (296, "purple")):
+    for limit, name in ((68, "yellow"), (165, "green"), (195, "cyan"), (252, "blue"), (296, "purple")):
         if degrees < limit:
             return name if name != "yellow" or value > 0.62 else "brown"
     return "pink"

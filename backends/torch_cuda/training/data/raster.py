@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import resvg_py
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from backends.torch_cuda.training.data.palette import hsv, name_of
 from flux_core.errors import Corrupt
@@ -22,6 +22,7 @@ from flux_core.errors import Corrupt
 SPRITE_PX = 256
 STYLES: tuple[str, ...] = ("3d", "flat", "line")
 _LINE_COLOUR = "#1e1e22"  # PALETTE["black"]
+_STROKE_PX = 14
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Drawings:
             "line": _IconSet(sources / "fluent-line", slugs),
         }
 
-    def image(self, style: str, code: str) -> np.ndarray:
-        """The drawing as uint8 [256, 256, 4].
+    def image(self, style: str, code: str, outline: bool = False) -> np.ndarray:
+        """The drawing as uint8 [256, 256, 4]; with `outline`, only the outline of its shape.
 
         Raises:
             Corrupt: The sources hold no such drawing. 3D drawings count only when the official flat set
@@ -71,8 +72,10 @@ class Drawings:
             with Image.open(self._3d[code]) as file:
                 picture = file.convert("RGBA")
         else:
-            png = resvg_py.svg_to_bytes(svg_string=self._svg[style].svg(code), width=SPRITE_PX, height=SPRITE_PX)
+            side_px = SPRITE_PX * 4 if outline else SPRITE_PX
+            png = resvg_py.svg_to_bytes(svg_string=self._svg[style].svg(code), width=side_px, height=side_px)
             picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+            picture = outlined(picture) if outline else picture
         if picture.size != (SPRITE_PX, SPRITE_PX):
             picture = picture.resize((SPRITE_PX, SPRITE_PX), Image.Resampling.LANCZOS)
         return np.asarray(picture)
@@ -109,11 +112,49 @@ class _IconSet:
         )
 
 
-def sprite(rgba: np.ndarray, is_line: bool) -> Sprite:
-    """Measures a drawing `rgba: uint8 [256, 256, 4]`: box, recolour mask, reference light and colour."""
+def outlined(svg_png: Image.Image) -> Image.Image:
+    """Replaces a filled or hatched shape by its outline, in the stroke width of the line drawings.
+
+    Args:
+        svg_png: The drawing, RGBA, four times the sprite's size.
+    """
+    solid = svg_png.getchannel("A").point(lambda level: 255 if level > 127 else 0)
+    outside = Image.new("L", (solid.width + 2, solid.height + 2), 0)
+    outside.paste(solid, (1, 1))
+    ImageDraw.floodfill(outside, (0, 0), 128)
+    shape = outside.point(lambda level: 0 if level == 128 else 255)
+    inner = np.asarray(shape) > 0
+    for turn in range(_STROKE_PX * 4):
+        inner = _eroded(inner, diagonal=turn % 5 in (0, 2))
+    ring = np.where((np.asarray(shape) > 0) & ~inner, 255, 0).astype(np.uint8)[1:-1, 1:-1]
+    picture = Image.new("RGBA", svg_png.size, _LINE_COLOUR)
+    picture.putalpha(Image.fromarray(ring))
+    return picture
+
+
+def _eroded(shape: np.ndarray, diagonal: bool) -> np.ndarray:
+    """Takes one pixel off a bool [H, W] shape, off its corners too when `diagonal`."""
+    kept = shape.copy()
+    kept[1:] &= shape[:-1]
+    kept[:-1] &= shape[1:]
+    rows = kept.copy() if diagonal else shape
+    kept[:, 1:] &= rows[:, :-1]
+    kept[:, :-1] &= rows[:, 1:]
+    return kept
+
+
+def sprite(rgba: np.ndarray, is_line: bool, body_hue: float | None = None, hue_reach: float = 0.1) -> Sprite:
+    """Measures a drawing `rgba: uint8 [256, 256, 4]`: box, recolour mask, reference light and colour.
+
+    Args:
+        rgba: The drawing, straight alpha.
+        is_line: Line art: all of it is recoloured, and its light is even.
+        body_hue: Hue in degrees of what may be recoloured; the most common hue when None.
+        hue_reach: Half width of the accepted hues, in turns.
+    """
     picture = rgba.astype(np.float64) / 255
     rgb, alpha = picture[..., :3], picture[..., 3]
-    mask = alpha if is_line else _body_mask(rgb, alpha)
+    mask = alpha if is_line else _body_mask(rgb, alpha, body_hue, hue_reach)
     rows, columns = np.nonzero(alpha > 0.2)
     inside = mask > 0.5
     light = brightness(rgb)
@@ -132,17 +173,17 @@ def brightness(rgb: np.ndarray) -> np.ndarray:
     return 0.5 * (rgb @ np.array([0.299, 0.587, 0.114])) + 0.5 * rgb.max(-1)
 
 
-def _body_mask(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def _body_mask(rgb: np.ndarray, alpha: np.ndarray, body_hue: float | None, reach: float) -> np.ndarray:
     """Soft mask [H, W] of the dominant hue, or of the near-grey area when hardly anything is coloured."""
     hue, saturation, value = hsv(rgb)
-    coloured = alpha * (saturation > 0.22) * (value > 0.18)
+    coloured = alpha * (saturation > 0.22) * (value > 0.12)
     if coloured.sum() <= 0.3 * alpha.sum():
         return alpha * np.clip((0.30 - saturation) / 0.06, 0, 1) * (value > 0.35)
     histogram = np.bincount((hue * 36).astype(int).ravel() % 36, (coloured * saturation).ravel(), 36)
     smooth = histogram + 0.6 * (np.roll(histogram, 1) + np.roll(histogram, -1))
-    centre = (smooth.argmax() + 0.5) / 36
+    centre = (smooth.argmax() + 0.5) / 36 if body_hue is None else body_hue / 360
     distance = np.abs((hue - centre + 0.5) % 1 - 0.5)
-    return coloured * np.clip((0.10 - distance) / 0.03, 0, 1)
+    return coloured * np.clip((reach - distance) / 0.03, 0, 1)
 
 
 def _plain(code: str) -> str:
