@@ -122,6 +122,37 @@ class JobRecord(_Message):
     progress: Progress | None = None
     position: int | None = None
     is_acknowledged: bool = False
+    order: int = 0  # within its lane, low goes first; equals go in the order they came
+    engine: str = ""  # asked for by name; "" lets the service choose
+
+
+class JobSubmission(_Message):
+    """What a client sends to make a job. An engine's name is one that `Hello.engines` lists, or ""."""
+
+    request: GenerationRequest
+    lane: Lane = Lane.INTERACTIVE
+    order: int = Field(default=0, ge=-(2**31), lt=2**31)
+    engine: str = Field(default="", max_length=200)
+
+
+class JobEdit(_Message):
+    """What may change while a job waits; None leaves it as it is."""
+
+    request: GenerationRequest | None = None
+    lane: Lane | None = None
+    order: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+
+
+class ServiceHealth(_Message):
+    """How the service is, sent at once when it changes and every few seconds as a heartbeat.
+
+    Attributes:
+        state: "loading" while an engine starts, "busy" while every engine has a job.
+        detail: Why an engine died and its last log lines, until a later job succeeds.
+    """
+
+    state: Literal["ready", "loading", "busy", "engine_died"] = "ready"
+    detail: str = ""
 
 
 class JobEvent(_Message):
