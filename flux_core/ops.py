@@ -8,6 +8,7 @@ Images are [B, H, W, C]; scalars enter as Python numbers, never as arrays; no op
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -156,6 +157,10 @@ class Backend(Protocol):
 
     name: str
     ops: Ops
+
+    def session(self) -> AbstractContextManager[Any]:
+        """Entered once by the thread that runs models, around loading and calls (no gradients, ...)."""
+        ...
 
     def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
         """A factory over checkpoint tensors (a flux_core.weights.TensorSource)."""

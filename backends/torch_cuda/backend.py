@@ -1,0 +1,92 @@
+"""One torch device as a flux_core backend: weights from checkpoint bytes, arrays in and out.
+
+The CPU computes in float32 and CUDA in bfloat16 unless told otherwise. Weights go from the mapped
+file to the device in one step each, so loading never holds a second copy of a model.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.ops import TorchOps
+from flux_core.errors import Corrupt
+from flux_core.ops import Ops
+from flux_core.request import Precision
+from flux_core.weights.tensors import RawTensor, TensorSource
+
+DTYPE_OF_NAME: dict[str, torch.dtype] = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+}
+
+
+class TorchBackend:
+    """flux_core.ops.Backend on torch.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.name = f"torch-{self.device.type}"
+        self.ops: Ops = TorchOps()
+
+    def session(self) -> AbstractContextManager[None]:
+        """Inference mode: no gradients are recorded. Valid for the thread that enters it."""
+        return torch.inference_mode()
+
+    def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
+        dtype = self._dtype(precision)
+        return TorchLeaves(lambda name: self._weight(tensors.read(name), dtype), self.device, dtype)
+
+    def from_numpy(self, x: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(x)).to(self.device)
+
+    def cast(self, x: Tensor, precision: Precision) -> Tensor:
+        return x.to(self._dtype(precision))
+
+    def to_numpy(self, x: Tensor) -> NDArray[np.float32]:
+        return x.detach().float().cpu().numpy()
+
+    def evaluate(self, *arrays: Tensor) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _dtype(self, precision: Precision) -> torch.dtype:
+        if precision is Precision.AUTO:
+            return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return torch.bfloat16 if precision is Precision.BF16 else torch.float32
+
+    def _weight(self, raw: RawTensor, dtype: torch.dtype) -> Tensor:
+        weight = tensor_of(raw).to(self.device, dtype)
+        if weight.ndim == 4:  # what convolutions over [B, H, W, C] want
+            return weight.contiguous(memory_format=torch.channels_last)
+        return weight
+
+
+def tensor_of(raw: RawTensor) -> Tensor:
+    """A torch view of a checkpoint tensor's bytes.
+
+    Raises:
+        Corrupt: The dtype is not a plain floating one.
+    """
+    if raw.dtype not in DTYPE_OF_NAME:
+        raise Corrupt(
+            f"Tensor {raw.name!r} is stored as {raw.dtype}, where F32, F16 or BF16 is needed.",
+            "Get the unquantised file.",
+        )
+    dtype = DTYPE_OF_NAME[raw.dtype]
+    data = raw.data
+    if data.ctypes.data % dtype.itemsize:  # some writers do not pad the header
+        data = data.copy()
+    return torch.from_numpy(data).view(dtype).reshape(raw.shape)

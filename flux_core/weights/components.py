@@ -1,0 +1,96 @@
+"""From a model's folder to its parts, ready to be called: open, check strictly, build.
+
+Each function loads one part and nothing else, because the caller decides what is in memory when.
+Files are the ones the catalog names; the names inside may be any published spelling.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flux_core.catalog import ModelSpec
+from flux_core.models.autoencoder import Decoder, Encoder
+from flux_core.models.clip import ClipText
+from flux_core.models.t5 import T5Encoder
+from flux_core.models.transformer import Transformer
+from flux_core.ops import Backend, LeafFactory, Ops
+from flux_core.request import Precision
+from flux_core.weights import synonyms
+from flux_core.weights.expected import Build, check_strict, expected_shapes
+from flux_core.weights.safetensors_file import SafetensorsFile
+from flux_core.weights.tensors import TensorSource
+
+
+def load_transformer(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> Transformer:
+    """Loads the transformer.
+
+    Args:
+        spec: Row of the catalog.
+        folder: Where the model's files lie.
+        backend: Where it will run.
+        precision: AUTO lets the backend choose.
+
+    Raises:
+        ModelMissing: The file is not there.
+        Corrupt: It is damaged, or does not hold exactly this model.
+    """
+
+    def build(ops: Ops, make: LeafFactory) -> Transformer:
+        return Transformer(ops, make, spec.transformer)
+
+    source = open_checked(folder / spec.files.transformer, synonyms.transformer_name, build)
+    return build(backend.ops, backend.leaves(source, precision))
+
+
+def load_encoder(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> Encoder:
+    """Loads the autoencoder's encoder; as load_transformer. The file must hold the decoder, too."""
+    make = backend.leaves(_autoencoder(spec, folder), precision)
+    return Encoder(backend.ops, make, spec.autoencoder)
+
+
+def load_decoder(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> Decoder:
+    """Loads the autoencoder's decoder; as load_transformer. The file must hold the encoder, too."""
+    make = backend.leaves(_autoencoder(spec, folder), precision)
+    return Decoder(backend.ops, make, spec.autoencoder)
+
+
+def load_t5(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> T5Encoder:
+    """Loads the T5 encoder; as load_transformer."""
+
+    def build(ops: Ops, make: LeafFactory) -> T5Encoder:
+        return T5Encoder(ops, make, spec.t5)
+
+    source = open_checked(folder / spec.files.t5, synonyms.t5_name, build)
+    return build(backend.ops, backend.leaves(source, precision))
+
+
+def load_clip(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> ClipText:
+    """Loads the CLIP text encoder; as load_transformer."""
+
+    def build(ops: Ops, make: LeafFactory) -> ClipText:
+        return ClipText(ops, make, spec.clip)
+
+    source = open_checked(folder / spec.files.clip, synonyms.clip_name, build)
+    return build(backend.ops, backend.leaves(source, precision))
+
+
+def open_checked(path: Path, rename: synonyms.Rename, *builds: Build) -> TensorSource:
+    """A file's tensors under the models' names, after the strict check.
+
+    Args:
+        path: A safetensors file.
+        rename: How its names become the models' names.
+        builds: The models that share the file.
+    """
+    source = synonyms.canonical(SafetensorsFile(path), rename)
+    check_strict(expected_shapes(*builds), source.names(), path)
+    return source
+
+
+def _autoencoder(spec: ModelSpec, folder: Path) -> TensorSource:
+    return open_checked(
+        folder / spec.files.autoencoder,
+        synonyms.autoencoder_name,
+        lambda ops, make: Encoder(ops, make, spec.autoencoder),
+        lambda ops, make: Decoder(ops, make, spec.autoencoder),
+    )

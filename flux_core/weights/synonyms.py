@@ -1,0 +1,57 @@
+"""Published files name the same tensor in a few ways; this gives each the name the model asks for.
+
+One small function a component: prefixes of all-in-one files, renamed norms, tensors that are copies of
+others or that FLUX.1 never reads. A name that no rule knows passes unchanged, for the strict check to name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from flux_core.weights.tensors import RenamedSource, TensorSource
+
+Rename = Callable[[str], str | None]
+"""A file's name -> the model's name, or None for a tensor that the model has no use for."""
+
+_NORM_WEIGHT = re.compile(r"((?:query|key)_norm)\.weight$")
+_CLIP_UNUSED = re.compile(
+    r"(?:text_model\.)?embeddings\.position_ids|text_projection(?:\.weight)?|logit_scale"
+)
+_CLIP_BARE = re.compile(r"(?:embeddings|encoder|final_layer_norm)\.")
+
+
+def transformer_name(name: str) -> str | None:
+    """Without the all-in-one prefix; norms called scale."""
+    return _NORM_WEIGHT.sub(r"\1.scale", name.removeprefix("model.diffusion_model."))
+
+
+def autoencoder_name(name: str) -> str | None:
+    """Unchanged: one spelling is known."""
+    return name
+
+
+def t5_name(name: str) -> str | None:
+    """The input embedding by its shared name."""
+    return "shared.weight" if name == "encoder.embed_tokens.weight" else name
+
+
+def clip_name(name: str) -> str | None:
+    """With the prefix that transformers 5 leaves out; without what only whole CLIP needs."""
+    if _CLIP_UNUSED.fullmatch(name):
+        return None
+    return f"text_model.{name}" if _CLIP_BARE.match(name) else name
+
+
+def canonical(source: TensorSource, rename: Rename) -> TensorSource:
+    """The source under the model's names.
+
+    Where several tensors come to the same name (T5's embedding is stored twice by some), the one that
+    already had it wins, else the first.
+    """
+    original: dict[str, str] = {}
+    for name in source.names():
+        new = rename(name)
+        if new is not None and (new not in original or new == name):
+            original[new] = name
+    return RenamedSource(source, original)
