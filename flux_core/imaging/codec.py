@@ -128,7 +128,7 @@ def encode_png(
     text: Mapping[str, str] | None = None,
     *,
     icc: bytes | None = None,
-    compress_level: int = 6,
+    compress_level: int = 3,
 ) -> bytes:
     """Encodes [H, W], [H, W, 2], [H, W, 3] or [H, W, 4] uint8 as a PNG that is not interlaced.
 
