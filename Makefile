@@ -1,0 +1,55 @@
+# Flowbrush. `make help` lists what there is; `make run` and `make test` work on a bare machine.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.run-installed
+DEV_STAMP := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format bench package clean
+
+help: ## What each target does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(RUN_STAMP) ## Open the window; without a display, run the same job as `flowbrush demo`
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then \
+	  $(BIN)/flowbrush; \
+	else \
+	  echo "No display here, so the same job runs without a window: flowbrush demo"; \
+	  $(BIN)/flowbrush demo --output out; \
+	fi
+
+setup: $(DEV_STAMP) ## Install everything for development into .venv
+
+test: $(DEV_STAMP) ## Run the tests
+	@QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest $(TESTS)
+
+check: $(DEV_STAMP) ## Format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(DEV_STAMP) ## Put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(RUN_STAMP) ## Measure the first picture on this machine
+	$(BIN)/flowbrush bench first-picture
+
+package: $(DEV_STAMP) ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls -l dist
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) build dist out *.egg-info
+
+# torch comes first and pinned: an open range would pull gigabytes of a newer build.
+$(RUN_STAMP): pyproject.toml packaging/setup.sh
+	@packaging/setup.sh $(PYTHON) $(VENV) run
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml packaging/setup.sh
+	@packaging/setup.sh $(PYTHON) $(VENV) dev
+	@touch $@ $(RUN_STAMP)
