@@ -1,0 +1,459 @@
+"""Between documents and the service: jobs go out, layers come in, whatever dies in between.
+
+Two threads do the slow work: one listens to the service's events (and finds or starts a service when there
+is none), the other cuts out, encodes, sends and fetches, one thing after the other. Everything that is said
+goes through one callback, from these threads; a Qt adapter brings it to the GUI thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from desktop.document.geometry import Rect
+from desktop.document.state import DocumentState
+from desktop.jobs import plan
+from desktop.jobs.job import (
+    Action,
+    Health,
+    HealthChanged,
+    Job,
+    JobChanged,
+    JobDelivered,
+    JobEnded,
+    JobMessage,
+    JobPreviewed,
+    Phase,
+    ServiceKnown,
+    ServiceState,
+    Trouble,
+    Wish,
+)
+from desktop.jobs.pending import PendingJob, PendingStore
+from flux_core import catalog
+from flux_core.errors import ConnectionLost, Corrupt, FluxError, Internal, RequestInvalid
+from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
+from flux_core.request import GenerationRequest
+
+_TICK_S = 0.5
+_GIVE_UP_AFTER_TICKS = 6  # so long a lost service may come back by itself before one is started
+_MAX_BACK_OFF_S = 30.0
+
+
+class HealthWord(Protocol):
+    """What a client says about the service: a word of ServiceState, and why."""
+
+    @property
+    def health(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Service(Protocol):
+    """What the controller needs of a client."""
+
+    @property
+    def health(self) -> HealthWord: ...
+    def hello(self) -> Hello: ...
+    def put_blob(self, data: bytes) -> str: ...
+    def get_blob(self, sha256: str) -> bytes: ...
+    def submit(self, request: GenerationRequest, job_id: str | None = None) -> JobRecord: ...
+    def job(self, job_id: str) -> JobRecord: ...
+    def cancel(self, job_id: str) -> JobRecord: ...
+    def ack(self, job_id: str) -> JobRecord: ...
+    def events(self, since: int = 0, stop: threading.Event | None = None) -> Iterator[JobEvent]: ...
+    def close(self) -> None: ...
+
+
+class JobController:
+    """The jobs of all open documents.
+
+    Args:
+        connect: Finds or starts a service and returns a client; may take seconds, raises FluxError.
+        store: Where jobs are kept until they are safe.
+        say: Receives every message, from the controller's threads.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Service], store: PendingStore, say: Callable[[JobMessage], None]
+    ) -> None:
+        self._connect = connect
+        self._store = store
+        self._say = say
+        self._lock = threading.RLock()
+        self._jobs: dict[str, Job] = {}
+        self._delivered: dict[str, str] = {}  # job id -> document id, until acknowledged
+        self._open_documents: set[str] = set()
+        self._service: Service | None = None
+        self._seq = 0
+        self._health = Health()
+        self._lost_ticks = 0
+        self._stop = threading.Event()
+        self._reconnect = threading.Event()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._listen, name="jobs-listener", daemon=True),
+            threading.Thread(target=self._run_work, name="jobs-worker", daemon=True),
+        ]
+
+    # -- called by the window; none of these blocks ---------------------------------------------
+
+    def start(self) -> None:
+        """Starts the threads and with them the service."""
+        for thread in self._threads:
+            thread.start()
+
+    def shutdown(self, timeout_s: float = 3.0) -> None:
+        """Ends the threads; jobs that were sent go on without the window."""
+        self._stop.set()
+        self._reconnect.set()
+        self._work.put(None)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout_s)
+
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs that have not ended, oldest first."""
+        with self._lock:
+            return tuple(self._jobs.values())
+
+    def submit(self, document_id: str, state: DocumentState, wish: Wish, action: Action, box: Rect) -> str:
+        """Starts a job for a state of a document.
+
+        Args:
+            document_id: Who gets the layer.
+            state: Immutable, so painting may go on.
+            wish: What to do.
+            action: What the button said; the truth is worked out from the state.
+            box: Where the mask is, until it is known exactly.
+
+        Returns:
+            The job's id.
+        """
+        job_id = str(uuid.uuid4())
+        job = Job(job_id, document_id, wish.prompt, action, box)
+        with self._lock:
+            self._jobs[job_id] = job
+        self._say(JobChanged(job))
+        self._work.put(lambda: self._prepare_and_send(job_id, document_id, state, wish))
+        return job_id
+
+    def cancel(self, job_id: str) -> None:
+        """Cancels exactly this job, wherever it is."""
+        if self._update(job_id, phase=Phase.CANCELLING):
+            self._work.put(lambda: self._cancel(job_id))
+
+    def attach(self, document_id: str, known_layers: Iterable[str] = ()) -> None:
+        """A document was opened: its jobs from an earlier time go on, and results that wait arrive.
+
+        Args:
+            document_id: The document.
+            known_layers: Ids of its layers; a job that is already one of them is not delivered again.
+        """
+        known = frozenset(known_layers)
+        with self._lock:
+            self._open_documents.add(document_id)
+        self._work.put(lambda: self._resume(document_id, known))
+
+    def detach(self, document_id: str, *, is_gone: bool = False) -> None:
+        """A document was closed.
+
+        Args:
+            document_id: The document; its jobs go on and wait until it is opened again.
+            is_gone: It was never saved and never will be: its jobs are cancelled and forgotten.
+        """
+        with self._lock:
+            self._open_documents.discard(document_id)
+            for job_id in [job.id for job in self._jobs.values() if job.document_id == document_id]:
+                del self._jobs[job_id]
+            for job_id in [one for one, owner in self._delivered.items() if owner == document_id]:
+                del self._delivered[job_id]
+        if is_gone:
+            self._work.put(lambda: self._abandon(document_id))
+
+    def acknowledge(self, job_id: str) -> None:
+        """The job's layer is on disk: the job may be forgotten everywhere."""
+        self._work.put(lambda: self._forget(job_id))
+
+    # -- the listener thread ---------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        delay_s = 1.0
+        while not self._stop.is_set():
+            self._set_health(Health(ServiceState.STARTING))
+            try:
+                service = self._connect()
+                hello = service.hello()
+            except FluxError as err:
+                self._set_health(Health(ServiceState.LOST, str(err)))
+                if delay_s == 1.0:
+                    self._say(Trouble(err))
+                self._stop.wait(delay_s)
+                delay_s = min(2 * delay_s, _MAX_BACK_OFF_S)
+                continue
+            delay_s = 1.0
+            with self._lock:
+                self._service = service
+                self._reconnect.clear()
+                if self._stop.is_set():
+                    self._reconnect.set()
+            self._say(ServiceKnown(hello))
+            self._work.put(self._resume_all)
+            try:
+                for event in service.events(self._seq, self._reconnect):
+                    self._on_event(event)
+            except FluxError as err:
+                self._say(Trouble(err))
+                self._stop.wait(1.0)
+            finally:
+                with self._lock:
+                    self._service = None
+                service.close()
+
+    def _on_event(self, event: JobEvent) -> None:
+        if event.kind == "state":
+            self._seq = max(self._seq, event.seq)
+        if event.record is not None and event.kind == "state":
+            record = event.record
+            self._work.put(lambda: self._on_record(record))
+        elif event.progress is not None:
+            self._on_progress(event.job_id, event.progress)
+        elif event.preview is not None:
+            self._on_preview(event.job_id, event.preview)
+
+    def _on_progress(self, job_id: str, progress: Progress) -> None:
+        phase = Phase.LOADING if progress.stage is Stage.LOADING else Phase.RUNNING
+        self._update(
+            job_id,
+            phase=phase,
+            fraction=progress.fraction,
+            step=progress.step,
+            num_steps=progress.num_steps,
+            position=None,
+        )
+
+    def _on_preview(self, job_id: str, preview: Preview) -> None:
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is None or job.phase is Phase.CANCELLING:
+            return
+        try:
+            webp = base64.b64decode(preview.webp_base64, validate=True)
+        except binascii.Error:
+            return
+        self._say(JobPreviewed(job_id, job.document_id, job.box, webp))
+
+    # -- the worker thread -------------------------------------------------------------------------
+
+    def _run_work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                act = self._work.get(timeout=_TICK_S)
+            except queue.Empty:
+                self._tick()
+                continue
+            if act is None:
+                return
+            try:
+                act()
+            except FluxError as err:
+                self._say(Trouble(err))
+            except Exception as err:  # a mistake of ours must not end the thread
+                self._say(Trouble(Internal(f"Something unexpected went wrong: {err!r}.", "Please report it.")))
+            self._tick()
+
+    def _tick(self) -> None:
+        with self._lock:
+            service = self._service
+        if service is None:
+            return
+        report = service.health
+        state = ServiceState(report.health)
+        self._set_health(Health(state, report.detail))
+        self._lost_ticks = self._lost_ticks + 1 if state is ServiceState.LOST else 0
+        if self._lost_ticks >= _GIVE_UP_AFTER_TICKS:
+            self._lost_ticks = 0
+            self._reconnect.set()
+
+    def _prepare_and_send(self, job_id: str, document_id: str, state: DocumentState, wish: Wish) -> None:
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is None or job.phase is Phase.CANCELLING:
+            self._end(job_id, document_id)
+            return
+        try:
+            prepared = plan.prepare(state, wish, catalog.find(wish.model))
+            self._store.keep(PendingJob(job_id, document_id, prepared))
+        except FluxError as err:
+            self._end(job_id, document_id, err)
+            return
+        self._update(job_id, action=prepared.action, box=prepared.box)
+        self._send(PendingJob(job_id, document_id, prepared))
+
+    def _send(self, pending: PendingJob) -> None:
+        """Sends a job; without a service it stays on disk and goes out as soon as there is one."""
+        service = self._service
+        if service is None:
+            return
+        with self._lock:
+            job = self._jobs.get(pending.job_id)
+        if job is None or job.phase is Phase.CANCELLING:
+            return
+        prepared = pending.prepared
+        try:
+            for blob in (prepared.image_png, prepared.mask_png):
+                if blob:
+                    service.put_blob(blob)
+            record = service.submit(prepared.request, pending.job_id)
+        except ConnectionLost:
+            return
+        except FluxError as err:
+            self._end(pending.job_id, pending.document_id, err)
+            return
+        self._on_record(record)
+
+    def _on_record(self, record: JobRecord) -> None:
+        with self._lock:
+            job = self._jobs.get(record.job_id)
+        if job is None:
+            return
+        if record.state is JobState.DONE:
+            self._deliver(record)
+        elif record.state is JobState.FAILED:
+            error = record.failed.as_error() if record.failed else Internal("The job failed without a reason.")
+            self._end(record.job_id, job.document_id, error)
+        elif record.state is JobState.CANCELLED:
+            self._end(record.job_id, job.document_id)
+        elif job.phase is not Phase.CANCELLING:
+            phase = Phase.WAITING if record.state is JobState.QUEUED else Phase.RUNNING
+            if record.progress is not None and record.state is JobState.RUNNING:
+                self._on_progress(record.job_id, record.progress)
+            else:
+                self._update(record.job_id, phase=phase, position=record.position, fraction=0.0)
+
+    def _deliver(self, record: JobRecord) -> None:
+        service = self._service
+        pending = self._store.read(record.job_id)
+        if pending is None or service is None:
+            return
+        self._update(record.job_id, phase=Phase.FETCHING, fraction=1.0)
+        images = record.finished.images if record.finished is not None else ()
+        try:
+            pictures = [(service.get_blob(image.sha256), image.seed) for image in images]
+            layer = plan.finish(pending.prepared, pictures, uuid.UUID(record.job_id).hex)
+        except ConnectionLost:
+            return  # asked for again when the service is back
+        except FluxError as err:
+            self._end(record.job_id, pending.document_id, err)
+            return
+        with self._lock:
+            self._jobs.pop(record.job_id, None)
+            is_open = pending.document_id in self._open_documents
+            if is_open:
+                self._delivered[record.job_id] = pending.document_id
+        if is_open:
+            self._say(JobDelivered(record.job_id, pending.document_id, layer))
+
+    def _cancel(self, job_id: str) -> None:
+        with self._lock:
+            job, service = self._jobs.get(job_id), self._service
+        if job is None:
+            return
+        if service is not None:
+            try:
+                self._on_record(service.cancel(job_id))
+                return
+            except RequestInvalid:
+                pass  # the service never heard of it
+            except ConnectionLost:
+                return  # asked again when the service is back
+        self._end(job_id, job.document_id)
+
+    def _resume_all(self) -> None:
+        """A service is there: what happened to the jobs of the open documents meanwhile?"""
+        with self._lock:
+            documents = tuple(self._open_documents)
+        for document_id in documents:
+            self._resume(document_id, frozenset())
+
+    def _resume(self, document_id: str, known_layers: frozenset[str]) -> None:
+        for pending in self._store.of_document(document_id):
+            if uuid.UUID(pending.job_id).hex in known_layers:
+                self._forget(pending.job_id)
+                continue
+            self._take_up(pending)
+
+    def _take_up(self, pending: PendingJob) -> None:
+        prepared = pending.prepared
+        with self._lock:
+            if pending.job_id in self._delivered:
+                return
+            job = self._jobs.get(pending.job_id)
+            if job is None:
+                job = Job(
+                    pending.job_id, pending.document_id, prepared.request.prompt, prepared.action, prepared.box
+                )
+                self._jobs[pending.job_id] = job
+            service = self._service
+        self._say(JobChanged(job))
+        if job.phase is Phase.CANCELLING:
+            self._cancel(job.id)
+            return
+        if service is None:
+            return
+        try:
+            self._on_record(service.job(pending.job_id))
+        except RequestInvalid:
+            self._send(pending)  # the service never heard of it, or has forgotten it
+        except ConnectionLost:
+            return
+
+    def _abandon(self, document_id: str) -> None:
+        service = self._service
+        for pending in self._store.of_document(document_id):
+            if service is not None:
+                with contextlib.suppress(FluxError):
+                    service.cancel(pending.job_id)
+            self._forget(pending.job_id)
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            self._delivered.pop(job_id, None)
+        self._store.forget(job_id)
+        service = self._service
+        if service is not None:
+            with contextlib.suppress(FluxError):  # else its retention will do it
+                service.ack(job_id)
+
+    def _end(self, job_id: str, document_id: str, error: FluxError | None = None) -> None:
+        with self._lock:
+            self._jobs.pop(job_id, None)
+        self._say(JobEnded(job_id, document_id, error))
+        self._forget(job_id)
+
+    def _update(self, job_id: str, **changes: object) -> bool:
+        """Changes what is known of a job and says so; a job being cancelled keeps that phase."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return False
+            if job.phase is Phase.CANCELLING:
+                changes.pop("phase", None)
+            changed = replace(job, **changes)  # type: ignore[arg-type]
+            if changed == job:
+                return True
+            self._jobs[job_id] = changed
+        self._say(JobChanged(changed))
+        return True
+
+    def _set_health(self, health: Health) -> None:
+        if health != self._health:
+            self._health = health
+            self._say(HealthChanged(health))

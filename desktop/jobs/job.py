@@ -1,0 +1,167 @@
+"""What the window knows about a job: the wish it came from, and how far it is.
+
+Plain values that the panel, the canvas and the controller share; nothing here knows the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from desktop.document.geometry import Rect
+from desktop.document.layers import GenerativeLayer
+from flux_core.errors import FluxError
+from flux_core.messages import Hello
+from flux_core.request import DEFAULT_MODEL
+
+
+class Action(StrEnum):
+    """What the one button will do."""
+
+    GENERATE = "generate"
+    REFINE = "refine"
+    FILL = "fill"
+
+
+def action_for(*, has_picture: bool, has_mask: bool, strength: float) -> Action:
+    """The act that follows from the picture, the mask and the strength in (0, 1]."""
+    if has_mask:
+        return Action.FILL
+    return Action.REFINE if has_picture and strength < 1.0 else Action.GENERATE
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asked for in the panel; None lets the model choose.
+
+    Attributes:
+        seed: None means a new one each time.
+        strength: How much may change, in (0, 1].
+    """
+
+    prompt: str = ""
+    strength: float = 1.0
+    model: str = DEFAULT_MODEL
+    seed: int | None = None
+    num_steps: int | None = None
+    guidance: float | None = None
+    num_images: int = 1
+
+
+class Phase(StrEnum):
+    """Where a job is, in the order in which it goes."""
+
+    PREPARING = "preparing"  # cut out and sent
+    WAITING = "waiting"  # other jobs go first
+    LOADING = "loading"  # the model is being loaded
+    RUNNING = "running"
+    FETCHING = "fetching"  # done; the picture is on its way
+    CANCELLING = "cancelling"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that has not ended.
+
+    Attributes:
+        id: The service's job id, a UUID.
+        document_id: Whose it is.
+        title: Its prompt.
+        box: The part of the canvas it repaints.
+        fraction: In [0, 1], never falling while it runs.
+        position: Jobs before it while it waits; None if not known.
+    """
+
+    id: str
+    document_id: str
+    title: str
+    action: Action
+    box: Rect
+    phase: Phase = Phase.PREPARING
+    fraction: float = 0.0
+    step: int = 0
+    num_steps: int = 0
+    position: int | None = None
+
+
+class ServiceState(StrEnum):
+    """How the service is."""
+
+    STARTING = "starting"
+    CONNECTING = "connecting"
+    LOADING = "loading"
+    READY = "ready"
+    BUSY = "busy"
+    ENGINE_DIED = "engine_died"
+    STALLED = "stalled"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The service's state, and why, where that is known."""
+
+    state: ServiceState = ServiceState.STARTING
+    detail: str = ""
+
+
+# What the controller says; every message may come from any thread.
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """A job began or went on."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class JobPreviewed:
+    """How the picture looks so far: encoded WebP that covers `box` of the canvas."""
+
+    job_id: str
+    document_id: str
+    box: Rect
+    webp: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobDelivered:
+    """A job's result, ready to be put on top of its document. Its id is the job's id in hex."""
+
+    job_id: str
+    document_id: str
+    layer: GenerativeLayer
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job is over without a result; `error` is None if the person cancelled it."""
+
+    job_id: str
+    document_id: str
+    error: FluxError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """The service is in another state."""
+
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKnown:
+    """The service answered: its models, devices and engines."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something went wrong that belongs to no job."""
+
+    error: FluxError
+
+
+JobMessage = JobChanged | JobPreviewed | JobDelivered | JobEnded | HealthChanged | ServiceKnown | Trouble
