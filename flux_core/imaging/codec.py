@@ -112,6 +112,15 @@ def read(data: bytes, source: str = "the picture") -> Picture:
         ) from err
 
 
+def read_info(data: bytes) -> dict[str, object]:
+    """What a picture's header says beside the pixels (texts, XMP); empty if it cannot be read."""
+    try:
+        info = _open(data, "the picture").info
+    except Exception:  # as in `read`: a fuzzed file makes Pillow's parsers raise almost anything
+        return {}
+    return {key: value for key, value in info.items() if isinstance(key, str)}
+
+
 def check_size(width_px: int, height_px: int, source: str) -> None:
     """Raises RequestInvalid when a picture of this size is more than Flowbrush handles."""
     if max(width_px, height_px) > MAX_SIDE_PX or width_px * height_px > MAX_PIXELS:
