@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,26 @@ def choose(name: str) -> str:
     if not infos[name].is_available:
         raise ModelMissing(infos[name].reason, "Install it, or choose another engine.")
     return name
+
+
+def device_environments(
+    name: str, environ: Mapping[str, str], gpus: Path = Path("/proc/driver/nvidia/gpus")
+) -> tuple[dict[str, str], ...]:
+    """What to add to a worker's environment so that each worker of an engine gets its own device.
+
+    Found out without loading the engine: NVIDIA devices are those that CUDA_VISIBLE_DEVICES allows, or
+    that the driver lists. Everything else is one device.
+    """
+    if name != "torch":
+        return ({},)
+    allowed = environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        ids = [part.strip() for part in allowed.split(",") if part.strip()]
+    else:
+        ids = [str(index) for index, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else []
+    if len(ids) < 2:
+        return ({},)
+    return tuple({"CUDA_VISIBLE_DEVICES": part} for part in ids)
 
 
 def load_factory(name: str) -> EngineFactory:

@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backends.remote.client import ServiceClient
-from backends.service.state_folder import Endpoint, StateFolder, default_models_dirs
+from backends.service.state_folder import (
+    ALREADY_RUNNING_EXIT_CODE,
+    Endpoint,
+    StateFolder,
+    default_models_dirs,
+)
 from flux_core.errors import ConnectionLost, FluxError
-
-ALREADY_RUNNING_EXIT_CODE = 3
 
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 8

@@ -21,6 +21,8 @@ import platformdirs
 from flux_core.errors import RequestInvalid
 from flux_core.storage import write_atomically
 
+ALREADY_RUNNING_EXIT_CODE = 4  # of a service that finds another one in its folder
+
 _MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108 on Linux and 104 on macOS
 
 

@@ -1,0 +1,258 @@
+"""Runs the service on this machine: one for each state folder, on a Unix socket or on loopback.
+
+A Unix socket is protected by its folder; TCP listens on loopback only and asks for a token. The
+service says where it listens only when it does, and leaves quietly on SIGTERM: what was running waits
+for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from backends.engines import choose, device_environments
+from backends.service.app import Gate, create_app
+from backends.service.blobs import BlobStore
+from backends.service.engine_process import WorkerSpec
+from backends.service.jobs import JobService
+from backends.service.journal import Journal
+from backends.service.log import log_to
+from backends.service.pool import LocalPool
+from backends.service.state_folder import Endpoint, StateFolder, make_private_folder
+from flux_core import catalog
+from flux_core.errors import RequestInvalid
+from flux_core.storage import write_atomically
+
+log = logging.getLogger("flowbrush.service")
+
+_SHUTDOWN_S = 5
+_KEEP_ALIVE_S = 60  # longer than clients keep a connection they do not use
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """What a service is started with.
+
+    Attributes:
+        home: Flowbrush's home folder; the service's own folder is made under it.
+        models_dirs: Where models are looked for, first match wins.
+        engine: For jobs that name none; "auto" chooses.
+        tcp: "HOST:PORT" to listen on loopback TCP instead of a Unix socket; port 0 takes a free one.
+        num_workers: Engine processes; None means one for each device.
+        idle_exit_s: Ends after so long without a job or a client; None means never.
+    """
+
+    home: Path
+    models_dirs: tuple[Path, ...]
+    engine: str = "auto"
+    tcp: str | None = None
+    num_workers: int | None = None
+    idle_exit_s: float | None = None
+
+
+class AlreadyRunning(RequestInvalid):
+    """Another service uses this state folder."""
+
+
+def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None = None) -> None:
+    """Runs a service until it is told to end.
+
+    Args:
+        options: See there.
+        on_ready: Called once the service listens.
+
+    Raises:
+        AlreadyRunning: Another service uses the same folder.
+        RequestInvalid: The folder, address or engine cannot be used.
+        Corrupt: The journal is damaged.
+    """
+    engine = choose(options.engine)
+    address = (
+        None
+        if options.tcp is None and hasattr(socket, "AF_UNIX")
+        else _loopback(options.tcp or "127.0.0.1:0")
+    )
+    folder = StateFolder.under(options.home)
+    folder.make()
+    with _only_one(folder), log_to(folder.service_log), contextlib.ExitStack() as stack:
+        journal = Journal(folder.journal)
+        stack.callback(journal.close)
+        listener, endpoint = _listen(folder, address)
+        stack.callback(listener.close)
+        service = JobService(
+            journal,
+            BlobStore(folder.blobs),
+            lambda name, on_change: LocalPool(_worker_specs(options, folder, name), on_change),
+            engine,
+            lambda: catalog.model_infos(options.models_dirs),
+        )
+        server = _Server(service, endpoint, options.idle_exit_s)
+
+        def announce() -> None:
+            folder.write_endpoint(endpoint)
+            log.info("listening", extra={"endpoint": str(endpoint), "engine": engine})
+            if on_ready is not None:
+                on_ready(endpoint)
+
+        server.on_started = announce
+        server.run(sockets=[listener])
+        folder.endpoint_file.unlink(missing_ok=True)
+        if endpoint.socket is not None:
+            endpoint.socket.unlink(missing_ok=True)
+        log.info("ended")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with event streams that end at shutdown, an end when idle, and exit code 0 on SIGTERM."""
+
+    def __init__(self, service: JobService, endpoint: Endpoint, idle_exit_s: float | None) -> None:
+        self._service = service
+        self._gate = Gate(create_app(service), endpoint.token)
+        self._idle_exit_s = idle_exit_s
+        self.on_started: Callable[[], None] = lambda: None
+        config = uvicorn.Config(
+            self._gate,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            lifespan="on",
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        is_due = self._idle_exit_s is not None and self._gate.quiet_s > self._idle_exit_s
+        return await super().on_tick(counter) or (is_due and self._service.is_idle)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.events.close()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit  # the second time means now
+        self.should_exit = True
+
+
+def _worker_specs(options: ServiceOptions, folder: StateFolder, engine: str) -> list[WorkerSpec]:
+    environs = device_environments(engine, os.environ)
+    count = options.num_workers or len(environs)
+    name = "".join(char if char.isalnum() else "-" for char in engine)
+    return [
+        WorkerSpec(
+            engine=engine,
+            blobs=folder.blobs,
+            models_dirs=options.models_dirs,
+            log=folder.logs / f"engine-{name}-{index}.log",
+            share=count,
+            environ=environs[index % len(environs)],
+        )
+        for index in range(count)
+    ]
+
+
+def _loopback(address: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname or "", parts.port or 0
+        host = "127.0.0.1" if host == "localhost" else host
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError as err:
+        message = f"{address!r} is not an address."
+        raise RequestInvalid(message, "Use HOST:PORT, for example 127.0.0.1:7712.") from err
+    if not is_loopback:
+        raise RequestInvalid(
+            f"The service listens on this machine only, not on {host}.",
+            "Use 127.0.0.1, and reach it from elsewhere through an SSH tunnel.",
+        )
+    return host, port
+
+
+def _listen(folder: StateFolder, address: tuple[str, int] | None) -> tuple[socket.socket, Endpoint]:
+    try:
+        if address is None:
+            return _listen_on_socket(folder.socket_path())
+        return _listen_on_loopback(folder, *address)
+    except OSError as err:
+        where = folder.socket_path() if address is None else f"{address[0]}:{address[1]}"
+        reason = err.strerror or str(err)
+        raise RequestInvalid(f"The service cannot listen on {where}: {reason}.", "Choose another.") from err
+
+
+def _listen_on_socket(path: Path) -> tuple[socket.socket, Endpoint]:
+    make_private_folder(path.parent)
+    path.unlink(missing_ok=True)  # left by a service that was killed; the lock says that none runs
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    return listener, Endpoint(socket=path)
+
+
+def _listen_on_loopback(folder: StateFolder, host: str, port: int) -> tuple[socket.socket, Endpoint]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if sys.platform != "win32":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    before = folder.read_endpoint()
+    usual_port = urlsplit(before.url).port if before is not None and before.url else None
+    try:
+        listener.bind((host, port or usual_port or 0))
+    except OSError:
+        if port:
+            listener.close()
+            raise
+        listener.bind((host, 0))
+    shown_host = f"[{host}]" if ":" in host else host
+    url = f"http://{shown_host}:{listener.getsockname()[1]}"
+    return listener, Endpoint(url=url, token=_token(folder))
+
+
+def _token(folder: StateFolder) -> str:
+    """The folder's token; made once, readable by its owner only."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.token.chmod(0o600)
+        token = folder.token.read_text().strip()
+        if len(token) >= 32:
+            return token
+    token = secrets.token_urlsafe(32)
+    folder.token.unlink(missing_ok=True)
+    folder.token.touch(mode=0o600)
+    write_atomically(folder.token, token.encode())
+    return token
+
+
+@contextlib.contextmanager
+def _only_one(folder: StateFolder) -> Iterator[None]:
+    """Holds the folder's lock; the system lets go of it when the process ends, however it ends."""
+    with folder.lock.open("ab") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            message = f"A service already runs in {folder.root}."
+            raise AlreadyRunning(message, "Use that one, or give this one another home folder.") from err
+        yield
