@@ -63,11 +63,11 @@ def unpack(source: Source, archive: Path, target: Path) -> list[Path]:
         raise Corrupt(
             f"The archive of {source.package} {source.version} is not the expected one.", "Fetch it again."
         )
-    expected = dict(source.members)
+    missing = dict(source.members)
     written: list[Path] = []
     total_bytes = 0
-    for name, content in _members(archive, source, expected):
-        if expected and hashlib.sha256(content).hexdigest() != expected.pop(name):
+    for name, content in _members(archive, source):
+        if missing and hashlib.sha256(content).hexdigest() != missing.pop(name):
             raise Corrupt(f"{name} in {source.package} is not the expected file.", "Fetch it again.")
         total_bytes += len(content)
         if total_bytes > MAX_SOURCE_BYTES:
@@ -76,28 +76,28 @@ def unpack(source: Source, archive: Path, target: Path) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         written.append(path)
-    if expected or not written:
-        missing = ", ".join(sorted(expected)) or "every wanted file"
-        raise Corrupt(f"{source.package} {source.version} lacks {missing}.", "Check the version.")
+    if missing or not written:
+        names = ", ".join(sorted(missing)) or "every wanted file"
+        raise Corrupt(f"{source.package} {source.version} lacks {names}.", "Check the version.")
     return written
 
 
-def _members(archive: Path, source: Source, expected: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _members(archive: Path, source: Source) -> Iterator[tuple[str, bytes]]:
     """Wanted regular files of a .tgz or a wheel, names checked, sizes limited."""
     if archive.suffix == ".tgz":
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
-                if member.isfile() and _is_wanted(member.name, member.size, source, expected):
+                if member.isfile() and _is_wanted(member.name, member.size, source):
                     file = tar.extractfile(member)
                     yield member.name, file.read() if file else b""
     else:
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
-                if not info.is_dir() and _is_wanted(info.filename, info.file_size, source, expected):
+                if not info.is_dir() and _is_wanted(info.filename, info.file_size, source):
                     yield info.filename, bundle.read(info)
 
 
-def _is_wanted(name: str, size_bytes: int, source: Source, expected: dict[str, str]) -> bool:
+def _is_wanted(name: str, size_bytes: int, source: Source) -> bool:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or "\\" in name or ".." in parts or len(parts) < 2:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in source.wanted):
@@ -105,7 +105,7 @@ def _is_wanted(name: str, size_bytes: int, source: Source, expected: dict[str, s
         return False
     if not any(fnmatch.fnmatchcase(name, pattern) for pattern in source.wanted):
         return False
-    if expected and name not in expected:
+    if source.members and name not in dict(source.members):
         return False
     if size_bytes > MAX_MEMBER_BYTES:
         raise Corrupt(f"{name} in {source.package} is larger than {MAX_MEMBER_BYTES >> 20} MiB.")

@@ -19,7 +19,8 @@ from flux_core.errors import Corrupt, ModelMissing
 from flux_core.storage import write_atomically
 
 PACK_VERSION = 1
-PHOTO_PX = 512
+PHOTO_LONG_PX = 512
+PHOTO_SHORT_PX = 272  # so that a 256 px crop always fits
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Pack:
         sprites: uint8 [S, 256, 256, 4], straight alpha.
         masks: uint8 [S, 256, 256], 255 where a body may be recoloured.
         infos: One per sprite.
-        photos: uint8 [H, W, 3] each, sides up to 512 px.
+        photos: uint8 [H, W, 3] each, short side at least 256 px.
     """
 
     names: tuple[str, ...]
@@ -139,8 +140,9 @@ def build(sources: Path) -> Pack:
     for path in sorted(path for path in sources.glob("photo-*/**/*") if path.suffix in (".jpg", ".png")):
         with Image.open(path) as file:
             photo = file.convert("RGB")
-        photo.thumbnail((PHOTO_PX, PHOTO_PX), Image.Resampling.LANCZOS)
-        photos.append(np.asarray(photo))
+        scale = min(1.0, max(PHOTO_LONG_PX / max(photo.size), PHOTO_SHORT_PX / min(photo.size)))
+        size = (round(photo.width * scale), round(photo.height * scale))
+        photos.append(np.asarray(photo.resize(size, Image.Resampling.LANCZOS)))
     return Pack(
         names=tuple(thing.name for thing in THINGS),
         styles=STYLES,

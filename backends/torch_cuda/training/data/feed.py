@@ -1,0 +1,187 @@
+"""Turns scenes into columns of numbers, and keeps worker processes ahead of the device that trains.
+
+A batch is a dictionary of NumPy arrays that share their first axis: what the composer draws, the exact
+labels, and the caption's tokens. Workers are spawned, each with its own seed; nothing but arrays
+passes between the processes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import queue
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from backends.torch_cuda.training.data.captions import caption
+from backends.torch_cuda.training.data.objects import THINGS
+from backends.torch_cuda.training.data.pack import Pack
+from backends.torch_cuda.training.data.palette import COLOURS
+from backends.torch_cuda.training.data.scenes import BACKGROUNDS, MAX_ITEMS, PLACES, Sampler, Scene
+from flux_core.errors import Internal
+
+TEXT_TOKENS = 32
+WORDS_FILE = Path(__file__).with_name("words.json")
+LABELS: dict[str, int] = {
+    "object": len(THINGS),
+    "second": len(THINGS),
+    "style": 3,
+    "colour": len(COLOURS),
+    "second_colour": len(COLOURS),
+    "background": len(BACKGROUNDS),
+    "background_colour": len(COLOURS),
+    "background_second": len(COLOURS),
+    "place": len(PLACES),
+    "count": MAX_ITEMS,
+}
+"""Label name -> number of classes; -1 in a batch means that the label does not apply."""
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Words:
+    """Token ids of everything a caption can hold, word by word, for both text encoders.
+
+    Both tokenizers split at spaces first, so the ids of a caption are the ids of its space-separated
+    parts joined; the table is made and checked by data.tokenizers.
+    """
+
+    def __init__(self, path: Path = WORDS_FILE) -> None:
+        table = json.loads(path.read_text())
+        self._clip: dict[str, list[int]] = table["clip"]
+        self._t5: dict[str, list[int]] = table["t5"]
+        self.clip_start: int = table["clip_start"]
+        self.clip_end: int = table["clip_end"]
+        self.t5_end: int = table["t5_end"]
+
+    def encode(self, text: str, length: int = TEXT_TOKENS) -> tuple[list[int], list[int], int]:
+        """T5 ids and CLIP ids, each padded to `length`, and the index of CLIP's first end of text.
+
+        Raises:
+            Internal: A word is not in the table, or the text does not fit.
+        """
+        t5: list[int] = []
+        clip = [self.clip_start]
+        try:
+            for part in text.split():
+                t5 += self._t5[part]
+                clip += self._clip[part]
+        except KeyError as error:
+            raise Internal(f"The word table does not know {error}.", "Build the tokenizers again.") from error
+        end = len(clip)
+        if len(t5) + 1 > length or end + 1 > length:
+            raise Internal(f"The caption {text!r} needs more than {length} tokens.")
+        t5 += [self.t5_end] + [0] * (length - len(t5) - 1)
+        clip += [self.clip_end] * (length - end)
+        return t5, clip, end
+
+
+def arrays(sampler: Sampler, scenes: list[Scene], captions: list[str], words: Words) -> Arrays:
+    """Columns for `len(scenes)` = B scenes.
+
+    Returns:
+        sprite: int16 [B, 3], sprite index or -1. geometry: float32 [B, 3, 5], centre x and y (fractions
+        of the sides), size (fraction of the shorter side), rotation (radians), -1 where mirrored.
+        recolour: uint8 [B, 3, 4], RGB and 255 where it applies. kind: uint8 [B]. ground: uint8 [B, 2, 3].
+        pattern: float32 [B, 3], angle (radians), repeats or horizon, shadow. label: int8 [B, 10] in the
+        order of LABELS. t5, clip: int16 [B, 32]. clip_end: int16 [B].
+    """
+    count = len(scenes)
+    sprite = np.full((count, MAX_ITEMS), -1, np.int16)
+    geometry = np.zeros((count, MAX_ITEMS, 5), np.float32)
+    recolour = np.zeros((count, MAX_ITEMS, 4), np.uint8)
+    styles = sampler.num_styles
+    for row, scene in enumerate(scenes):
+        for slot, item in enumerate(scene.items):
+            sprite[row, slot] = item.thing * styles + scene.style
+            geometry[row, slot] = (item.cx, item.cy, item.size, item.rotation, -1.0 if item.flip else 1.0)
+            if item.colour >= 0:
+                recolour[row, slot] = (*item.rgb, 255)
+    encoded = [words.encode(text) for text in captions]
+    return {
+        "sprite": sprite,
+        "geometry": geometry,
+        "recolour": recolour,
+        "kind": np.array([scene.background for scene in scenes], np.uint8),
+        "ground": np.array([scene.rgb for scene in scenes], np.uint8),
+        "pattern": np.array([(scene.angle, scene.pattern, scene.shadow) for scene in scenes], np.float32),
+        "label": np.array([_labels(sampler, scene) for scene in scenes], np.int8),
+        "t5": np.array([t5 for t5, _, _ in encoded], np.int16),
+        "clip": np.array([clip for _, clip, _ in encoded], np.int16),
+        "clip_end": np.array([end for _, _, end in encoded], np.int16),
+    }
+
+
+def _labels(sampler: Sampler, scene: Scene) -> tuple[int, ...]:
+    first = scene.items[0]
+    is_pair = len(scene.items) == 2 and not scene.is_same
+    second = scene.items[1] if is_pair else None
+    return (
+        first.thing,
+        second.thing if second else -1,
+        scene.style,
+        sampler.named_colour(first, scene.style),
+        sampler.named_colour(second, scene.style) if second else -1,
+        scene.background,
+        scene.colours[0],
+        scene.colours[1] if BACKGROUNDS[scene.background] != "solid" else -1,
+        scene.place if len(scene.items) == 1 else -1,
+        len(scene.items) - 1,
+    )
+
+
+class Feed:
+    """Batches without end from spawned processes.
+
+    Args:
+        pack: The pack file.
+        num_workers: Processes.
+        seed: Worker i draws from seed + i.
+        batch_size: Scenes in a batch.
+    """
+
+    def __init__(self, pack: Path, num_workers: int, seed: int, batch_size: int = 2048) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._queue = context.Queue(maxsize=3 * num_workers)
+        self._workers = [
+            context.Process(target=_work, args=(self._queue, str(pack), seed + i, batch_size), daemon=True)
+            for i in range(num_workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def get(self) -> Arrays:
+        """The next batch; see `arrays` for its columns.
+
+        Raises:
+            Internal: A worker died.
+        """
+        while True:
+            try:
+                return self._queue.get(timeout=5.0)
+            except queue.Empty:
+                if not all(worker.is_alive() for worker in self._workers):
+                    raise Internal(
+                        "A process that samples scenes has died.", "See its message above."
+                    ) from None
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
+        self._queue.cancel_join_thread()
+        self._queue.close()
+
+
+def _work(out: Any, pack: str, seed: int, batch_size: int) -> None:
+    sampler = Sampler(Pack.load(pack))
+    words = Words()
+    rng = Random(seed)
+    while True:
+        scenes = [sampler.scene(rng) for _ in range(batch_size)]
+        out.put(arrays(sampler, scenes, [caption(scene, rng) for scene in scenes], words))
