@@ -1,0 +1,151 @@
+"""Leaves on MLX: nn.Modules that hold weights, kept in one live registry.
+
+The registry is what a compiled function must name as its inputs, or it freezes the weights it first
+saw; so a leaf object is never swapped, only changed inside. Convolution weights are turned to MLX's
+[out, kh, kw, in] once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx import nn
+
+TensorGetter = Callable[[str], mx.array]
+"""name -> array in its dtype and checkpoint shape."""
+
+
+class MlxLeaves:
+    """flux_core.ops.LeafFactory on MLX.
+
+    Args:
+        get: Gives each named array.
+
+    Attributes:
+        leaves: Every leaf by checkpoint name, in the order they were asked for.
+    """
+
+    def __init__(self, get: TensorGetter) -> None:
+        self._get = get
+        self.leaves: dict[str, nn.Module] = {}
+
+    def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
+        return self._keep(
+            name, Linear(self._get(f"{name}.weight"), self._get(f"{name}.bias") if bias else None)
+        )
+
+    def conv2d(
+        self,
+        name: str,
+        in_dim: int,
+        out_dim: int,
+        kernel: int,
+        stride: int = 1,
+        padding: tuple[int, int] = (0, 0),
+    ) -> nn.Module:
+        weight = mx.contiguous(self._get(f"{name}.weight").transpose(0, 2, 3, 1))  # [out, kh, kw, in]
+        mx.eval(weight)
+        return self._keep(name, Conv2d(weight, self._get(f"{name}.bias"), stride, padding))
+
+    def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> nn.Module:
+        return self._keep(name, RMSNorm(self._get(f"{name}.{key}"), eps))
+
+    def layer_norm(self, name: str, dim: int, eps: float) -> nn.Module:
+        return self._keep(name, LayerNorm(self._get(f"{name}.weight"), self._get(f"{name}.bias"), eps))
+
+    def group_norm(self, name: str, groups: int, dim: int, eps: float) -> nn.Module:
+        return self._keep(
+            name, GroupNorm(self._get(f"{name}.weight"), self._get(f"{name}.bias"), groups, eps)
+        )
+
+    def embedding(self, name: str, rows: int, dim: int) -> nn.Module:
+        return self._keep(name, Embedding(self._get(f"{name}.weight")))
+
+    def _keep(self, name: str, leaf: nn.Module) -> nn.Module:
+        self.leaves[name] = leaf
+        return leaf
+
+
+class Linear(nn.Module):
+    """[..., in] -> [..., out]."""
+
+    def __init__(self, weight: mx.array, bias: mx.array | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if self.bias is None:
+            return x @ self.weight.T
+        return mx.addmm(self.bias, x, self.weight.T)
+
+
+class Conv2d(nn.Module):
+    """[B, H, W, in] -> [B, H', W', out]."""
+
+    def __init__(self, weight: mx.array, bias: mx.array, stride: int, padding: tuple[int, int]) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.stride = stride
+        before, after = padding
+        self.padding = ([before, before], [after, after])
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.conv_general(x, self.weight, stride=self.stride, padding=self.padding) + self.bias
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, times the weight."""
+
+    def __init__(self, weight: mx.array, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, None, self.eps) * self.weight.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Over the last axis, with weight and bias."""
+
+    def __init__(self, weight: mx.array, bias: mx.array, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class GroupNorm(nn.Module):
+    """[B, H, W, C] over H, W and each group's neighbouring channels (torch's grouping)."""
+
+    def __init__(self, weight: mx.array, bias: mx.array, groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.groups = groups
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        batch, height, width, channels = x.shape
+        grouped = x.reshape(batch, height * width, self.groups, channels // self.groups)
+        rows = grouped.transpose(0, 2, 1, 3).reshape(batch, self.groups, -1)  # [B, G, H*W*C/G]
+        normed = mx.fast.layer_norm(rows, None, None, self.eps)
+        normed = normed.reshape(batch, self.groups, height * width, -1).transpose(0, 2, 1, 3)
+        return normed.reshape(batch, height, width, channels) * self.weight + self.bias
+
+
+class Embedding(nn.Module):
+    """Integers [...] -> [..., dim]."""
+
+    def __init__(self, weight: mx.array) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def __call__(self, index: mx.array) -> mx.array:
+        return self.weight[index]
