@@ -39,9 +39,7 @@ class Catalogue(QTranslator):
         super().__init__(parent)
         self._entries = entries
 
-    def translate(
-        self, context: str, sourceText: str, disambiguation: str | None = None, n: int = -1
-    ) -> str:
+    def translate(self, context: str, sourceText: str, disambiguation: str | None = None, n: int = -1) -> str:
         if context != CONTEXT:
             return ""
         return self._entries.get(sourceText, "")

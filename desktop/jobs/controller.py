@@ -38,7 +38,7 @@ from desktop.jobs.job import (
 )
 from desktop.jobs.pending import PendingJob, PendingStore
 from flux_core import catalog
-from flux_core.errors import ConnectionLost, Corrupt, FluxError, Internal, RequestInvalid
+from flux_core.errors import ConnectionLost, FluxError, Internal, RequestInvalid
 from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
 from flux_core.request import GenerationRequest
 
@@ -266,7 +266,9 @@ class JobController:
             except FluxError as err:
                 self._say(Trouble(err))
             except Exception as err:  # a mistake of ours must not end the thread
-                self._say(Trouble(Internal(f"Something unexpected went wrong: {err!r}.", "Please report it.")))
+                self._say(
+                    Trouble(Internal(f"Something unexpected went wrong: {err!r}.", "Please report it."))
+                )
             self._tick()
 
     def _tick(self) -> None:
@@ -327,7 +329,9 @@ class JobController:
         if record.state is JobState.DONE:
             self._deliver(record)
         elif record.state is JobState.FAILED:
-            error = record.failed.as_error() if record.failed else Internal("The job failed without a reason.")
+            error = (
+                record.failed.as_error() if record.failed else Internal("The job failed without a reason.")
+            )
             self._end(record.job_id, job.document_id, error)
         elif record.state is JobState.CANCELLED:
             self._end(record.job_id, job.document_id)
@@ -398,7 +402,11 @@ class JobController:
             job = self._jobs.get(pending.job_id)
             if job is None:
                 job = Job(
-                    pending.job_id, pending.document_id, prepared.request.prompt, prepared.action, prepared.box
+                    pending.job_id,
+                    pending.document_id,
+                    prepared.request.prompt,
+                    prepared.action,
+                    prepared.box,
                 )
                 self._jobs[pending.job_id] = job
             service = self._service

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractItemModel, QByteArray, QMimeData, QModelIndex, QObject, Qt
+from PySide6.QtCore import (
+    QAbstractItemModel,
+    QByteArray,
+    QMimeData,
+    QModelIndex,
+    QObject,
+    QPersistentModelIndex,
+    Qt,
+)
 
 from desktop.document import commands
 from desktop.document.document import Document
@@ -19,7 +27,8 @@ from desktop.document.layers import GenerativeLayer, GroupLayer, Layer
 from desktop.models.thumbnails import Thumbnails
 
 MIME = "application/x-flowbrush-layer"
-_Index = QModelIndex
+_Index = QModelIndex | QPersistentModelIndex
+_ROOT = QModelIndex()
 
 
 class LayerRole(IntEnum):
@@ -89,8 +98,10 @@ class LayerListModel(QAbstractItemModel):
 
     # -- rows ---------------------------------------------------------------------------------
 
-    def layer_id(self, index: QModelIndex) -> str | None:
+    def layer_id(self, index: _Index) -> str | None:
         """Id of the layer in a row; None for the root."""
+        if isinstance(index, QPersistentModelIndex):
+            index = self.index(index.row(), index.column(), index.parent())
         return self._keys.get(index.internalId()) if index.isValid() else None
 
     def index_of(self, layer_id: str | None) -> QModelIndex:
@@ -101,7 +112,7 @@ class LayerListModel(QAbstractItemModel):
         count = len(self._document.state.children(place.parent))
         return self.createIndex(count - 1 - place.position, 0, self._number(layer_id))
 
-    def index(self, row: int, column: int, parent: QModelIndex | _Index = QModelIndex()) -> QModelIndex:  # noqa: B008
+    def index(self, row: int, column: int, parent: _Index = _ROOT) -> QModelIndex:
         children = self._children(parent)
         if column != 0 or not 0 <= row < len(children):
             return QModelIndex()
@@ -113,18 +124,18 @@ class LayerListModel(QAbstractItemModel):
             return QModelIndex()
         return self.index_of(self._document.state.location(layer_id).parent)
 
-    def rowCount(self, parent: QModelIndex | _Index = QModelIndex()) -> int:  # noqa: B008
+    def rowCount(self, parent: _Index = _ROOT) -> int:
         return 0 if parent.column() > 0 else len(self._children(parent))
 
-    def columnCount(self, parent: QModelIndex | _Index = QModelIndex()) -> int:  # noqa: B008
+    def columnCount(self, parent: _Index = _ROOT) -> int:
         return 1
 
-    def data(self, index: QModelIndex | _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         layer = self._document.state.find(self.layer_id(index))
         read = self._read.get(role)
         return read(layer) if layer is not None and read is not None else None
 
-    def setData(self, index: QModelIndex | _Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
+    def setData(self, index: _Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
         layer = self._document.state.find(self.layer_id(index))
         if layer is None:
             return False
@@ -139,7 +150,7 @@ class LayerListModel(QAbstractItemModel):
             return True
         return False
 
-    def flags(self, index: QModelIndex | _Index) -> Qt.ItemFlag:
+    def flags(self, index: _Index) -> Qt.ItemFlag:
         if not index.isValid():
             return Qt.ItemFlag.ItemIsDropEnabled
         flags = (
@@ -168,12 +179,12 @@ class LayerListModel(QAbstractItemModel):
         return mime
 
     def canDropMimeData(
-        self, data: QMimeData, action: Qt.DropAction, row: int, column: int, parent: QModelIndex | _Index
+        self, data: QMimeData, action: Qt.DropAction, row: int, column: int, parent: _Index
     ) -> bool:
         return self._drop(data, row, parent) is not None
 
     def dropMimeData(
-        self, data: QMimeData, action: Qt.DropAction, row: int, column: int, parent: QModelIndex | _Index
+        self, data: QMimeData, action: Qt.DropAction, row: int, column: int, parent: _Index
     ) -> bool:
         """Moves the dragged layer; returns False so that the view does not remove the row itself."""
         drop = self._drop(data, row, parent)
@@ -182,7 +193,7 @@ class LayerListModel(QAbstractItemModel):
             commands.move_layer(self._document, layer_id, drop.parent, drop.index)
         return False
 
-    def _drop(self, data: QMimeData, row: int, parent: QModelIndex | _Index) -> _Drop | None:
+    def _drop(self, data: QMimeData, row: int, parent: _Index) -> _Drop | None:
         """Where a drop at `row` of `parent` puts the layer, counted after it was taken out."""
         layer_id = bytes(data.data(MIME).data()).decode()
         state = self._document.state
@@ -232,7 +243,7 @@ class LayerListModel(QAbstractItemModel):
         if index.isValid():
             self.dataChanged.emit(index, index)
 
-    def _children(self, parent: QModelIndex | _Index) -> tuple[Layer, ...]:
+    def _children(self, parent: _Index) -> tuple[Layer, ...]:
         if not parent.isValid():
             return self._document.state.layers
         layer = self._document.state.find(self.layer_id(parent))

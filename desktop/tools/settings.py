@@ -86,9 +86,7 @@ class ToolSettings:
         """The brush as a tool uses it: its size, and whether it takes away."""
         tool = tool or self._tool
         brush = self._brushes[_group(tool)]
-        return replace(
-            brush, is_eraser=tool in (ToolName.ERASER, ToolName.MASK_ERASER), color=self._front
-        )
+        return replace(brush, is_eraser=tool in (ToolName.ERASER, ToolName.MASK_ERASER), color=self._front)
 
     def set_brush(self, **changes: object) -> None:
         """Changes the brush of the active tool, for example `size_px=12`."""

@@ -26,9 +26,15 @@ from PySide6.QtWidgets import QApplication
 
 SPACE_PX = 8  # every distance is a multiple of this, or half of it
 ICON_PX = 20
-_FALLBACK_FAMILIES = [
-    "Inter", "Noto Sans", "Noto Sans CJK SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "DejaVu Sans",
-]  # fmt: skip
+_FALLBACK_FAMILIES = (
+    "Inter",
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "DejaVu Sans",
+)
 
 
 @dataclass(frozen=True, slots=True)

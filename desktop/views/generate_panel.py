@@ -1,0 +1,260 @@
+"""The panel that asks the model: a prompt, a strength, and one button that names what it will do.
+
+What the button does follows from the document (is there a picture, is there a mask) and the strength, so
+there is no mode to choose. The rest (seed, steps, guidance, variants) waits behind "More". Running jobs are
+listed below the button, each with its own cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from PySide6.QtCore import QRegularExpression, QSize, Qt, Signal
+from PySide6.QtGui import QKeySequence, QRegularExpressionValidator
+from PySide6.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from desktop.i18n import mark, tr
+from desktop.jobs.job import Action, Job, Wish, action_for
+from desktop.views.controls import ValueSlider, dim, heading, icon_button
+from desktop.views.job_row import JobRow
+from desktop.views.theme import SPACE_PX, Theme
+from flux_core.messages import ModelInfo
+
+BUTTON_TEXT = {Action.GENERATE: mark("Generate"), Action.REFINE: mark("Refine"), Action.FILL: mark("Fill")}
+_EXPLAIN = {
+    Action.GENERATE: mark("Makes a new picture on the whole canvas"),
+    Action.REFINE: mark("Reworks the whole picture, keeping what the strength leaves"),
+    Action.FILL: mark("Repaints where the mask is, nothing else"),
+}
+_PLACEHOLDER = {
+    Action.GENERATE: mark("What should the picture show?"),
+    Action.REFINE: mark("What should the picture show?"),
+    Action.FILL: mark("What should be there?"),
+}
+
+
+class GeneratePanel(QWidget):
+    """Collects a Wish.
+
+    Signals:
+        asked(Wish): The button was pressed.
+        cancel_asked(str): A job's cancel was pressed; carries its id.
+    """
+
+    asked = Signal(object)
+    cancel_asked = Signal(str)
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._has_document = self._has_picture = self._has_mask = False
+        self._rows: dict[str, JobRow] = {}
+        self.model = QComboBox()
+        self.model.setAccessibleName(tr("Model"))
+        self.model.setToolTip(tr("Model"))
+        self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.prompt = QPlainTextEdit()
+        self.prompt.setAccessibleName(tr("Prompt"))
+        self.prompt.setToolTip(tr("Describe what should be there (Alt+A)"))
+        self.prompt.setTabChangesFocus(True)
+        self.prompt.setMinimumHeight(72)
+        self.prompt.setMaximumHeight(112)
+        self.strength = ValueSlider(tr("Strength"), 1, 100, " %")
+        self.strength.set_value(100)
+        self.strength.setToolTip(tr("How much may change: 100 % forgets what was there"))
+        self.button = QPushButton()
+        self.button.setObjectName("primary")
+        self.button.setIconSize(QSize(20, 20))
+        self.button.clicked.connect(self.ask)
+        self.explain = dim("")
+        self.explain.setWordWrap(True)
+        self.more = QToolButton()
+        self.more.setText(tr("More"))
+        self.more.setToolTip(tr("Seed, steps, guidance, variants"))
+        self.more.setCheckable(True)
+        self.more.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.more.setIconSize(QSize(14, 14))
+        self.more.toggled.connect(self._on_more)
+        self._details = self._make_details()
+        self._jobs = QVBoxLayout()
+        self._jobs.setSpacing(SPACE_PX)
+        self._lay_out()
+        self._on_more(False)
+        self.strength.value_changed.connect(lambda _: self._refresh())
+        self._refresh()
+
+    # -- what the window says ----------------------------------------------------------------------
+
+    def set_situation(self, *, has_document: bool, has_picture: bool, has_mask: bool) -> None:
+        """What the document holds, which decides what the button does."""
+        self._has_document, self._has_picture, self._has_mask = has_document, has_picture, has_mask
+        self._refresh()
+
+    def set_models(self, models: Iterable[ModelInfo]) -> None:
+        """Offers the models that are installed; keeps the choice if it is among them."""
+        chosen = self.model.currentData()
+        self.model.clear()
+        for model in models:
+            if model.is_installed:
+                self.model.addItem(model.title, model.model)
+        index = self.model.findData(chosen)
+        self.model.setCurrentIndex(max(index, 0))
+        self.model.setEnabled(self.model.count() > 0)
+
+    def show_job(self, job: Job) -> None:
+        """Adds a job's row, or brings it up to date."""
+        row = self._rows.get(job.id)
+        if row is None:
+            row = JobRow(self._theme, job.id)
+            row.cancel_asked.connect(self.cancel_asked)
+            self._rows[job.id] = row
+            self._jobs.addWidget(row)
+        row.show_job(job)
+
+    def remove_job(self, job_id: str) -> None:
+        """The job has ended."""
+        row = self._rows.pop(job_id, None)
+        if row is not None:
+            self._jobs.removeWidget(row)
+            row.hide()
+            row.deleteLater()
+
+    def clear_jobs(self) -> None:
+        for job_id in list(self._rows):
+            self.remove_job(job_id)
+
+    @property
+    def job_rows(self) -> dict[str, JobRow]:
+        """The rows by job id."""
+        return dict(self._rows)
+
+    # -- what it wants -----------------------------------------------------------------------------
+
+    @property
+    def action(self) -> Action:
+        """What the button will do."""
+        return action_for(
+            has_picture=self._has_picture, has_mask=self._has_mask, strength=self.strength.value() / 100
+        )
+
+    def wish(self) -> Wish:
+        """What the panel says now."""
+        seed = self.seed.text().strip()
+        wish = Wish(
+            prompt=self.prompt.toPlainText().strip(),
+            strength=self.strength.value() / 100,
+            seed=int(seed) if seed else None,
+            num_steps=self.steps.value() or None,
+            guidance=self.guidance.value() if self.guidance.value() >= 0 else None,
+            num_images=self.variants.value(),
+        )
+        chosen = self.model.currentData()
+        return wish if chosen is None else replace(wish, model=str(chosen))
+
+    def set_wish(self, wish: Wish) -> None:
+        """Shows another wish, for example that of the window before a change of language."""
+        self.prompt.setPlainText(wish.prompt)
+        self.strength.set_value(round(wish.strength * 100))
+        self.seed.setText("" if wish.seed is None else str(wish.seed))
+        self.steps.setValue(wish.num_steps or 0)
+        self.guidance.setValue(self.guidance.minimum() if wish.guidance is None else wish.guidance)
+        self.variants.setValue(wish.num_images)
+        index = self.model.findData(wish.model)
+        if index >= 0:
+            self.model.setCurrentIndex(index)
+        self._refresh()
+
+    def ask(self) -> None:
+        """What a press of the button does."""
+        if self.button.isEnabled():
+            self.asked.emit(self.wish())
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _make_details(self) -> QWidget:
+        self.seed = QLineEdit()
+        self.seed.setPlaceholderText(tr("random"))
+        self.seed.setAccessibleName(tr("Seed"))
+        self.seed.setValidator(QRegularExpressionValidator(QRegularExpression(r"\d{0,18}"), self))
+        self.new_seed = icon_button(self._theme, "dice", tr("A new seed each time"))
+        self.new_seed.clicked.connect(self.seed.clear)
+        self.steps = QSpinBox()
+        self.steps.setRange(0, 200)
+        self.steps.setSpecialValueText(tr("automatic"))
+        self.steps.setAccessibleName(tr("Steps"))
+        self.guidance = QDoubleSpinBox()
+        self.guidance.setRange(-0.5, 100.0)
+        self.guidance.setSingleStep(0.5)
+        self.guidance.setDecimals(1)
+        self.guidance.setValue(-0.5)
+        self.guidance.setSpecialValueText(tr("automatic"))
+        self.guidance.setAccessibleName(tr("Guidance"))
+        self.variants = QSpinBox()
+        self.variants.setRange(1, 16)
+        self.variants.setAccessibleName(tr("Variants"))
+        box = QWidget()
+        grid = QGridLayout(box)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(SPACE_PX)
+        grid.setVerticalSpacing(SPACE_PX)
+        seed_row = QHBoxLayout()
+        seed_row.setSpacing(SPACE_PX // 2)
+        seed_row.addWidget(self.seed, 1)
+        seed_row.addWidget(self.new_seed)
+        grid.addWidget(dim(tr("Seed")), 0, 0)
+        grid.addLayout(seed_row, 0, 1, 1, 3)
+        for column, (text, widget) in enumerate(((tr("Steps"), self.steps), (tr("Guidance"), self.guidance))):
+            grid.addWidget(dim(text), 1, 2 * column)
+            grid.addWidget(widget, 1, 2 * column + 1)
+        grid.addWidget(dim(tr("Variants")), 2, 0)
+        grid.addWidget(self.variants, 2, 1)
+        grid.setColumnStretch(1, 1)
+        grid.setColumnStretch(3, 1)
+        return box
+
+    def _lay_out(self) -> None:
+        head = QHBoxLayout()
+        head.setSpacing(SPACE_PX)
+        self.title = heading("")
+        head.addWidget(self.title, 1)
+        head.addWidget(self.model, 2)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(*(2 * SPACE_PX,) * 4)
+        column.setSpacing(SPACE_PX)
+        column.addLayout(head)
+        column.addWidget(self.prompt)
+        column.addWidget(self.strength)
+        column.addWidget(self.more, 0, Qt.AlignmentFlag.AlignLeft)
+        column.addWidget(self._details)
+        column.addWidget(self.button)
+        column.addWidget(self.explain)
+        column.addLayout(self._jobs)
+
+    def _on_more(self, is_open: bool) -> None:
+        self._details.setVisible(is_open)
+        self.more.setIcon(self._theme.icon("up" if is_open else "down"))
+
+    def _refresh(self) -> None:
+        action = self.action
+        self.button.setEnabled(self._has_document)
+        self.button.setText(tr(BUTTON_TEXT[action]))
+        keys = QKeySequence("Ctrl+Return").toString(QKeySequence.SequenceFormat.NativeText)
+        self.button.setToolTip(f"{tr(_EXPLAIN[action])} ({keys})")
+        self.title.setText(tr("Create"))
+        self.explain.setText(
+            tr(_EXPLAIN[action]) if self._has_document else tr("Open or start a picture first")
+        )
+        self.prompt.setPlaceholderText(tr(_PLACEHOLDER[action]))
