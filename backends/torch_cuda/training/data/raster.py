@@ -118,15 +118,14 @@ def outlined(svg_png: Image.Image) -> Image.Image:
     Args:
         svg_png: The drawing, RGBA, four times the sprite's size.
     """
-    solid = svg_png.getchannel("A").point(lambda level: 255 if level > 127 else 0)
-    outside = Image.new("L", (solid.width + 2, solid.height + 2), 0)
-    outside.paste(solid, (1, 1))
-    ImageDraw.floodfill(outside, (0, 0), 128)
-    shape = outside.point(lambda level: 0 if level == 128 else 255)
-    inner = np.asarray(shape) > 0
+    solid = np.pad(np.asarray(svg_png.getchannel("A")) > 127, 1)
+    surroundings = Image.fromarray(np.where(solid, 255, 0).astype(np.uint8)).copy()
+    ImageDraw.floodfill(surroundings, (0, 0), 128)
+    shape = np.asarray(surroundings) != 128  # holes and hatching count as inside
+    inner = shape
     for turn in range(_STROKE_PX * 4):
         inner = _eroded(inner, diagonal=turn % 5 in (0, 2))
-    ring = np.where((np.asarray(shape) > 0) & ~inner, 255, 0).astype(np.uint8)[1:-1, 1:-1]
+    ring = np.where(shape & ~inner, 255, 0).astype(np.uint8)[1:-1, 1:-1]
     picture = Image.new("RGBA", svg_png.size, _LINE_COLOUR)
     picture.putalpha(Image.fromarray(ring))
     return picture

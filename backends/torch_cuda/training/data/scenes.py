@@ -111,7 +111,7 @@ class Sampler:
         return item.colour if item.colour >= 0 else self._measured[item.thing * self.num_styles + style]
 
     def named_colour(self, item: Item, style: int) -> int:
-        """Index into COLOURS of the colour that a caption may give an item, or -1 when it plainly has none."""
+        """Index into COLOURS of the colour that a caption may give an item, or -1 where none plainly fits."""
         if item.colour >= 0:
             return item.colour
         name = "black" if style == LINE else THINGS[item.thing].colour

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ALLOWED_LICENCES = frozenset({"MIT", "Apache-2.0", "CC0-1.0", "PDDL-1.0 AND CC0-1.0", "public domain"})
+ALLOWED_LICENCES = frozenset({"MIT", "Apache-2.0", "CC0-1.0", "PDDL-1.0", "LicenseRef-public-domain"})
+"""Each of these may stand alone in a source's licence, or several joined by AND."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Source:
         package: Name in that registry.
         version: Exact version.
         author: Who made the material, as it is to be credited.
-        licence: SPDX expression, or "public domain"; of the pictures, not of the code around them.
+        licence: SPDX expression of the pictures, not of the code around them.
         stated_in: Where the licence is written.
         wanted: Glob patterns of members to unpack; nothing else is written.
         sha256: Of the archive, or "" where the archive differs between platforms (then `members`).
@@ -119,7 +120,7 @@ SOURCES: tuple[Source, ...] = (
         version="0.26.0",
         author="NASA (astronaut, Hubble deep field), SpaceX (rocket), Stefan van der Walt (chelsea), "
         "Rachel Michetti (coffee), CC0Textures (brick, grass, gravel)",
-        licence="CC0-1.0",
+        licence="CC0-1.0 AND LicenseRef-public-domain",
         stated_in="skimage/data/_fetchers.py; NASA and SpaceX pictures are public domain",
         wanted=("skimage/data/*.png", "skimage/data/*.jpg"),
         members=(
