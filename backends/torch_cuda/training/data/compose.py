@@ -182,8 +182,8 @@ def _share(kind: str, pattern: Tensor, grid: _Grid) -> Tensor:
         wave = torch.sin(2 * math.pi * repeats * (x * torch.cos(angle) + y * torch.sin(angle)))
         return (wave * short_px / (2 * math.pi * repeats) + 0.5).clamp(0, 1)
     if kind == "checker":
-        wave = torch.sin(math.pi * repeats * x) * torch.sin(math.pi * repeats * y)
-        return (wave * short_px / (math.pi * repeats) + 0.5).clamp(0, 1)
+        sides = [torch.sin(math.pi * repeats * axis) * short_px / (math.pi * repeats) for axis in (x, y)]
+        return (2 * sides[0].clamp(-0.5, 0.5) * sides[1].clamp(-0.5, 0.5)) + 0.5
     across = ((x * repeats) % 1 - 0.5) ** 2 + ((y * repeats) % 1 - 0.5) ** 2
     return ((0.28 - across.sqrt()) * short_px / repeats + 0.5).clamp(0, 1)
 

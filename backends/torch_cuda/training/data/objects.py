@@ -25,6 +25,7 @@ class Thing:
         outline: The line drawing is a filled or hatched shape; draw its outline instead.
         body_hue: Hue in degrees of what is recoloured, where the most common hue is not the body.
         hue_reach: How far from that hue the body's shading goes, in turns.
+        least_saturation: Below it, a pixel does not belong to a coloured body.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Thing:
     outline: bool = False
     body_hue: float | None = None
     hue_reach: float = 0.10
+    least_saturation: float = 0.22
 
 
 def _words(text: str) -> tuple[tuple[str, str], ...]:
@@ -86,7 +88,7 @@ THINGS: tuple[Thing, ...] = (
     _thing("1f514", "bell/bells", colour="yellow", recolour=True),
     _thing("1f388", "balloon/balloons", recolour=True, hue_reach=0.2, floats=True),
     _thing("1f3b8", "guitar/guitars, electric guitar/electric guitars", recolour=True),
-    _thing("1f3a9", "top hat/top hats, hat/hats", recolour=True, hue_reach=0.14),
+    _thing("1f3a9", "top hat/top hats, hat/hats", recolour=True, hue_reach=0.16, least_saturation=0.05),
     _thing(
         "1f455",
         "t-shirt/t-shirts, shirt/shirts, tee shirt/tee shirts",

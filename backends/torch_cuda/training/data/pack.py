@@ -127,7 +127,7 @@ def build(sources: Path) -> Pack:
             is_line = style_name == "line"
             code = thing.line_code if is_line and thing.line_code else thing.code
             rgba = drawings.image(style_name, code, outline=is_line and thing.outline)
-            made = sprite(rgba, is_line, thing.body_hue, thing.hue_reach)
+            made = sprite(rgba, thing, is_line)
             visible = (made.rgba[..., 3:] > 0).astype(np.uint8)
             sprites.append(made.rgba * visible)  # what is invisible compresses to nothing
             masks.append(made.mask)

@@ -16,6 +16,7 @@ import numpy as np
 import resvg_py
 from PIL import Image, ImageDraw
 
+from backends.torch_cuda.training.data.objects import Thing
 from backends.torch_cuda.training.data.palette import hsv, name_of
 from flux_core.errors import Corrupt
 
@@ -142,18 +143,17 @@ def _eroded(shape: np.ndarray, diagonal: bool) -> np.ndarray:
     return kept
 
 
-def sprite(rgba: np.ndarray, is_line: bool, body_hue: float | None = None, hue_reach: float = 0.1) -> Sprite:
+def sprite(rgba: np.ndarray, thing: Thing, is_line: bool) -> Sprite:
     """Measures a drawing `rgba: uint8 [256, 256, 4]`: box, recolour mask, reference light and colour.
 
     Args:
         rgba: The drawing, straight alpha.
+        thing: What it shows; says which hues are its body.
         is_line: Line art: all of it is recoloured, and its light is even.
-        body_hue: Hue in degrees of what may be recoloured; the most common hue when None.
-        hue_reach: Half width of the accepted hues, in turns.
     """
     picture = rgba.astype(np.float64) / 255
     rgb, alpha = picture[..., :3], picture[..., 3]
-    mask = alpha if is_line else _body_mask(rgb, alpha, body_hue, hue_reach)
+    mask = alpha if is_line else _body_mask(rgb, alpha, thing)
     rows, columns = np.nonzero(alpha > 0.2)
     inside = mask > 0.5
     light = brightness(rgb)
@@ -172,17 +172,17 @@ def brightness(rgb: np.ndarray) -> np.ndarray:
     return 0.5 * (rgb @ np.array([0.299, 0.587, 0.114])) + 0.5 * rgb.max(-1)
 
 
-def _body_mask(rgb: np.ndarray, alpha: np.ndarray, body_hue: float | None, reach: float) -> np.ndarray:
+def _body_mask(rgb: np.ndarray, alpha: np.ndarray, thing: Thing) -> np.ndarray:
     """Soft mask [H, W] of the dominant hue, or of the near-grey area when hardly anything is coloured."""
     hue, saturation, value = hsv(rgb)
-    coloured = alpha * (saturation > 0.22) * (value > 0.12)
+    coloured = alpha * (saturation > thing.least_saturation) * (value > 0.12)
     if coloured.sum() <= 0.3 * alpha.sum():
         return alpha * np.clip((0.30 - saturation) / 0.06, 0, 1) * (value > 0.35)
     histogram = np.bincount((hue * 36).astype(int).ravel() % 36, (coloured * saturation).ravel(), 36)
     smooth = histogram + 0.6 * (np.roll(histogram, 1) + np.roll(histogram, -1))
-    centre = (smooth.argmax() + 0.5) / 36 if body_hue is None else body_hue / 360
+    centre = (smooth.argmax() + 0.5) / 36 if thing.body_hue is None else thing.body_hue / 360
     distance = np.abs((hue - centre + 0.5) % 1 - 0.5)
-    return coloured * np.clip((reach - distance) / 0.03, 0, 1)
+    return coloured * np.clip((thing.hue_reach - distance) / 0.03, 0, 1)
 
 
 def _plain(code: str) -> str:

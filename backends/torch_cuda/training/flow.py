@@ -1,0 +1,268 @@
+"""Rectified flow matching of the transformer, and the distillation of its guidance.
+
+The transformer learns the velocity noise - data of x = (1 - s) data + s noise, with logit-normal s;
+text encoders are trained along. Then the guided velocity of this teacher is distilled into the
+guidance input, so that one evaluation a step is enough, as in FLUX.1 [dev].
+
+Source: Esser et al. 2024 (rectified flow, logit-normal), Meng et al. 2023 (guidance distillation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backends.torch_cuda.training.clock import Stage
+from backends.torch_cuda.training.network import Average, Network, adamw, compile_calls
+from backends.torch_cuda.training.scenes import Captions
+from flux_core.catalog import ModelSpec
+from flux_core.conditioning.packing import position_ids, rotary_table
+from flux_core.models.clip import ClipText
+from flux_core.models.t5 import T5Encoder, relative_buckets
+from flux_core.models.transformer import Transformer
+
+_ZERO_AT_START = (
+    "_mod.lin.weight",
+    "_mod.lin.bias",
+    "modulation.lin.weight",
+    "modulation.lin.bias",
+    "adaLN_modulation.1.weight",
+    "adaLN_modulation.1.bias",
+    "final_layer.linear.weight",
+    "final_layer.linear.bias",
+    "guidance_in.out_layer.weight",
+)
+LatentBatch = Callable[[int], tuple[Tensor, Captions, tuple[int, int]]]
+"""step -> (tokens [B, L, 64] normalised, their captions, latent height and width)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowTraining:
+    """Numbers of the run."""
+
+    lr: float = 1e-3
+    warmup_steps: int = 300
+    decay_from: float = 0.65  # fraction of the run; the rate is held before
+    ema: float = 0.9995
+    caption_dropout: float = 0.1
+    sigma_mean: float = 0.2  # of the logit-normal
+    guidance_range: tuple[float, float] = (1.0, 6.0)
+    distil_lr: float = 3e-4
+
+
+class FlowNets(NamedTuple):
+    """Transformer and text encoders."""
+
+    transformer: Network[Transformer]
+    t5: Network[T5Encoder]
+    clip: Network[ClipText]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{part}/{name}": p
+            for part, net in zip(self._fields, self, strict=True)
+            for name, p in net.parameters.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
+
+
+def build(spec: ModelSpec, device: torch.device) -> FlowNets:
+    """Fresh nets: adaLN-zero, quiet embeddings, T5 queries scaled for its unscaled attention."""
+    nets = FlowNets(
+        Network(lambda ops, make: Transformer(ops, make, spec.transformer), device),
+        Network(lambda ops, make: T5Encoder(ops, make, spec.t5), device),
+        Network(lambda ops, make: ClipText(ops, make, spec.clip), device),
+    )
+    nets.transformer.fill(_ZERO_AT_START, 0.0)
+    nets.clip.fill(("token_embedding.weight", "position_embedding.weight"), 0.05)
+    nets.t5.fill(("relative_attention_bias.weight",), 0.1)
+    nets.t5.fill(("SelfAttention.q.weight",), (spec.t5.d_model * spec.t5.d_kv) ** -0.5)
+    return nets
+
+
+def compile_nets(nets: FlowNets) -> None:
+    """Compiles every block; call after copies that must stay eager were made."""
+    compile_calls([nets.transformer.model], "double_blocks")
+    compile_calls([nets.transformer.model], "single_blocks")
+    compile_calls([nets.t5.model], "blocks")
+    compile_calls([nets.clip.model], "layers")
+
+
+class Conditioner:
+    """Constant tables of a model: rotary positions by size, T5 buckets, CLIP positions."""
+
+    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.buckets = torch.from_numpy(relative_buckets(spec.t5_tokens, spec.t5)).to(device)
+        self.positions = torch.arange(spec.clip_tokens, device=device)
+        self._tables: dict[tuple[int, int], Tensor] = {}
+
+    def rotary(self, size: tuple[int, int]) -> Tensor:
+        """[L_txt + L_img, D/2, 2] for a latent height and width."""
+        if size not in self._tables:
+            config = self.spec.transformer
+            table = rotary_table(position_ids(self.spec.t5_tokens, *size), config.axes_dim, config.theta)
+            self._tables[size] = torch.from_numpy(table).to(self.device)
+        return self._tables[size]
+
+    def text(self, nets: FlowNets, captions: Captions) -> tuple[Tensor, Tensor]:
+        """T5 states [B, L, D] and CLIP pooled state [B, D]."""
+        txt = nets.t5.model(captions.t5, self.buckets)
+        vec = nets.clip.model(captions.clip, self.positions, captions.clip_end)
+        return txt, vec
+
+    def velocity(
+        self,
+        nets: FlowNets,
+        x: Tensor,
+        captions: Captions,
+        sigma: Tensor,
+        guidance: Tensor,
+        size: tuple[int, int],
+    ) -> Tensor:
+        """The transformer on packed latents [B, L, 64]."""
+        txt, vec = self.text(nets, captions)
+        return nets.transformer.model(x, txt, vec, sigma, guidance, self.rotary(size))
+
+
+def train(
+    nets: FlowNets,
+    tables: Conditioner,
+    batch: LatentBatch,
+    empty: Captions,
+    numbers: FlowTraining,
+    stage: Stage,
+    amp: Any,
+    state: RunState,
+) -> None:
+    """Flow matching in place for as long as the stage lasts; `state` carries optimiser and average."""
+    parameters = list(nets.parameters.values())
+    for step in stage.steps():
+        z, captions, size = batch(step)
+        lr = (
+            numbers.lr
+            * min(1.0, (step + 1) / numbers.warmup_steps)
+            * _hold_then_fall(stage.fraction, numbers.decay_from)
+        )
+        for group in state.optimiser.param_groups:
+            group["lr"] = lr
+        x, target, sigma = noised(z, numbers.sigma_mean)
+        captions = captions.dropped(numbers.caption_dropout, empty)
+        with amp():
+            v = tables.velocity(nets, x, captions, sigma, torch.ones_like(sigma), size)
+        loss = (v.float() - target).pow(2).mean()
+        norm = _step(loss, parameters, state.optimiser)
+        state.average.update(step, numbers.ema)
+        stage.log(step, loss=loss, norm=norm, lr=lr)
+
+
+def distil_guidance(
+    nets: FlowNets,
+    teacher: FlowNets,
+    tables: Conditioner,
+    batch: LatentBatch,
+    empty: Captions,
+    numbers: FlowTraining,
+    stage: Stage,
+    amp: Any,
+    state: RunState,
+) -> None:
+    """Teaches the transformer to answer a guidance g with v_empty + g (v_text - v_empty) of the teacher."""
+    parameters = list(nets.transformer.parameters.values())
+    low, high = numbers.guidance_range
+    for step in stage.steps():
+        z, captions, size = batch(step)
+        lr = numbers.distil_lr * min(1.0, (step + 1) / 100) * _hold_then_fall(stage.fraction, 0.4)
+        for group in state.optimiser.param_groups:
+            group["lr"] = lr
+        x, _, sigma = noised(z, numbers.sigma_mean + 0.2)
+        guidance = low + (high - low) * torch.rand_like(sigma)
+        ones = torch.ones_like(sigma)
+        with torch.no_grad(), amp():
+            with_text = tables.velocity(teacher, x, captions, sigma, ones, size).float()
+            without = tables.velocity(teacher, x, empty.expand(len(z)), sigma, ones, size).float()
+            target = without + guidance[:, None, None] * (with_text - without)
+            txt, vec = tables.text(nets, captions)
+        with amp():
+            v = nets.transformer.model(x, txt, vec, sigma, guidance, tables.rotary(size))
+        loss = (v.float() - target).pow(2).mean()
+        norm = _step(loss, parameters, state.optimiser)
+        state.average.update(step, 0.998)
+        stage.log(step, loss=loss, norm=norm, lr=lr)
+
+
+class RunState:
+    """Optimiser and averaged weights of a run."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], lr: float) -> None:
+        self.optimiser = adamw(parameters, lr, beta2=0.98)
+        self.average = Average(parameters.values())
+
+
+def noised(z: Tensor, sigma_mean: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x at a logit-normal noise level, velocity to learn, noise levels [B])."""
+    z = z.float()
+    noise = torch.randn_like(z)
+    sigma = torch.sigmoid(torch.randn(len(z), device=z.device) + sigma_mean)
+    s = sigma[:, None, None]
+    return (1 - s) * z + s * noise, noise - z, sigma
+
+
+def _step(loss: Tensor, parameters: list[nn.Parameter], optimiser: torch.optim.Optimizer) -> Tensor:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    return norm
+
+
+def _hold_then_fall(fraction: float, decay_from: float) -> float:
+    return 1.0 if fraction < decay_from else max(0.02, (1.0 - fraction) / (1.0 - decay_from))
+
+
+@torch.no_grad()
+def sample(
+    nets: FlowNets,
+    tables: Conditioner,
+    captions: Captions,
+    size: tuple[int, int],
+    num_steps: int,
+    guidance: float,
+    seed: int,
+    amp: Any,
+    empty: Captions | None = None,
+    chunk: int = 64,
+) -> Tensor:
+    """Euler samples [B, L, 64]; with `empty` the guidance is applied by two evaluations (the teacher)."""
+    generator = torch.Generator(tables.device).manual_seed(seed)
+    length = (size[0] // 2) * (size[1] // 2)
+    levels = np.linspace(1.0, 0.0, num_steps + 1)
+    out: list[Tensor] = []
+    for start in range(0, len(captions), chunk):
+        part = captions.select(slice(start, start + chunk))
+        x = torch.randn(len(part), length, 64, generator=generator, device=tables.device)
+        for now, after in zip(levels[:-1], levels[1:], strict=True):
+            sigma = torch.full((len(part),), float(now), device=tables.device)
+            value = torch.full_like(sigma, 1.0 if empty is not None else guidance)
+            with amp():
+                v = tables.velocity(nets, x, part, sigma, value, size).float()
+                if empty is not None:
+                    v0 = tables.velocity(nets, x, empty.expand(len(part)), sigma, value, size).float()
+                    v = v0 + guidance * (v - v0)
+            x = x + float(after - now) * v
+        out.append(x)
+    return torch.cat(out)

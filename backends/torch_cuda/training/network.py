@@ -1,0 +1,110 @@
+"""A shared model definition with weights that can be trained, saved and averaged.
+
+Training uses the very classes that inference runs (flux_core.models), over leaves with fresh
+parameters; their names are the checkpoint's names, so a trained network is a checkpoint already.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.ops import TorchOps
+from flux_core.ops import LeafFactory, Ops
+
+M = TypeVar("M")
+
+
+class Network(Generic[M]):
+    """A model and its parameters by checkpoint name.
+
+    Args:
+        build: Makes the model from operations and leaves, for example a lambda around Transformer.
+        device: Where the parameters live; they are float32.
+    """
+
+    def __init__(self, build: Callable[[Ops, LeafFactory], M], device: torch.device) -> None:
+        leaves = TorchLeaves(device=device)
+        self.model = build(TorchOps(), leaves)
+        self.parameters: dict[str, nn.Parameter] = {
+            f"{name}.{key}": parameter
+            for name, leaf in leaves.modules.items()
+            for key, parameter in leaf.named_parameters()
+        }
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    def state(self, prefix: str = "") -> dict[str, Tensor]:
+        """Copies of all parameters by name."""
+        return {prefix + name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor], prefix: str = "") -> None:
+        """Sets every parameter; a missing name is a KeyError."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[prefix + name])
+
+    @torch.no_grad()
+    def fill(self, suffixes: Iterable[str], deviation: float) -> None:
+        """Redraws the parameters whose name ends in one of `suffixes`; deviation 0 makes zeros."""
+        for name, parameter in self.parameters.items():
+            if name.endswith(tuple(suffixes)):
+                parameter.normal_(0.0, deviation) if deviation else parameter.zero_()
+
+
+class Average:
+    """Exponential moving average of a list of parameters (Karras et al. 2024, section 3.1, plain form)."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.live = list(parameters)
+        self.mean = [p.detach().clone() for p in self.live]
+
+    @torch.no_grad()
+    def update(self, step: int, decay: float) -> None:
+        """Moves the mean towards the live values; young averages forget faster."""
+        rate = 1.0 - min(decay, 1.0 - 1.0 / (1.0 + step / 10.0))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], rate)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges mean and live values; call again to undo."""
+        for parameter, mean in zip(self.live, self.mean, strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(mean)
+            mean.copy_(held)
+
+
+def compile_calls(owners: list[Any], attribute: str) -> None:
+    """Replaces the blocks in `owner.attribute` (a list) by compiled calls; one compilation serves all.
+
+    Compiling block by block costs seconds instead of minutes and gains the same 2.6x (measured).
+    """
+    for owner in owners:
+        blocks = getattr(owner, attribute)
+        compiled = torch.compile(type(blocks[0]).__call__)
+        setattr(owner, attribute, [functools.partial(compiled, block) for block in blocks])
+
+
+def adamw(
+    parameters: dict[str, nn.Parameter], lr: float, beta2: float, decay: float = 0.01
+) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only (never on embeddings, norms and biases)."""
+    matrices = [
+        p for name, p in parameters.items() if p.ndim >= 2 and "embed" not in name and "shared" not in name
+    ]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in parameters.values() if id(p) not in chosen]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=parameters_on_cuda(parameters))
+
+
+def parameters_on_cuda(parameters: dict[str, nn.Parameter]) -> bool:
+    return next(iter(parameters.values())).is_cuda

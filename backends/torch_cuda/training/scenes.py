@@ -1,0 +1,174 @@
+"""Endless training material on the device: composed scenes, crops for the autoencoder, pools of latents.
+
+Worker processes sample scenes and captions (data.scenes), the GPU draws them (data.compose); this
+module turns the two into batches of the sizes that each stage asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.torch_cuda.training.data.compose import Composer
+from backends.torch_cuda.training.data.feed import Feed
+from backends.torch_cuda.training.data.pack import Pack
+
+TEXT_KEYS = ("t5", "clip", "clip_end")
+
+
+class Captions(NamedTuple):
+    """Token ids of a batch: T5 [B, L], CLIP [B, L], index of CLIP's first end of text [B]."""
+
+    t5: Tensor
+    clip: Tensor
+    clip_end: Tensor
+
+    def __len__(self) -> int:
+        return len(self.t5)
+
+    def select(self, index: Any) -> Captions:
+        return Captions(*(part[index] for part in (self.t5, self.clip, self.clip_end)))
+
+    def expand(self, count: int) -> Captions:
+        """One caption, `count` times."""
+        return Captions(self.t5.expand(count, -1), self.clip.expand(count, -1), self.clip_end.expand(count))
+
+    def dropped(self, share: float, empty: Captions) -> Captions:
+        """A random share of the captions replaced by the empty one."""
+        gone = torch.rand(len(self.t5), device=self.t5.device) < share
+        return Captions(
+            torch.where(gone[:, None], empty.t5, self.t5),
+            torch.where(gone[:, None], empty.clip, self.clip),
+            torch.where(gone, empty.clip_end, self.clip_end),
+        )
+
+
+class Scenes(NamedTuple):
+    """A batch: pictures [B, H, W, 3] in [0, 1], captions, and exact labels [B] (-1: does not apply)."""
+
+    images: Tensor
+    captions: Captions
+    labels: dict[str, Tensor]
+
+
+class SceneSource:
+    """Scenes without end, for one device.
+
+    Args:
+        pack: File made by data.pack.
+        device: Where pictures are drawn.
+        num_workers: Processes that sample scenes.
+        seed: Of the workers; held-out lists use their own.
+    """
+
+    def __init__(self, pack: Path, device: torch.device, num_workers: int, seed: int) -> None:
+        self.device = device
+        self.pack = Pack.load(pack)
+        self.composer = Composer(self.pack, device)
+        self.feed = Feed(pack, num_workers=num_workers, seed=seed)
+        self._batch: dict[str, Tensor] = {}
+        self._at = 0
+        self._pixels: Tensor | None = None
+        self._pixels_at = 0
+        self.photos = [torch.from_numpy(photo).to(device) for photo in self.pack.photos]
+
+    def amp(self) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 autocast on CUDA, nothing on CPU."""
+        if self.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def arrays(self, count: int) -> dict[str, Tensor]:
+        """The next `count` scene descriptions, on the device."""
+        parts: list[dict[str, Tensor]] = []
+        while count:
+            if not self._batch or self._at >= len(self._batch["t5"]):
+                self._batch = to_device(self.feed.get(), self.device)
+                self._at = 0
+            take = min(count, len(self._batch["t5"]) - self._at)
+            parts.append({key: value[self._at : self._at + take] for key, value in self._batch.items()})
+            self._at += take
+            count -= take
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def scenes(self, count: int, size: tuple[int, int]) -> Scenes:
+        """`count` scenes at (height, width) in pixels."""
+        return self.draw(self.arrays(count), size)
+
+    def draw(self, arrays: dict[str, Tensor], size: tuple[int, int]) -> Scenes:
+        """The scenes that `arrays` describe."""
+        return Scenes(self.composer(arrays, size), captions_of(arrays), self.composer.labels(arrays))
+
+    def crops(self, count: int, side_px: int, photo_share: float) -> Tensor:
+        """Pictures for the autoencoder [count, side, side, 3]: random cuts of scenes and photographs."""
+        if self._pixels is None or self._pixels_at + count > len(self._pixels):
+            self._pixels = self.scenes(8 * count, (256, 256)).images
+            self._pixels_at = 0
+        part = self._pixels[self._pixels_at : self._pixels_at + count]
+        self._pixels_at += count
+        top, left = (int(v) for v in np.random.randint(0, 257 - side_px, 2))
+        part = part[:, top : top + side_px, left : left + side_px].clone()
+        for index in range(round(count * photo_share)):
+            part[index] = self._photo_crop(side_px)
+        return part
+
+    def _photo_crop(self, side_px: int) -> Tensor:
+        photo = self.photos[np.random.randint(len(self.photos))]
+        top = np.random.randint(photo.shape[0] - side_px + 1)
+        left = np.random.randint(photo.shape[1] - side_px + 1)
+        crop = photo[top : top + side_px, left : left + side_px].float() / 255
+        return crop.flip(1) if np.random.rand() < 0.5 else crop
+
+    def close(self) -> None:
+        """Stops the workers."""
+        self.feed.close()
+
+
+class LatentPool:
+    """Normalised, packed latents of many scenes of one size, slowly renewed.
+
+    Args:
+        make: count -> (tokens [count, L, 64], captions); called to fill and to renew.
+        capacity: Scenes held.
+        chunk: Scenes made at a time.
+    """
+
+    def __init__(self, make: Callable[[int], tuple[Tensor, Captions]], capacity: int, chunk: int) -> None:
+        self._make = make
+        self._chunk = chunk
+        parts = [make(chunk) for _ in range(max(1, capacity // chunk))]
+        self._tokens = torch.cat([tokens.to(torch.bfloat16) for tokens, _ in parts])
+        self._captions = Captions(
+            *(torch.cat(columns) for columns in zip(*(c for _, c in parts), strict=True))
+        )
+        self._next = 0
+
+    def renew(self) -> None:
+        """Replaces the oldest chunk by new scenes."""
+        tokens, captions = self._make(self._chunk)
+        place = slice(self._next, self._next + self._chunk)
+        self._tokens[place] = tokens.to(torch.bfloat16)
+        for held, new in zip(self._captions, captions, strict=True):
+            held[place] = new
+        self._next = (self._next + self._chunk) % len(self._tokens)
+
+    def draw(self, count: int) -> tuple[Tensor, Captions]:
+        """A random batch."""
+        index = torch.randint(0, len(self._tokens), (count,), device=self._tokens.device)
+        return self._tokens[index], self._captions.select(index)
+
+
+def to_device(batch: dict[str, np.ndarray[Any, Any]], device: torch.device) -> dict[str, Tensor]:
+    """NumPy columns as tensors on the device."""
+    return {key: torch.from_numpy(value).to(device) for key, value in batch.items()}
+
+
+def captions_of(arrays: dict[str, Tensor]) -> Captions:
+    """The token columns of scene descriptions."""
+    return Captions(*(arrays[key].int() for key in TEXT_KEYS))
