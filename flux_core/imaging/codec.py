@@ -121,6 +121,19 @@ def read_info(data: bytes) -> dict[str, object]:
     return {key: value for key, value in info.items() if isinstance(key, str)}
 
 
+def in_mode(pixels: Pixels, mode: PictureMode) -> Pixels:
+    """[H, W, 4] pixels as a file of this mode holds them: [H, W], [H, W, 2], [H, W, 3] or [H, W, 4].
+
+    Pixels that came from a file of this mode come out exactly as they were in it.
+    """
+    if mode == "RGBA":
+        return pixels
+    if mode == "RGB":
+        return np.ascontiguousarray(pixels[..., :3])
+    grey = luminance(pixels)
+    return grey if mode == "L" else np.dstack([grey, pixels[..., 3]])
+
+
 def check_size(width_px: int, height_px: int, source: str) -> None:
     """Raises RequestInvalid when a picture of this size is more than Flowbrush handles."""
     if max(width_px, height_px) > MAX_SIDE_PX or width_px * height_px > MAX_PIXELS:
