@@ -62,6 +62,7 @@ class GeneratePanel(QWidget):
         self._theme = theme
         self._has_document = self._has_picture = self._has_mask = False
         self._rows: dict[str, JobRow] = {}
+        self.models: tuple[ModelInfo, ...] = ()
         self.model = QComboBox()
         self.model.setAccessibleName(tr("Model"))
         self.model.setToolTip(tr("Model"))
@@ -105,9 +106,10 @@ class GeneratePanel(QWidget):
 
     def set_models(self, models: Iterable[ModelInfo]) -> None:
         """Offers the models that are installed; keeps the choice if it is among them."""
+        self.models = tuple(models)
         chosen = self.model.currentData()
         self.model.clear()
-        for model in models:
+        for model in self.models:
             if model.is_installed:
                 self.model.addItem(model.title, model.model)
         index = self.model.findData(chosen)

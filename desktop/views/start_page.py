@@ -5,12 +5,14 @@ The whole area takes dropped files. It only asks; the main window decides what o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QDateTime, QLocale, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QImage
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from desktop.files.autosave import Recoverable
 from desktop.i18n import tr
 from desktop.views.controls import dim
 from desktop.views.theme import SPACE_PX, Theme
@@ -22,6 +24,7 @@ class StartPage(QFrame):
     Signals:
         files_dropped(list[Path]), image_dropped(QImage): Something was dropped here.
         open_asked, new_asked, paste_asked: A button was pressed.
+        recover_asked(Recoverable), discard_asked(Recoverable): What becomes of work a crash left behind.
     """
 
     files_dropped = Signal(list)
@@ -29,6 +32,8 @@ class StartPage(QFrame):
     open_asked = Signal()
     new_asked = Signal()
     paste_asked = Signal()
+    recover_asked = Signal(object)
+    discard_asked = Signal(object)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -77,8 +82,48 @@ class StartPage(QFrame):
         inner.addSpacing(2 * SPACE_PX)
         inner.addLayout(buttons)
         inner.addStretch()
+        self._offers: list[QWidget] = []
+        self._found = QVBoxLayout()
+        self._found.setSpacing(SPACE_PX)
         outer = QVBoxLayout(self)
-        outer.addWidget(self._frame, 1, Qt.AlignmentFlag.AlignCenter)
+        outer.setSpacing(2 * SPACE_PX)
+        outer.addStretch(1)
+        outer.addWidget(self._frame, 0, Qt.AlignmentFlag.AlignHCenter)
+        outer.addLayout(self._found)
+        outer.addStretch(1)
+
+    def show_recoverable(self, found: Sequence[Recoverable]) -> None:
+        """Offers work that a crash left behind."""
+        for old in self._offers:
+            self._found.removeWidget(old)
+            old.deleteLater()
+        self._offers = [self._offer(one) for one in found]
+        for offer in self._offers:
+            self._found.addWidget(offer, 0, Qt.AlignmentFlag.AlignHCenter)
+
+    def _offer(self, found: Recoverable) -> QWidget:
+        offer = QFrame()
+        offer.setObjectName("job")
+        offer.setFixedWidth(self._frame.minimumWidth())
+        when = QLocale().toString(
+            QDateTime.fromSecsSinceEpoch(int(found.written_at)), QLocale.FormatType.ShortFormat
+        )
+        text = QLabel(tr("Unsaved work: {title}", title=found.title))
+        text.setTextFormat(Qt.TextFormat.PlainText)
+        restore = QPushButton(tr("Restore"))
+        discard = QPushButton(tr("Discard"))
+        restore.clicked.connect(lambda: self.recover_asked.emit(found))
+        discard.clicked.connect(lambda: (offer.hide(), self.discard_asked.emit(found)))
+        grid = QGridLayout(offer)
+        grid.setContentsMargins(2 * SPACE_PX, SPACE_PX, SPACE_PX, SPACE_PX)
+        grid.setHorizontalSpacing(SPACE_PX)
+        grid.setVerticalSpacing(0)
+        grid.addWidget(text, 0, 0)
+        grid.addWidget(dim(when), 1, 0)
+        grid.addWidget(restore, 0, 1, 2, 1)
+        grid.addWidget(discard, 0, 2, 2, 1)
+        grid.setColumnStretch(0, 1)
+        return offer
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if event.mimeData().hasUrls() or event.mimeData().hasImage():

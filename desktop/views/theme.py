@@ -59,6 +59,10 @@ class Theme:
         source = (self.icons_dir / f"{name}.svg").read_text(encoding="utf-8")
         return QIcon(_StrokeIcon(source, self.colors))
 
+    def app_icon(self) -> QIcon:
+        """The program's own icon."""
+        return QIcon(str(self.icons_dir / "flowbrush.svg"))
+
     def pixmap(self, name: str, size_px: int, color: str = "text", scale: float = 1.0) -> QPixmap:
         """An icon in one colour; `scale` is the screen's device pixel ratio."""
         source = (self.icons_dir / f"{name}.svg").read_text(encoding="utf-8")

@@ -1,0 +1,322 @@
+"""The open document with everything around it: its file, its journal, its jobs' results.
+
+Opening, saving and exporting happen on a thread of their own; the outcome comes back as signals. There is
+one document to a window; what happens to unsaved work is the window's question, not decided here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PySide6.QtCore import QObject, Signal
+from PySide6.QtGui import QImage
+
+from desktop.document import commands, compositor
+from desktop.document.document import Document
+from desktop.document.geometry import check_canvas_size
+from desktop.document.layers import GenerativeLayer, RasterLayer
+from desktop.document.state import DocumentState
+from desktop.document.tiles import Pixels, TileRaster
+from desktop.files import autosave, flat, ora
+from desktop.files.autosave import Autosave, Recoverable
+from desktop.files.ora import Opened
+from desktop.files.png_cache import PngCache
+from desktop.models.background import Background
+from desktop.models.document_index import DocumentIndex
+from flux_core.errors import FluxError, RequestInvalid
+from flux_core.imaging import codec
+
+PROJECT_ENDING = ".ora"
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A document that is open.
+
+    Attributes:
+        document_id: Stable over saves and crashes; jobs find their document by it.
+        title: Shown in the window's title.
+        path: Its project file; None before the first save.
+        inserted_jobs: Jobs whose layer is in the document but perhaps not yet on disk.
+    """
+
+    document: Document
+    document_id: str
+    title: str
+    path: Path | None
+    autosave: Autosave
+    cache: PngCache = field(default_factory=PngCache)
+    inserted_jobs: list[str] = field(default_factory=list)
+    disconnect: Callable[[], None] = lambda: None
+
+
+class Workspace(QObject):
+    """Opens, saves and closes.
+
+    Args:
+        home: Flowbrush's home folder; journals and the index of documents lie in it.
+        parent: Qt parent.
+
+    Signals:
+        session_opened(Session), session_closing(Session, bool is_gone).
+        titled: The title or file of the session changed.
+        saved(list[str]): A save is done; ids of jobs that are safe now.
+        failed(FluxError), warned(str), informed(str).
+        busy_changed(bool): Something slow is going on.
+    """
+
+    session_opened = Signal(object)
+    session_closing = Signal(object, bool)
+    titled = Signal()
+    saved = Signal(list)
+    failed = Signal(object)
+    warned = Signal(str)
+    informed = Signal(str)
+    busy_changed = Signal(bool)
+
+    def __init__(self, home: Path, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._recovery_dir = home / "desktop" / "recovery"
+        self._index = DocumentIndex(home / "desktop" / "documents.json")
+        self._session: Session | None = None
+        self._background = Background(self)
+        self._background.busy_changed.connect(self.busy_changed)
+
+    @property
+    def session(self) -> Session | None:
+        return self._session
+
+    @property
+    def document(self) -> Document | None:
+        return self._session.document if self._session is not None else None
+
+    @property
+    def is_modified(self) -> bool:
+        return self._session is not None and self._session.document.is_modified
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def new_canvas(
+        self, width: int, height: int, color: tuple[int, int, int] | None, layer_name: str, title: str
+    ) -> None:
+        """A blank document with one layer, filled with `color` or transparent."""
+        try:
+            size = check_canvas_size(width, height)
+        except FluxError as err:
+            self.failed.emit(err)
+            return
+        raster = TileRaster()
+        if color is not None:
+            pixels = np.empty((height, width, 4), np.uint8)
+            pixels[...] = (*color, 255)
+            raster = TileRaster.from_array(pixels)
+        state = DocumentState(size=size, layers=(RasterLayer(name=layer_name, raster=raster),))
+        self._adopt(Document(state), uuid.uuid4().hex, title, None)
+
+    def open_file(self, path: Path) -> None:
+        """Opens a project or a picture in place of the session."""
+        is_project = path.suffix.lower() == PROJECT_ENDING
+        cache = PngCache()
+
+        def read() -> Opened:
+            return ora.open_ora(path, cache) if is_project else flat.open_picture(path)
+
+        def show(opened: Opened) -> None:
+            document_id = self._index.id_of(path) if is_project else uuid.uuid4().hex
+            document = Document(opened.state, active_id=opened.active_id)
+            self._adopt(document, document_id, path.name, path if is_project else None, cache)
+            self._warn(opened.warnings)
+
+        self._background.run(read, show, self.failed.emit)
+
+    def open_image(self, image: QImage, layer_name: str, title: str) -> None:
+        """A pasted or dropped picture: a layer of the session, or a new document."""
+        self._place(lambda: pixels_of(image), layer_name, title)
+
+    def place_file(self, path: Path) -> None:
+        """A picture file as a layer of the session, or as a new document."""
+        if self._session is None or path.suffix.lower() == PROJECT_ENDING:
+            self.open_file(path)
+            return
+
+        def read() -> Pixels:
+            try:
+                return codec.decode(path.read_bytes(), path.name)
+            except OSError as err:
+                raise RequestInvalid(
+                    f"{path.name} cannot be read: {err.strerror}.", "Choose another file."
+                ) from err
+
+        self._place(read, path.stem, path.name)
+
+    def _place(self, read: Callable[[], Pixels], layer_name: str, title: str) -> None:
+        def show(pixels: Pixels) -> None:
+            height, width = pixels.shape[:2]
+            session = self._session
+            if session is None:
+                layer = RasterLayer(name=layer_name, raster=TileRaster.from_array(pixels))
+                state = DocumentState(size=check_canvas_size(width, height), layers=(layer,))
+                document = Document(state)
+                document.mark_saved(None)
+                self._adopt(document, uuid.uuid4().hex, title, None)
+                return
+            canvas = session.document.size
+            x, y = (canvas.width - width) // 2, (canvas.height - height) // 2
+            layer = RasterLayer(name=layer_name, raster=TileRaster.from_array(pixels, x, y))
+            commands.add_layer(session.document, layer)
+
+        self._background.run(read, show, self.failed.emit)
+
+    # -- recovery --------------------------------------------------------------------------------
+
+    def recoverable(self) -> list[Recoverable]:
+        """Work that a crash left behind, newest first."""
+        found: list[Recoverable] = []
+        if self._recovery_dir.is_dir():
+            for folder in self._recovery_dir.iterdir():
+                if folder.is_dir():
+                    found += autosave.find_recoverable(folder)
+        return sorted(found, key=lambda one: one.written_at, reverse=True)
+
+    def recover(self, found: Recoverable) -> None:
+        """Opens what a crash left behind; it stays unsaved until it is saved."""
+
+        def show(opened: Opened) -> None:
+            document = Document(opened.state, active_id=opened.active_id)
+            document.mark_saved(None)
+            self._adopt(document, found.folder.parent.name, found.title, found.path)
+            if self._session is not None:
+                self._session.autosave.note(document.committed_state, document.active_id)
+            autosave.discard(found)
+            self._warn(opened.warnings)
+
+        self._background.run(lambda: autosave.recover(found), show, self.failed.emit)
+
+    def discard(self, found: Recoverable) -> None:
+        """Gives up what a crash left behind."""
+        autosave.discard(found)
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    def save(self, path: Path, then: Callable[[], None] | None = None) -> None:
+        """Saves the project; `then` is called when it is on disk."""
+        session = self._session
+        if session is None:
+            return
+        state, active_id = session.document.committed_state, session.document.active_id
+        jobs = tuple(session.inserted_jobs)
+
+        def write() -> tuple[str, ...]:
+            return ora.save_ora(state, path, active_id=active_id, cache=session.cache)
+
+        def done(_losses: tuple[str, ...]) -> None:
+            session.path, session.title = path, path.name
+            session.document.mark_saved(state)
+            if not session.document.is_modified:
+                session.autosave.note_saved(path.name, path)
+            self._index.remember(path, session.document_id)
+            session.inserted_jobs = [job for job in session.inserted_jobs if job not in jobs]
+            self.titled.emit()
+            self.saved.emit(list(jobs))
+            if then is not None:
+                then()
+
+        self._background.run(write, done, self.failed.emit)
+
+    def export(self, path: Path, *, quality: int, has_metadata: bool, done_text: str) -> None:
+        """Writes the picture as it is seen; `done_text` is said when it is on disk."""
+        document = self.document
+        if document is None:
+            return
+        state = document.committed_state
+        self._background.run(
+            lambda: flat.export_picture(state, path, quality=quality, has_metadata=has_metadata),
+            lambda _: self.informed.emit(done_text),
+            self.failed.emit,
+        )
+
+    def copy_picture(self, then: Callable[[QImage], None]) -> None:
+        """Renders the picture as it is seen."""
+        document = self.document
+        if document is None:
+            return
+        state = document.committed_state
+        self._background.run(lambda: image_of(compositor.render(state)), then, self.failed.emit)
+
+    def close(self) -> None:
+        """Closes the session; what is not saved is given up."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        session.disconnect()
+        self.session_closing.emit(session, session.path is None)
+        session.autosave.close()
+
+    def wait(self) -> None:
+        """Waits for what is being read or written."""
+        self._background.wait()
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def insert_result(self, job_id: str, document_id: str, layer: GenerativeLayer) -> bool:
+        """Puts a job's layer on top as one undo step; False if its document is not open."""
+        session = self._session
+        if session is None or session.document_id != document_id:
+            return False
+        document = session.document
+        if document.state.find(layer.id) is None:
+            state = document.committed_state
+            top = len(state.layers)
+            document.commit("Insert result", state.inserted(layer, None, top), active_id=layer.id)
+        session.inserted_jobs.append(job_id)
+        return True
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _adopt(
+        self,
+        document: Document,
+        document_id: str,
+        title: str,
+        path: Path | None,
+        cache: PngCache | None = None,
+    ) -> None:
+        self.close()
+        journal = Autosave(self._recovery_dir / document_id, title, path)
+        session = Session(document, document_id, title, path, journal, cache or PngCache())
+
+        def note() -> None:
+            if document.is_modified:
+                journal.note(document.committed_state, document.active_id)
+
+        session.disconnect = document.events.history_changed.connect(note)
+        self._session = session
+        if document.is_modified:
+            note()
+        self.session_opened.emit(session)
+
+    def _warn(self, warnings: tuple[str, ...]) -> None:
+        if warnings:
+            self.warned.emit(" ".join(warnings))
+
+
+def pixels_of(image: QImage) -> Pixels:
+    """Straight RGBA uint8 [H, W, 4] of a Qt image."""
+    rgba = image.convertToFormat(QImage.Format.Format_RGBA8888)
+    rows = np.frombuffer(rgba.constBits(), np.uint8).reshape(rgba.height(), rgba.bytesPerLine())
+    return rows[:, : rgba.width() * 4].reshape(rgba.height(), rgba.width(), 4).copy()
+
+
+def image_of(pixels: Pixels) -> QImage:
+    """A Qt image of straight RGBA uint8 [H, W, 4]; owns its pixels."""
+    height, width = pixels.shape[:2]
+    return QImage(pixels.data, width, height, 4 * width, QImage.Format.Format_RGBA8888).copy()
+
+
+def layer_ids(document: Document) -> tuple[str, ...]:
+    """Ids of all layers."""
+    return tuple(layer.id for layer in document.state.walk())
