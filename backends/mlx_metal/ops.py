@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 
 
@@ -54,8 +55,11 @@ class MlxOps:
         self, s: mx.array, dim: int, max_period: float = 10_000.0, scale: float = 1000.0
     ) -> mx.array:
         half = dim // 2
-        exponents = mx.arange(half, dtype=mx.float32) / half
-        angles = (scale * s.astype(mx.float32))[:, None] * mx.exp(-math.log(max_period) * exponents)[None]
+        # 1000 s times a frequency is an angle of thousands, so its last bit is seen: the frequencies are
+        # torch's (exponents in float32, exp rounded correctly), which MLX's own exp misses by a few ulp.
+        exponents = -math.log(max_period) * (np.arange(half, dtype=np.float32) / half)
+        frequencies = mx.array(np.exp(exponents.astype(np.float64)).astype(np.float32))
+        angles = (scale * s.astype(mx.float32))[:, None] * frequencies[None]
         return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
 
     def modulated_norm(self, x: mx.array, shift: mx.array, scale: mx.array, eps: float) -> mx.array:

@@ -1,0 +1,5 @@
+"""What must be set before any library is imported."""
+
+import os
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # or MLX multiplies float32 matrices in less than float32
