@@ -109,5 +109,6 @@ def transform(
 def report(screen: Screen, outcome: Outcome, output: Path, width_px: int, height_px: int) -> None:
     """Says what was written."""
     seed = outcome.request.seed
-    screen.say(f"Wrote {output} ({width_px} x {height_px}, seed {seed}) in {outcome.wall_s:.1f} s.")
+    size = f"{width_px} x {height_px}"
+    screen.say(f"Wrote {output} ({size}, seed {seed}); the model took {outcome.wall_s:.1f} s.")
     screen.result({"file": str(output), "width_px": width_px, "height_px": height_px, **outcome.summary()})
