@@ -161,7 +161,7 @@ class Feed:
         """
         while True:
             try:
-                return self._queue.get(timeout=5.0)
+                return self._queue.get(timeout=1.0)
             except queue.Empty:
                 if not all(worker.is_alive() for worker in self._workers):
                     raise Internal(

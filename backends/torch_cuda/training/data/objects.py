@@ -59,7 +59,7 @@ THINGS: tuple[Thing, ...] = (
     _thing("1f353", "strawberry/strawberries", colour="red", recolour=True),
     _thing("1f34b", "lemon/lemons", colour="yellow", recolour=True, hue_reach=0.13),
     _thing("1f955", "carrot/carrots", colour="orange", recolour=True, hue_reach=0.13),
-    _thing("1f344", "mushroom/mushrooms, toadstool/toadstools", colour="red", recolour=True),
+    _thing("1f344", "mushroom/mushrooms, toadstool/toadstools", recolour=True),
     _thing("1f354", "hamburger/hamburgers, burger/burgers, cheeseburger/cheeseburgers"),
     _thing("1f355", "pizza/pizzas, slice of pizza/slices of pizza, pizza slice/pizza slices"),
     _thing("1f369", "donut/donuts, doughnut/doughnuts", recolour=True),

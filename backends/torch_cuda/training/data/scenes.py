@@ -30,7 +30,7 @@ HELD_OUT_SEED = 7_777_777
 
 _STYLE_WEIGHTS = (55, 25, 20)
 _BACKGROUND_WEIGHTS = (50, 12, 8, 12, 7, 5, 6)
-_BLACK_BODY = (50, 50, 56)  # lit black: its shading and features must stay visible
+_BLACK_BODY = (50, 50, 53)  # lit black: its shading and features must stay visible
 
 
 @dataclass(slots=True)
