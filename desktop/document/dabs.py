@@ -135,7 +135,7 @@ def path(
     if last is None:
         return [to], step_px
     length = math.hypot(to.x - last.x, to.y - last.y)
-    if length < to_next_px:
+    if length == 0 or length < to_next_px:
         return [], to_next_px - length
     count = math.floor((length - to_next_px) / step_px) + 1
     first, end = _steps_near(last, to, canvas, length)

@@ -127,8 +127,10 @@ def draw(target: Surface, source: Surface, blend: BlendMode, opacity: float) -> 
     if blend in NON_SEPARABLE:
         _draw_non_separable(target, source, blend, opacity)
         return
-    if blend is BlendMode.PLUS and opacity < 1.0:
-        source = _faded(source, opacity)  # the sum is clamped, so fading must come first
+    is_exact = source.format() == Depth.EXACT.value
+    if opacity < 1.0 and (is_exact or blend is BlendMode.PLUS):
+        # The painter's own opacity has 8 bits and comes after the mode, too late for a clamped sum.
+        source = _faded(source, opacity)
         opacity = 1.0
     painter = QPainter(target)
     painter.setCompositionMode(_MODES[blend])

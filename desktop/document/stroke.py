@@ -24,6 +24,7 @@ from desktop.document.tiles import Pixels, TileKey, TileRaster, keys_in
 from flux_core.errors import RequestInvalid
 
 MAX_BRUSH_PX = 2000.0
+_FAR_PX = 1e7  # no pen is further away, whatever a driver says
 
 
 class Target(Enum):
@@ -119,7 +120,8 @@ class Stroke:
         for sample in samples:
             if not all(map(math.isfinite, sample)):
                 continue
-            sample = sample._replace(pressure=min(max(sample.pressure, 0.0), 1.0))
+            x, y = (min(max(value, -_FAR_PX), _FAR_PX) for value in (sample.x, sample.y))
+            sample = Sample(x, y, min(max(sample.pressure, 0.0), 1.0))
             points, self._to_next_px = path(self._last, sample, self._to_next_px, self._step_px, canvas)
             for point in points:
                 dirty = dirty.union(self._coverage.stamp(self._brush.dab_at(point), canvas))
