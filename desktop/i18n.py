@@ -40,9 +40,8 @@ class Catalogue(QTranslator):
         self._entries = entries
 
     def translate(self, context: str, sourceText: str, disambiguation: str | None = None, n: int = -1) -> str:
-        if context != CONTEXT:
-            return ""
-        return self._entries.get(sourceText, "")
+        # None is Qt's "not mine"; "" would be an empty text.
+        return self._entries.get(sourceText) if context == CONTEXT else None  # type: ignore[return-value]
 
     def isEmpty(self) -> bool:
         return False

@@ -45,7 +45,8 @@ class Photographer:
 
     def shoot(self, name: str) -> None:
         """Writes what the window shows now."""
-        QApplication.processEvents()
+        for _ in range(3):  # layouts settle one level at a time
+            QApplication.processEvents()
         window = self._program.window
         window.canvas.settle()
         file = self._into / f"{name}{self._suffix}.png"
@@ -135,6 +136,7 @@ def take(program: Program, photo: Path, prompt: str, into: Path, suffix: str) ->
     photographer.fill(prompt)
     program.window.generate.more.setChecked(True)
     program.set_language("zh_CN")
+    program.window.resize(*SIZE)
     program.window.show_error(
         ModelMissing("FLUX.1 [dev] is not on this machine.", "Put its files into models/.")
     )

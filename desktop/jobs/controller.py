@@ -37,6 +37,7 @@ from desktop.jobs.job import (
     Wish,
 )
 from desktop.jobs.pending import PendingJob, PendingStore
+from desktop.jobs.plan import Prepared
 from flux_core import catalog
 from flux_core.errors import ConnectionLost, FluxError, Internal, RequestInvalid
 from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
@@ -89,6 +90,7 @@ class JobController:
         self._say = say
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
+        self._prepared: dict[str, Prepared] = {}
         self._delivered: dict[str, str] = {}  # job id -> document id, until acknowledged
         self._open_documents: set[str] = set()
         self._service: Service | None = None
@@ -173,6 +175,7 @@ class JobController:
             self._open_documents.discard(document_id)
             for job_id in [job.id for job in self._jobs.values() if job.document_id == document_id]:
                 del self._jobs[job_id]
+                self._prepared.pop(job_id, None)
             for job_id in [one for one, owner in self._delivered.items() if owner == document_id]:
                 del self._delivered[job_id]
         if is_gone:
@@ -241,14 +244,16 @@ class JobController:
 
     def _on_preview(self, job_id: str, preview: Preview) -> None:
         with self._lock:
-            job = self._jobs.get(job_id)
-        if job is None or job.phase is Phase.CANCELLING:
+            job, prepared = self._jobs.get(job_id), self._prepared.get(job_id)
+        if job is None or prepared is None or job.phase is Phase.CANCELLING:
             return
         try:
             webp = base64.b64decode(preview.webp_base64, validate=True)
         except binascii.Error:
             return
-        self._say(JobPreviewed(job_id, job.document_id, job.box, webp))
+        self._say(
+            JobPreviewed(job_id, job.document_id, webp, prepared.sent_box, prepared.box, prepared.plan.alpha)
+        )
 
     # -- the worker thread -------------------------------------------------------------------------
 
@@ -296,6 +301,8 @@ class JobController:
         except FluxError as err:
             self._end(job_id, document_id, err)
             return
+        with self._lock:
+            self._prepared[job_id] = prepared
         self._update(job_id, action=prepared.action, box=prepared.box)
         self._send(PendingJob(job_id, document_id, prepared))
 
@@ -359,6 +366,7 @@ class JobController:
             return
         with self._lock:
             self._jobs.pop(record.job_id, None)
+            self._prepared.pop(record.job_id, None)
             is_open = pending.document_id in self._open_documents
             if is_open:
                 self._delivered[record.job_id] = pending.document_id
@@ -409,6 +417,7 @@ class JobController:
                     prepared.box,
                 )
                 self._jobs[pending.job_id] = job
+            self._prepared[pending.job_id] = prepared
             service = self._service
         self._say(JobChanged(job))
         if job.phase is Phase.CANCELLING:
@@ -443,6 +452,7 @@ class JobController:
     def _end(self, job_id: str, document_id: str, error: FluxError | None = None) -> None:
         with self._lock:
             self._jobs.pop(job_id, None)
+            self._prepared.pop(job_id, None)
         self._say(JobEnded(job_id, document_id, error))
         self._forget(job_id)
 

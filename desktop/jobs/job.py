@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from desktop.document.geometry import Rect
 from desktop.document.layers import GenerativeLayer
+from desktop.document.tiles import Pixels
 from flux_core.errors import FluxError
 from flux_core.messages import Hello
 from flux_core.request import DEFAULT_MODEL
@@ -115,14 +116,22 @@ class JobChanged:
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class JobPreviewed:
-    """How the picture looks so far: encoded WebP that covers `box` of the canvas."""
+    """How the picture looks so far.
+
+    Attributes:
+        webp: Encoded, small; covers `box`, which may reach beyond the canvas.
+        core: The part of `box` on the canvas.
+        alpha: How much of it will show there, uint8 [core.height, core.width].
+    """
 
     job_id: str
     document_id: str
-    box: Rect
     webp: bytes
+    box: Rect
+    core: Rect
+    alpha: Pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ class Prepared:
         """The part of the canvas that the result covers."""
         return _rect(self.plan.core)
 
+    @property
+    def sent_box(self) -> Rect:
+        """The part that the model paints; may reach beyond the canvas."""
+        return _rect(self.plan.box)
+
 
 def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
     """Cuts out what the model needs; slow for large canvases, so not for the GUI thread.

@@ -50,6 +50,7 @@ class ToolSettings:
         self._front = (32, 32, 32)
         self._back = (255, 255, 255)
         self._edits_layer_mask = False
+        self._is_mask_tinted = True
 
     @property
     def tool(self) -> ToolName:
@@ -59,7 +60,22 @@ class ToolSettings:
     @tool.setter
     def tool(self, tool: ToolName) -> None:
         self._tool = tool
+        self._is_mask_tinted = self._is_mask_tinted or tool in MASK_TOOLS
         self.changed.emit()
+
+    @property
+    def is_mask_tinted(self) -> bool:
+        """Whether the mask is shown as a see-through colour; otherwise only its outline is.
+
+        A result turns it off, so that it can be seen; taking up a mask tool turns it on again.
+        """
+        return self._is_mask_tinted
+
+    @is_mask_tinted.setter
+    def is_mask_tinted(self, value: bool) -> None:
+        if value != self._is_mask_tinted:
+            self._is_mask_tinted = value
+            self.changed.emit()
 
     @property
     def front(self) -> tuple[int, int, int]:

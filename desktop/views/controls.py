@@ -6,13 +6,14 @@ model's change comes in through `set_value`, and setting never signals back.
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QObject, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QAbstractButton,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QScrollArea,
     QSizePolicy,
     QSlider,
     QSpinBox,
@@ -59,18 +60,20 @@ class ValueSlider(QWidget):
         self.label.setObjectName("dim")
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, _STEPS if is_curved else high - low)
-        self.slider.setMinimumWidth(64)
+        self.slider.setMinimumWidth(40)
         self.slider.setAccessibleName(label)
         self.number = QSpinBox()
         self.number.setRange(low, high)
         self.number.setSuffix(suffix)
         self.number.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.number.setKeyboardTracking(False)
+        self.number.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
         self.number.setFixedWidth(72)
         self.number.setAccessibleName(label)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(SPACE_PX)
+        self.label.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Preferred)
         row.addWidget(self.label)
         row.addWidget(self.slider, 1)
         row.addWidget(self.number)
@@ -130,7 +133,7 @@ class ColorSwatch(QAbstractButton):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        line = self._theme.color("accent" if self.hasFocus() else "border_strong")
+        line = self._theme.color("accent" if self.hasFocus() else "text_dim")
         painter.setPen(QPen(self._theme.color("border_strong"), 1))
         painter.setBrush(self._back)
         painter.drawRoundedRect(17, 9, 20, 20, 4, 4)
@@ -172,3 +175,24 @@ def rule() -> QFrame:
     line.setObjectName("rule")
     line.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     return line
+
+
+class SnugScroll(QScrollArea):
+    """A scroll area that is as high as its content, and scrolls only when there is no room for that."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self._content = content
+        self.setWidget(content)
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.setMinimumHeight(160)
+
+    def sizeHint(self) -> QSize:
+        return self._content.sizeHint()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.LayoutRequest and watched is self._content:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)

@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
+    QSizePolicy,
     QSpinBox,
     QToolButton,
     QVBoxLayout,
@@ -66,6 +67,7 @@ class GeneratePanel(QWidget):
         self.model = QComboBox()
         self.model.setAccessibleName(tr("Model"))
         self.model.setToolTip(tr("Model"))
+        self.model.setPlaceholderText(tr("Model"))
         self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.prompt = QPlainTextEdit()
         self.prompt.setAccessibleName(tr("Prompt"))
@@ -78,11 +80,12 @@ class GeneratePanel(QWidget):
         self.strength.setToolTip(tr("How much may change: 100 % forgets what was there"))
         self.button = QPushButton()
         self.button.setObjectName("primary")
-        self.button.setIconSize(QSize(20, 20))
+        self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.button.clicked.connect(self.ask)
         self.explain = dim("")
         self.explain.setWordWrap(True)
         self.more = QToolButton()
+        self.more.setObjectName("disclosure")
         self.more.setText(tr("More"))
         self.more.setToolTip(tr("Seed, steps, guidance, variants"))
         self.more.setCheckable(True)

@@ -6,14 +6,16 @@ for the service.
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject, Signal
-from PySide6.QtGui import QImage
+import numpy as np
+from PySide6.QtCore import QObject, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QImage, QPainter
 
 from desktop.document.geometry import Rect
 from desktop.i18n import tr
 from desktop.jobs.bridge import JobBridge
 from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, Phase, Wish
 from desktop.models.workspace import Session, Workspace, layer_ids
+from desktop.tools.settings import ToolSettings
 from desktop.views.canvas import CanvasView
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import HealthLine
@@ -36,13 +38,14 @@ class JobDesk(QObject):
         self,
         workspace: Workspace,
         jobs: JobBridge,
+        settings: ToolSettings,
         panel: GeneratePanel,
         canvas: CanvasView,
         health: HealthLine,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
-        self._workspace, self._jobs = workspace, jobs
+        self._workspace, self._jobs, self._settings = workspace, jobs, settings
         self._panel, self._canvas, self._health = panel, canvas, health
         self._waiting: list[JobDelivered] = []
         jobs.job_changed.connect(self._on_job)
@@ -107,10 +110,11 @@ class JobDesk(QObject):
         self.changed.emit()
 
     def _on_preview(self, message: JobPreviewed) -> None:
-        image = QImage.fromData(message.webp)
         is_running = message.job_id in self._panel.job_rows
-        if is_running and self._is_mine(message.document_id) and not image.isNull():
-            self._canvas.show_preview(message.job_id, message.box, image)
+        if is_running and self._is_mine(message.document_id):
+            image = preview_image(message)
+            if not image.isNull():
+                self._canvas.show_preview(message.job_id, message.core, image)
 
     def _on_delivered(self, message: JobDelivered) -> None:
         self._finish(message.job_id)
@@ -125,7 +129,7 @@ class JobDesk(QObject):
         waiting, self._waiting = self._waiting, []
         for message in waiting:
             if self._workspace.insert_result(message.job_id, message.document_id, message.layer):
-                self._canvas.is_mask_tinted = False
+                self._settings.is_mask_tinted = False
 
     def _on_ended(self, message: JobEnded) -> None:
         self._finish(message.job_id)
@@ -142,3 +146,29 @@ class JobDesk(QObject):
         self._canvas.remove_preview(job_id)
         self._health.show_jobs(self._jobs.jobs())
         self.changed.emit()
+
+
+def preview_image(message: JobPreviewed) -> QImage:
+    """The preview as it will lie on the canvas, faded where the result will be; null if it is no picture."""
+    image = QImage.fromData(message.webp)
+    if image.isNull():
+        return image
+    box, core = message.box, message.core
+    x_scale, y_scale = image.width() / box.width, image.height() / box.height
+    part = QRectF(
+        (core.x - box.x) * x_scale,
+        (core.y - box.y) * y_scale,
+        core.width * x_scale,
+        core.height * y_scale,
+    )
+    size = QSize(min(core.width, 2 * image.width()), min(core.height, 2 * image.height()))
+    shown = QImage(size, QImage.Format.Format_RGB32)
+    painter = QPainter(shown)
+    painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+    painter.drawImage(QRectF(0, 0, size.width(), size.height()), image, part)
+    painter.end()
+    alpha = np.ascontiguousarray(message.alpha)
+    mask = QImage(alpha.data, core.width, core.height, core.width, QImage.Format.Format_Grayscale8)
+    mask = mask.scaled(size, Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation)
+    shown.setAlphaChannel(mask)
+    return shown.convertToFormat(QImage.Format.Format_ARGB32_Premultiplied)

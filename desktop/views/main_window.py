@@ -25,7 +25,6 @@ from PySide6.QtWidgets import (
     QFrame,
     QLabel,
     QMainWindow,
-    QScrollArea,
     QSplitter,
     QStackedWidget,
     QVBoxLayout,
@@ -38,11 +37,11 @@ from desktop.i18n import LANGUAGES, tr
 from desktop.jobs.bridge import JobBridge
 from desktop.jobs.plan import has_picture
 from desktop.models.workspace import Session, Workspace
-from desktop.tools.settings import MASK_TOOLS, ToolSettings
+from desktop.tools.settings import ToolSettings
 from desktop.views import dialogs
 from desktop.views.actions import Needs, key_rows, make_actions
 from desktop.views.canvas import CanvasView
-from desktop.views.controls import icon_button
+from desktop.views.controls import SnugScroll, icon_button, rule
 from desktop.views.file_desk import FileDesk
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import HealthLine
@@ -52,6 +51,7 @@ from desktop.views.notice_bar import Notice, NoticeBar
 from desktop.views.start_page import StartPage
 from desktop.views.theme import Theme
 from desktop.views.tool_bars import OptionsBar, ToolBar
+from desktop.views.undo_titles import UNDO_TITLES
 from flux_core.errors import FluxError
 
 SIDE_PX = 320
@@ -97,7 +97,7 @@ class MainWindow(QMainWindow):
         self._may_close = False
         self._make_parts()
         self.files = FileDesk(self, workspace, folder)
-        self.job_desk = JobDesk(workspace, jobs, self.generate, self.canvas, self.health, self)
+        self.job_desk = JobDesk(workspace, jobs, settings, self.generate, self.canvas, self.health, self)
         self._lay_out()
         self._connect()
         self._connect_actions()
@@ -155,24 +155,22 @@ class MainWindow(QMainWindow):
         column.addWidget(self.stack, 1)
         side = QFrame()
         side.setObjectName("side")
-        side.setFixedWidth(SIDE_PX)
-        upper = QScrollArea()
-        upper.setWidget(self.generate)
-        upper.setWidgetResizable(True)
-        upper.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        parts = QSplitter(Qt.Orientation.Vertical)
-        parts.addWidget(upper)
-        parts.addWidget(self.layers)
-        parts.setChildrenCollapsible(False)
-        parts.setSizes([400, 420])
+        side.setMinimumWidth(SIDE_PX - 32)
+        side.setMaximumWidth(SIDE_PX + 160)
         inner = QVBoxLayout(side)
         inner.setContentsMargins(0, 0, 0, 0)
-        inner.addWidget(parts)
+        inner.setSpacing(0)
+        inner.addWidget(SnugScroll(self.generate))
+        inner.addWidget(rule())
+        inner.addWidget(self.layers, 1)
         whole = QWidget()
         row = QSplitter(Qt.Orientation.Horizontal)
         row.addWidget(middle)
         row.addWidget(side)
         row.setStretchFactor(0, 1)
+        row.setStretchFactor(1, 0)
+        row.setSizes([10_000, SIDE_PX])
+        row.setChildrenCollapsible(False)
         row.setHandleWidth(1)
         outer = QVBoxLayout(whole)
         outer.setContentsMargins(0, 0, 0, 0)
@@ -340,11 +338,11 @@ class MainWindow(QMainWindow):
         ):
             action = self.actions_by_name[name]
             word = tr("Undo") if name == "undo" else tr("Redo")
-            action.setText(f"{word}: {tr(label)}" if label else word)
+            action.setText(f"{word}: {tr(UNDO_TITLES.get(label, label))}" if label else word)
             button.setEnabled(action.isEnabled())
             key = action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
             button.setToolTip(f"{action.text()} ({key})")
-        self.actions_by_name["mask_tint"].setChecked(self.canvas.is_mask_tinted)
+        self.actions_by_name["mask_tint"].setChecked(self.settings.is_mask_tinted)
 
     def _refresh_status(self) -> None:
         document = self.workspace.document
@@ -367,13 +365,10 @@ class MainWindow(QMainWindow):
             self.show_error(err)
 
     def _on_tool(self) -> None:
-        if self.settings.tool in MASK_TOOLS:
-            self.canvas.is_mask_tinted = True
-            self.actions_by_name["mask_tint"].setChecked(True)
+        self.actions_by_name["mask_tint"].setChecked(self.settings.is_mask_tinted)
 
     def _toggle_tint(self) -> None:
-        self.canvas.is_mask_tinted = not self.canvas.is_mask_tinted
-        self.actions_by_name["mask_tint"].setChecked(self.canvas.is_mask_tinted)
+        self.settings.is_mask_tinted = not self.settings.is_mask_tinted
 
     def _choose_color(self) -> None:
         dialog = QColorDialog(QColor(*self.settings.front), self)

@@ -63,7 +63,6 @@ class StartPage(QFrame):
             (self.new_button, self.new_asked),
             (self.paste_button, self.paste_asked),
         ):
-            button.setMinimumHeight(36)
             button.clicked.connect(signal)
         buttons = QHBoxLayout()
         buttons.setSpacing(SPACE_PX)

@@ -82,7 +82,7 @@ class OptionsBar(QToolBar):
         self._settings = settings
         self.title = QLabel()
         self.title.setObjectName("heading")
-        self.title.setMinimumWidth(80)
+        self.title.setMinimumWidth(96)
         self.swatch = ColorSwatch(theme)
         self.swatch.clicked.connect(self.color_asked)
         self.swap = icon_button(theme, "swap", tr("Swap the two colours (X)"))
@@ -119,15 +119,16 @@ class OptionsBar(QToolBar):
     def _lay_out(self) -> None:
         content = QWidget()
         row = QHBoxLayout(content)
-        row.setContentsMargins(0, 0, 0, 0)
+        row.setContentsMargins(SPACE_PX, 0, SPACE_PX, 0)
         row.setSpacing(SPACE_PX)
         row.addWidget(self.title)
         row.addWidget(self.swatch)
         row.addWidget(self.swap)
         for slider in (self.size_px, self.hardness, self.opacity):
-            slider.slider.setFixedWidth(88)
+            slider.slider.setMaximumWidth(96)
+            slider.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Preferred)
             row.addWidget(slider)
-            row.addSpacing(SPACE_PX // 2)
+            row.addSpacing(SPACE_PX)
         for widget in (self.pressure_size, self.pressure_opacity, self.invert, self.clear_mask, self.hint):
             row.addWidget(widget)
         row.addStretch()

@@ -1,0 +1,927 @@
+<?xml version="1.0" encoding="utf-8"?>
+<!DOCTYPE TS>
+<TS version="2.1" language="zh_CN" sourcelanguage="en">
+<context>
+  <name>flowbrush</name>
+  <message>
+    <source>&amp;Create</source>
+    <translation>创作(&amp;C)</translation>
+  </message>
+  <message>
+    <source>&amp;Edit</source>
+    <translation>编辑(&amp;E)</translation>
+  </message>
+  <message>
+    <source>&amp;File</source>
+    <translation>文件(&amp;F)</translation>
+  </message>
+  <message>
+    <source>&amp;Help</source>
+    <translation>帮助(&amp;H)</translation>
+  </message>
+  <message>
+    <source>&amp;Layer</source>
+    <translation>图层(&amp;L)</translation>
+  </message>
+  <message>
+    <source>&amp;Mask</source>
+    <translation>蒙版(&amp;M)</translation>
+  </message>
+  <message>
+    <source>&amp;View</source>
+    <translation>视图(&amp;V)</translation>
+  </message>
+  <message>
+    <source>100 %</source>
+    <translation>100 %</translation>
+  </message>
+  <message>
+    <source>200 %</source>
+    <translation>200 %</translation>
+  </message>
+  <message>
+    <source>400 %</source>
+    <translation>400 %</translation>
+  </message>
+  <message>
+    <source>800 %</source>
+    <translation>800 %</translation>
+  </message>
+  <message>
+    <source>A new seed each time</source>
+    <translation>每次使用新种子</translation>
+  </message>
+  <message>
+    <source>About Flowbrush</source>
+    <translation>关于 Flowbrush</translation>
+  </message>
+  <message>
+    <source>Add</source>
+    <translation>相加</translation>
+  </message>
+  <message>
+    <source>Add a layer (Ctrl+Shift+N)</source>
+    <translation>添加图层 (Ctrl+Shift+N)</translation>
+  </message>
+  <message>
+    <source>Add layer</source>
+    <translation>添加图层</translation>
+  </message>
+  <message>
+    <source>Add layer mask</source>
+    <translation>添加图层蒙版</translation>
+  </message>
+  <message>
+    <source>Add or remove a layer mask</source>
+    <translation>添加或移除图层蒙版</translation>
+  </message>
+  <message>
+    <source>Add or remove a mask</source>
+    <translation>添加或移除图层蒙版</translation>
+  </message>
+  <message>
+    <source>Add variants</source>
+    <translation>添加变体</translation>
+  </message>
+  <message>
+    <source>All files (*)</source>
+    <translation>所有文件 (*)</translation>
+  </message>
+  <message>
+    <source>An image editor with layers and masks whose brush is FLUX.1.</source>
+    <translation>一款带图层和蒙版的图像编辑器，它的画笔是 FLUX.1。</translation>
+  </message>
+  <message>
+    <source>Background</source>
+    <translation>背景</translation>
+  </message>
+  <message>
+    <source>Blend mode</source>
+    <translation>混合模式</translation>
+  </message>
+  <message>
+    <source>Brush</source>
+    <translation>画笔</translation>
+  </message>
+  <message>
+    <source>Busy</source>
+    <translation>忙碌</translation>
+  </message>
+  <message>
+    <source>Cancel</source>
+    <translation>取消</translation>
+  </message>
+  <message>
+    <source>Cancel the running job</source>
+    <translation>取消当前任务</translation>
+  </message>
+  <message>
+    <source>Cancel this job (Shift+X)</source>
+    <translation>取消此任务 (Shift+X)</translation>
+  </message>
+  <message>
+    <source>Cancelled.</source>
+    <translation>已取消。</translation>
+  </message>
+  <message>
+    <source>Cancelling</source>
+    <translation>正在取消</translation>
+  </message>
+  <message>
+    <source>Canvas</source>
+    <translation>画布</translation>
+  </message>
+  <message>
+    <source>Change pixels</source>
+    <translation>更改像素</translation>
+  </message>
+  <message>
+    <source>Change the mask</source>
+    <translation>更改蒙版</translation>
+  </message>
+  <message>
+    <source>Choose variant</source>
+    <translation>选择变体</translation>
+  </message>
+  <message>
+    <source>Clear the mask</source>
+    <translation>清除蒙版</translation>
+  </message>
+  <message>
+    <source>Clear the mask (Ctrl+D)</source>
+    <translation>清除蒙版 (Ctrl+D)</translation>
+  </message>
+  <message>
+    <source>Click to take a colour from the picture.</source>
+    <translation>点击画面取色。</translation>
+  </message>
+  <message>
+    <source>Close</source>
+    <translation>关闭</translation>
+  </message>
+  <message>
+    <source>Close this message</source>
+    <translation>关闭此消息</translation>
+  </message>
+  <message>
+    <source>Colour</source>
+    <translation>颜色</translation>
+  </message>
+  <message>
+    <source>Colour burn</source>
+    <translation>颜色加深</translation>
+  </message>
+  <message>
+    <source>Colour dodge</source>
+    <translation>颜色减淡</translation>
+  </message>
+  <message>
+    <source>Colour picker</source>
+    <translation>取色器</translation>
+  </message>
+  <message>
+    <source>Connecting…</source>
+    <translation>正在连接…</translation>
+  </message>
+  <message>
+    <source>Copy</source>
+    <translation>复制</translation>
+  </message>
+  <message>
+    <source>Copy the picture</source>
+    <translation>复制画面</translation>
+  </message>
+  <message>
+    <source>Copy this message</source>
+    <translation>复制此消息</translation>
+  </message>
+  <message>
+    <source>Create</source>
+    <translation>创作</translation>
+  </message>
+  <message>
+    <source>Darken</source>
+    <translation>变暗</translation>
+  </message>
+  <message>
+    <source>Default colours</source>
+    <translation>默认颜色</translation>
+  </message>
+  <message>
+    <source>Delete layer</source>
+    <translation>删除图层</translation>
+  </message>
+  <message>
+    <source>Delete the layer (Delete)</source>
+    <translation>删除图层 (Delete)</translation>
+  </message>
+  <message>
+    <source>Describe what should be there (Alt+A)</source>
+    <translation>描述想要的内容 (Alt+A)</translation>
+  </message>
+  <message>
+    <source>Difference</source>
+    <translation>差值</translation>
+  </message>
+  <message>
+    <source>Discard</source>
+    <translation>放弃</translation>
+  </message>
+  <message>
+    <source>Drag the view</source>
+    <translation>拖动视图</translation>
+  </message>
+  <message>
+    <source>Drag to move the active layer. Shift keeps to one direction.</source>
+    <translation>拖动以移动当前图层，按住 Shift 只沿一个方向移动。</translation>
+  </message>
+  <message>
+    <source>Drag to move the view. The wheel zooms; Space is the hand at any time.</source>
+    <translation>拖动以移动视图。滚轮缩放，任何时候按住空格都是抓手。</translation>
+  </message>
+  <message>
+    <source>Drop a picture here</source>
+    <translation>把图片拖到这里</translation>
+  </message>
+  <message>
+    <source>Duplicate layer</source>
+    <translation>复制图层</translation>
+  </message>
+  <message>
+    <source>Duplicate the layer (Ctrl+J)</source>
+    <translation>复制图层 (Ctrl+J)</translation>
+  </message>
+  <message>
+    <source>Erase</source>
+    <translation>擦除</translation>
+  </message>
+  <message>
+    <source>Erase from the active layer</source>
+    <translation>擦除当前图层的内容</translation>
+  </message>
+  <message>
+    <source>Erase from the mask</source>
+    <translation>擦除蒙版</translation>
+  </message>
+  <message>
+    <source>Erase layer mask</source>
+    <translation>擦除图层蒙版</translation>
+  </message>
+  <message>
+    <source>Eraser</source>
+    <translation>橡皮擦</translation>
+  </message>
+  <message>
+    <source>Export</source>
+    <translation>导出</translation>
+  </message>
+  <message>
+    <source>Export a picture</source>
+    <translation>导出图片</translation>
+  </message>
+  <message>
+    <source>Export a picture…</source>
+    <translation>导出图片…</translation>
+  </message>
+  <message>
+    <source>Export {name}</source>
+    <translation>导出 {name}</translation>
+  </message>
+  <message>
+    <source>Exported {name}</source>
+    <translation>已导出 {name}</translation>
+  </message>
+  <message>
+    <source>Fetching the result</source>
+    <translation>取回结果</translation>
+  </message>
+  <message>
+    <source>Fill</source>
+    <translation>填充</translation>
+  </message>
+  <message>
+    <source>Fit</source>
+    <translation>适合窗口</translation>
+  </message>
+  <message>
+    <source>Fit the picture into the window (Ctrl+0)</source>
+    <translation>使画面适合窗口 (Ctrl+0)</translation>
+  </message>
+  <message>
+    <source>Generate</source>
+    <translation>生成</translation>
+  </message>
+  <message>
+    <source>Generate, refine or fill</source>
+    <translation>生成、润饰或填充</translation>
+  </message>
+  <message>
+    <source>Go to the prompt</source>
+    <translation>转到提示词</translation>
+  </message>
+  <message>
+    <source>Group isolation</source>
+    <translation>组隔离</translation>
+  </message>
+  <message>
+    <source>Group layers</source>
+    <translation>编组图层</translation>
+  </message>
+  <message>
+    <source>Grow by 8 px</source>
+    <translation>扩大 8 像素</translation>
+  </message>
+  <message>
+    <source>Grow the mask</source>
+    <translation>扩大蒙版</translation>
+  </message>
+  <message>
+    <source>Guidance</source>
+    <translation>引导</translation>
+  </message>
+  <message>
+    <source>Hand</source>
+    <translation>抓手</translation>
+  </message>
+  <message>
+    <source>Hard light</source>
+    <translation>强光</translation>
+  </message>
+  <message>
+    <source>Hardness</source>
+    <translation>硬度</translation>
+  </message>
+  <message>
+    <source>Height</source>
+    <translation>高度</translation>
+  </message>
+  <message>
+    <source>Hide layer</source>
+    <translation>隐藏图层</translation>
+  </message>
+  <message>
+    <source>How much may change: 100 % forgets what was there</source>
+    <translation>允许改变多少：100 % 完全不看原来的内容</translation>
+  </message>
+  <message>
+    <source>Hue</source>
+    <translation>色相</translation>
+  </message>
+  <message>
+    <source>Insert result</source>
+    <translation>插入结果</translation>
+  </message>
+  <message>
+    <source>Invert layer mask</source>
+    <translation>反转图层蒙版</translation>
+  </message>
+  <message>
+    <source>Invert the mask</source>
+    <translation>反转蒙版</translation>
+  </message>
+  <message>
+    <source>Invert the mask (Shift+V)</source>
+    <translation>反转蒙版 (Shift+V)</translation>
+  </message>
+  <message>
+    <source>Keys</source>
+    <translation>快捷键</translation>
+  </message>
+  <message>
+    <source>Landscape 3:2</source>
+    <translation>横幅 3:2</translation>
+  </message>
+  <message>
+    <source>Language</source>
+    <translation>语言</translation>
+  </message>
+  <message>
+    <source>Larger brush</source>
+    <translation>增大画笔</translation>
+  </message>
+  <message>
+    <source>Layer</source>
+    <translation>图层</translation>
+  </message>
+  <message>
+    <source>Layer opacity</source>
+    <translation>图层不透明度</translation>
+  </message>
+  <message>
+    <source>Layer {number}</source>
+    <translation>图层 {number}</translation>
+  </message>
+  <message>
+    <source>Layers</source>
+    <translation>图层</translation>
+  </message>
+  <message>
+    <source>Lighten</source>
+    <translation>变亮</translation>
+  </message>
+  <message>
+    <source>Loading the model</source>
+    <translation>加载模型</translation>
+  </message>
+  <message>
+    <source>Loading the model: {percent} %</source>
+    <translation>正在加载模型：{percent} %</translation>
+  </message>
+  <message>
+    <source>Lock layer</source>
+    <translation>锁定图层</translation>
+  </message>
+  <message>
+    <source>Lock or unlock</source>
+    <translation>锁定或解锁</translation>
+  </message>
+  <message>
+    <source>Lock or unlock the layer</source>
+    <translation>锁定或解锁图层</translation>
+  </message>
+  <message>
+    <source>Luminosity</source>
+    <translation>明度</translation>
+  </message>
+  <message>
+    <source>Makes a new picture on the whole canvas</source>
+    <translation>在整个画布上生成新画面</translation>
+  </message>
+  <message>
+    <source>Mark what the model repaints</source>
+    <translation>标出要由模型重绘的地方</translation>
+  </message>
+  <message>
+    <source>Mask brush</source>
+    <translation>蒙版画笔</translation>
+  </message>
+  <message>
+    <source>Mask eraser</source>
+    <translation>蒙版橡皮擦</translation>
+  </message>
+  <message>
+    <source>Mask everything</source>
+    <translation>全部选入蒙版</translation>
+  </message>
+  <message>
+    <source>Merge down</source>
+    <translation>向下合并</translation>
+  </message>
+  <message>
+    <source>Model</source>
+    <translation>模型</translation>
+  </message>
+  <message>
+    <source>More</source>
+    <translation>更多</translation>
+  </message>
+  <message>
+    <source>Move</source>
+    <translation>移动</translation>
+  </message>
+  <message>
+    <source>Move down</source>
+    <translation>下移</translation>
+  </message>
+  <message>
+    <source>Move layer</source>
+    <translation>移动图层</translation>
+  </message>
+  <message>
+    <source>Move pixels</source>
+    <translation>移动像素</translation>
+  </message>
+  <message>
+    <source>Move the active layer</source>
+    <translation>移动当前图层</translation>
+  </message>
+  <message>
+    <source>Move the layer down (Ctrl+[)</source>
+    <translation>下移图层 (Ctrl+[)</translation>
+  </message>
+  <message>
+    <source>Move the layer up (Ctrl+])</source>
+    <translation>上移图层 (Ctrl+])</translation>
+  </message>
+  <message>
+    <source>Move up</source>
+    <translation>上移</translation>
+  </message>
+  <message>
+    <source>Multiply</source>
+    <translation>正片叠底</translation>
+  </message>
+  <message>
+    <source>New canvas</source>
+    <translation>新建画布</translation>
+  </message>
+  <message>
+    <source>New canvas…</source>
+    <translation>新建画布…</translation>
+  </message>
+  <message>
+    <source>New layer</source>
+    <translation>新建图层</translation>
+  </message>
+  <message>
+    <source>Normal</source>
+    <translation>正常</translation>
+  </message>
+  <message>
+    <source>Opacity</source>
+    <translation>不透明度</translation>
+  </message>
+  <message>
+    <source>Open</source>
+    <translation>打开</translation>
+  </message>
+  <message>
+    <source>Open a picture…</source>
+    <translation>打开图片…</translation>
+  </message>
+  <message>
+    <source>Open or start a picture first</source>
+    <translation>请先打开或新建一幅画面</translation>
+  </message>
+  <message>
+    <source>OpenRaster project ({endings})</source>
+    <translation>OpenRaster 项目 ({endings})</translation>
+  </message>
+  <message>
+    <source>Open…</source>
+    <translation>打开…</translation>
+  </message>
+  <message>
+    <source>Overlay</source>
+    <translation>叠加</translation>
+  </message>
+  <message>
+    <source>PNG, JPEG, WebP or an OpenRaster project</source>
+    <translation>PNG、JPEG、WebP 或 OpenRaster 项目</translation>
+  </message>
+  <message>
+    <source>Paint</source>
+    <translation>绘画</translation>
+  </message>
+  <message>
+    <source>Paint colour</source>
+    <translation>绘画颜色</translation>
+  </message>
+  <message>
+    <source>Paint colour (click to choose)</source>
+    <translation>绘画颜色（点击选择）</translation>
+  </message>
+  <message>
+    <source>Paint layer mask</source>
+    <translation>绘制图层蒙版</translation>
+  </message>
+  <message>
+    <source>Paint on the active layer</source>
+    <translation>在当前图层上绘画</translation>
+  </message>
+  <message>
+    <source>Paint the mask</source>
+    <translation>绘制蒙版</translation>
+  </message>
+  <message>
+    <source>Painting</source>
+    <translation>绘制中</translation>
+  </message>
+  <message>
+    <source>Painting, {count} waiting</source>
+    <translation>正在绘制，{count} 个任务等待中</translation>
+  </message>
+  <message>
+    <source>Painting: {percent} %</source>
+    <translation>正在绘制：{percent} %</translation>
+  </message>
+  <message>
+    <source>Paste</source>
+    <translation>粘贴</translation>
+  </message>
+  <message>
+    <source>Paste as a layer</source>
+    <translation>粘贴为图层</translation>
+  </message>
+  <message>
+    <source>Pasted</source>
+    <translation>粘贴的图片</translation>
+  </message>
+  <message>
+    <source>Pen pressure changes the opacity</source>
+    <translation>笔压改变不透明度</translation>
+  </message>
+  <message>
+    <source>Pen pressure changes the size</source>
+    <translation>笔压改变大小</translation>
+  </message>
+  <message>
+    <source>Pictures ({endings})</source>
+    <translation>图片 ({endings})</translation>
+  </message>
+  <message>
+    <source>Pictures and projects ({endings})</source>
+    <translation>图片和项目 ({endings})</translation>
+  </message>
+  <message>
+    <source>Place as a layer</source>
+    <translation>置入为图层</translation>
+  </message>
+  <message>
+    <source>Place as a layer…</source>
+    <translation>置入为图层…</translation>
+  </message>
+  <message>
+    <source>Portrait 2:3</source>
+    <translation>竖幅 2:3</translation>
+  </message>
+  <message>
+    <source>Preparing</source>
+    <translation>准备中</translation>
+  </message>
+  <message>
+    <source>Preset</source>
+    <translation>预设</translation>
+  </message>
+  <message>
+    <source>Prompt</source>
+    <translation>提示词</translation>
+  </message>
+  <message>
+    <source>Prompt, seed and model of visible generated layers, and that AI had a part in it.</source>
+    <translation>可见生成图层的提示词、种子和模型，以及“有 AI 参与”的标记。</translation>
+  </message>
+  <message>
+    <source>Quality</source>
+    <translation>质量</translation>
+  </message>
+  <message>
+    <source>Quit</source>
+    <translation>退出</translation>
+  </message>
+  <message>
+    <source>Ready</source>
+    <translation>就绪</translation>
+  </message>
+  <message>
+    <source>Redo</source>
+    <translation>重做</translation>
+  </message>
+  <message>
+    <source>Redo (Ctrl+Shift+Z)</source>
+    <translation>重做 (Ctrl+Shift+Z)</translation>
+  </message>
+  <message>
+    <source>Refine</source>
+    <translation>润饰</translation>
+  </message>
+  <message>
+    <source>Remove layer mask</source>
+    <translation>移除图层蒙版</translation>
+  </message>
+  <message>
+    <source>Rename layer</source>
+    <translation>重命名图层</translation>
+  </message>
+  <message>
+    <source>Repaints where the mask is, nothing else</source>
+    <translation>只重绘蒙版所在之处，其余不变</translation>
+  </message>
+  <message>
+    <source>Resize canvas</source>
+    <translation>调整画布大小</translation>
+  </message>
+  <message>
+    <source>Restore</source>
+    <translation>恢复</translation>
+  </message>
+  <message>
+    <source>Reworks the whole picture, keeping what the strength leaves</source>
+    <translation>重绘整幅画面，强度越低保留越多</translation>
+  </message>
+  <message>
+    <source>Saturation</source>
+    <translation>饱和度</translation>
+  </message>
+  <message>
+    <source>Save</source>
+    <translation>保存</translation>
+  </message>
+  <message>
+    <source>Save as…</source>
+    <translation>另存为…</translation>
+  </message>
+  <message>
+    <source>Save the changes to {title}?</source>
+    <translation>保存对“{title}”的更改吗？</translation>
+  </message>
+  <message>
+    <source>Save the project</source>
+    <translation>保存项目</translation>
+  </message>
+  <message>
+    <source>Saved.</source>
+    <translation>已保存。</translation>
+  </message>
+  <message>
+    <source>Screen</source>
+    <translation>滤色</translation>
+  </message>
+  <message>
+    <source>Seed</source>
+    <translation>种子</translation>
+  </message>
+  <message>
+    <source>Seed, steps, guidance, variants</source>
+    <translation>种子、步数、引导、变体</translation>
+  </message>
+  <message>
+    <source>Show layer</source>
+    <translation>显示图层</translation>
+  </message>
+  <message>
+    <source>Show or hide</source>
+    <translation>显示或隐藏</translation>
+  </message>
+  <message>
+    <source>Show the mask as a colour</source>
+    <translation>以颜色显示蒙版</translation>
+  </message>
+  <message>
+    <source>Shrink by 8 px</source>
+    <translation>缩小 8 像素</translation>
+  </message>
+  <message>
+    <source>Shrink the mask</source>
+    <translation>缩小蒙版</translation>
+  </message>
+  <message>
+    <source>Size</source>
+    <translation>大小</translation>
+  </message>
+  <message>
+    <source>Size of the brush ([ and ])</source>
+    <translation>画笔大小（[ 和 ]）</translation>
+  </message>
+  <message>
+    <source>Small square</source>
+    <translation>小方形</translation>
+  </message>
+  <message>
+    <source>Smaller brush</source>
+    <translation>减小画笔</translation>
+  </message>
+  <message>
+    <source>Soft light</source>
+    <translation>柔光</translation>
+  </message>
+  <message>
+    <source>Square</source>
+    <translation>方形</translation>
+  </message>
+  <message>
+    <source>Starting the engine…</source>
+    <translation>正在启动引擎…</translation>
+  </message>
+  <message>
+    <source>Step {step} of {total}</source>
+    <translation>第 {step} 步，共 {total} 步</translation>
+  </message>
+  <message>
+    <source>Steps</source>
+    <translation>步数</translation>
+  </message>
+  <message>
+    <source>Strength</source>
+    <translation>强度</translation>
+  </message>
+  <message>
+    <source>Swap colours</source>
+    <translation>交换颜色</translation>
+  </message>
+  <message>
+    <source>Swap the two colours (X)</source>
+    <translation>交换两种颜色 (X)</translation>
+  </message>
+  <message>
+    <source>Take a colour from the picture</source>
+    <translation>从画面中取色</translation>
+  </message>
+  <message>
+    <source>Take away from the mask</source>
+    <translation>从蒙版中擦去</translation>
+  </message>
+  <message>
+    <source>The engine died; the next job starts a new one. {detail}</source>
+    <translation>引擎已中断，下一个任务会启动新的引擎。{detail}</translation>
+  </message>
+  <message>
+    <source>The service does not answer; trying again. {detail}</source>
+    <translation>服务没有响应，正在重试。{detail}</translation>
+  </message>
+  <message>
+    <source>The service is slow to answer</source>
+    <translation>服务响应缓慢</translation>
+  </message>
+  <message>
+    <source>There is no picture to paste.</source>
+    <translation>剪贴板里没有图片。</translation>
+  </message>
+  <message>
+    <source>Tool options</source>
+    <translation>工具选项</translation>
+  </message>
+  <message>
+    <source>Tools</source>
+    <translation>工具</translation>
+  </message>
+  <message>
+    <source>Transparent</source>
+    <translation>透明</translation>
+  </message>
+  <message>
+    <source>Undo</source>
+    <translation>撤销</translation>
+  </message>
+  <message>
+    <source>Undo (Ctrl+Z)</source>
+    <translation>撤销 (Ctrl+Z)</translation>
+  </message>
+  <message>
+    <source>Unlock layer</source>
+    <translation>解锁图层</translation>
+  </message>
+  <message>
+    <source>Unsaved changes</source>
+    <translation>未保存的更改</translation>
+  </message>
+  <message>
+    <source>Unsaved work: {title}</source>
+    <translation>未保存的工作：{title}</translation>
+  </message>
+  <message>
+    <source>Untitled</source>
+    <translation>未命名</translation>
+  </message>
+  <message>
+    <source>Variants</source>
+    <translation>变体</translation>
+  </message>
+  <message>
+    <source>Waiting</source>
+    <translation>等待中</translation>
+  </message>
+  <message>
+    <source>What should be there?</source>
+    <translation>这里应该是什么？</translation>
+  </message>
+  <message>
+    <source>What should the picture show?</source>
+    <translation>画面里应该有什么？</translation>
+  </message>
+  <message>
+    <source>White</source>
+    <translation>白色</translation>
+  </message>
+  <message>
+    <source>Wide 16:9</source>
+    <translation>宽幅 16:9</translation>
+  </message>
+  <message>
+    <source>Width</source>
+    <translation>宽度</translation>
+  </message>
+  <message>
+    <source>Without saving they are lost.</source>
+    <translation>不保存就会丢失。</translation>
+  </message>
+  <message>
+    <source>Write how it was made into the file</source>
+    <translation>将制作信息写入文件</translation>
+  </message>
+  <message>
+    <source>Zoom in</source>
+    <translation>放大</translation>
+  </message>
+  <message>
+    <source>Zoom out</source>
+    <translation>缩小</translation>
+  </message>
+  <message>
+    <source>automatic</source>
+    <translation>自动</translation>
+  </message>
+  <message>
+    <source>random</source>
+    <translation>随机</translation>
+  </message>
+  <message>
+    <source>{count} before it</source>
+    <translation>前面还有 {count} 个</translation>
+  </message>
+  <message>
+    <source>{count} more</source>
+    <translation>还有 {count} 条</translation>
+  </message>
+</context>
+</TS>
