@@ -68,7 +68,9 @@ class TorchBackend:
         return torch.bfloat16 if precision is Precision.BF16 else torch.float32
 
     def _weight(self, raw: RawTensor, dtype: torch.dtype) -> Tensor:
-        weight = tensor_of(raw).to(self.device, dtype)
+        # A copy even on the CPU: results depend on alignment in the last bit, and a mapped file's tensors
+        # lie where its header's length put them.
+        weight = tensor_of(raw).to(self.device, dtype, copy=True)
         if weight.ndim == 4:  # what convolutions over [B, H, W, C] want
             return weight.contiguous(memory_format=torch.channels_last)
         return weight

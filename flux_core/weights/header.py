@@ -1,8 +1,8 @@
 """Reads the JSON header of a safetensors file without trusting it.
 
 The grammar is so narrow (names, two lists of integers, strings) that a scanner for just this bounds
-memory by the header's own size, where a general JSON parser would make twenty bytes of every byte of
-"[],[],". Nothing is allocated for tensor data here.
+memory by the header's own size plus some megabytes, where a general JSON parser would make twenty bytes
+of every byte of "[],[],". Nothing is allocated for tensor data here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import cast
 
 from flux_core.weights.tensors import BITS_OF_DTYPE
 
-MAX_TENSORS = 100_000
+MAX_TENSORS = 50_000
+MAX_METADATA = 10_000  # entries
 MAX_RANK = 16
 _MAX_ELEMENTS = 2**56
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -94,8 +95,8 @@ class _Scanner:
         for key in self.object_keys("__metadata__"):
             if self.peek() != '"':
                 raise ValueError(f"its metadata {shown(key)} is not text")
-            if len(found) == MAX_TENSORS:
-                raise ValueError(f"its metadata has more than {MAX_TENSORS} entries")
+            if key in found or len(found) == MAX_METADATA:
+                raise ValueError(f"its metadata repeats {shown(key)} or has over {MAX_METADATA} entries")
             found[key] = self.string("__metadata__")
         return found
 
