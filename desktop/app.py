@@ -88,9 +88,8 @@ class Program(QObject):
         self.window.files.open_files(files)
 
     def end(self) -> None:
-        """Writes the settings and ends the threads."""
+        """Writes the settings and ends the threads; a document that is still open stays in its journal."""
         self._remember(geometry=self.window.geometry_text())
-        self.workspace.close()
         self.workspace.wait()
         self.jobs.shutdown()
 

@@ -62,12 +62,9 @@ class ValueSlider(QWidget):
         self.slider.setRange(0, _STEPS if is_curved else high - low)
         self.slider.setMinimumWidth(40)
         self.slider.setAccessibleName(label)
-        self.number = QSpinBox()
-        self.number.setRange(low, high)
-        self.number.setSuffix(suffix)
+        self.number = number_box(low, high, suffix)
         self.number.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.number.setKeyboardTracking(False)
-        self.number.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
         self.number.setFixedWidth(72)
         self.number.setAccessibleName(label)
         row = QHBoxLayout(self)
@@ -155,6 +152,15 @@ def icon_button(theme: Theme, icon: str, tip: str, *, is_checkable: bool = False
     button.setAccessibleName(tip)
     button.setCheckable(is_checkable)
     return button
+
+
+def number_box(low: int, high: int, suffix: str = "") -> QSpinBox:
+    """A field for a whole number; the wheel and the arrow keys step it."""
+    box = QSpinBox()
+    box.setRange(low, high)
+    box.setSuffix(suffix)
+    box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    return box
 
 
 def heading(text: str) -> QLabel:

@@ -14,14 +14,13 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QLabel,
     QMessageBox,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 from desktop.document.geometry import MAX_SIDE_PX
 from desktop.i18n import mark, tr
-from desktop.views.controls import ValueSlider, dim
+from desktop.views.controls import ValueSlider, dim, number_box
 from desktop.views.theme import SPACE_PX
 
 _WHITE = (255, 255, 255)
@@ -43,7 +42,7 @@ class NewCanvasDialog(QDialog):
         self.preset = QComboBox()
         for title, width, height in _PRESETS:
             self.preset.addItem(f"{tr(title)} · {width} × {height}", (width, height))
-        self.width_px, self.height_px = _side(), _side()
+        self.width_px, self.height_px = number_box(1, MAX_SIDE_PX, " px"), number_box(1, MAX_SIDE_PX, " px")
         self.background = QComboBox()
         self.background.addItem(tr("White"), _WHITE)
         self.background.addItem(tr("Transparent"), None)
@@ -142,13 +141,6 @@ def keys_dialog(parent: QWidget, rows: list[tuple[str, str]]) -> QDialog:
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.open()
     return dialog
-
-
-def _side() -> QSpinBox:
-    box = QSpinBox()
-    box.setRange(1, MAX_SIDE_PX)
-    box.setSuffix(" px")
-    return box
 
 
 def _finish(dialog: QDialog, content: QFormLayout | QVBoxLayout, accept_text: str) -> None:

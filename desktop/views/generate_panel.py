@@ -21,7 +21,6 @@ from PySide6.QtWidgets import (
     QPlainTextEdit,
     QPushButton,
     QSizePolicy,
-    QSpinBox,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -29,7 +28,7 @@ from PySide6.QtWidgets import (
 
 from desktop.i18n import mark, tr
 from desktop.jobs.job import Action, Job, Wish, action_for
-from desktop.views.controls import ValueSlider, dim, heading, icon_button
+from desktop.views.controls import ValueSlider, dim, heading, icon_button, number_box
 from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
 from flux_core.messages import ModelInfo
@@ -196,19 +195,18 @@ class GeneratePanel(QWidget):
         self.seed.setValidator(QRegularExpressionValidator(QRegularExpression(r"\d{0,18}"), self))
         self.new_seed = icon_button(self._theme, "dice", tr("A new seed each time"))
         self.new_seed.clicked.connect(self.seed.clear)
-        self.steps = QSpinBox()
-        self.steps.setRange(0, 200)
+        self.steps = number_box(0, 200)
         self.steps.setSpecialValueText(tr("automatic"))
         self.steps.setAccessibleName(tr("Steps"))
         self.guidance = QDoubleSpinBox()
+        self.guidance.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         self.guidance.setRange(-0.5, 100.0)
         self.guidance.setSingleStep(0.5)
         self.guidance.setDecimals(1)
         self.guidance.setValue(-0.5)
         self.guidance.setSpecialValueText(tr("automatic"))
         self.guidance.setAccessibleName(tr("Guidance"))
-        self.variants = QSpinBox()
-        self.variants.setRange(1, 16)
+        self.variants = number_box(1, 16)
         self.variants.setAccessibleName(tr("Variants"))
         box = QWidget()
         grid = QGridLayout(box)

@@ -22,6 +22,8 @@ from desktop.views.health_line import HealthLine
 from desktop.views.notice_bar import Notice
 from flux_core.messages import Hello
 
+_PREVIEW_SIDE_PX = 768  # a preview is small; this only keeps the edge of its mask smooth
+
 
 class JobDesk(QObject):
     """Connects the job bridge with panel, canvas and health line.
@@ -161,7 +163,9 @@ def preview_image(message: JobPreviewed) -> QImage:
         core.width * x_scale,
         core.height * y_scale,
     )
-    size = QSize(min(core.width, 2 * image.width()), min(core.height, 2 * image.height()))
+    size = QSize(core.width, core.height)
+    if max(core.width, core.height) > _PREVIEW_SIDE_PX:
+        size.scale(_PREVIEW_SIDE_PX, _PREVIEW_SIDE_PX, Qt.AspectRatioMode.KeepAspectRatio)
     shown = QImage(size, QImage.Format.Format_RGB32)
     painter = QPainter(shown)
     painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
