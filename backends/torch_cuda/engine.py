@@ -1,0 +1,79 @@
+"""The shared engine on torch: a CUDA device when there is one, else the processor.
+
+This is where torch's own ways of running out of memory become the one error that a person can act
+on. The number of threads is the process's affair (OMP_NUM_THREADS), because engines share a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from backends.torch_cuda.backend import TorchBackend
+from flux_core import machine
+from flux_core.engine import EngineResult
+from flux_core.messages import Device, Preview, Progress
+from flux_core.pipeline import FluxEngine, out_of_memory
+from flux_core.request import GenerationRequest, Precision
+
+_SHARE_OF_FREE_MEMORY = 0.6  # for weights that stay; the rest is for activations and for others
+
+
+class TorchEngine(FluxEngine):
+    """flux_core.engine.Engine on a torch device.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+        models_dirs: Where models are looked for.
+    """
+
+    def __init__(self, device: str, models_dirs: tuple[Path, ...]) -> None:
+        backend = TorchBackend(device)
+        is_cuda = backend.device.type == "cuda"
+
+        def devices() -> tuple[Device, ...]:
+            return (_cuda_device(backend.device) if is_cuda else machine.processor(),)
+
+        super().__init__(
+            name="torch",
+            backend=backend,
+            models_dirs=models_dirs,
+            list_devices=devices,
+            auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
+            memory_budget_bytes=int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY),
+        )
+
+    def run(
+        self,
+        request: GenerationRequest,
+        read_blob: Callable[[str], bytes],
+        say: Callable[[Progress | Preview], None],
+        is_cancelled: Callable[[], bool],
+    ) -> EngineResult:
+        try:
+            return super().run(request, read_blob, say, is_cancelled)
+        except RuntimeError as err:
+            if not _is_out_of_memory(err):
+                raise
+            self.release()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise out_of_memory(request) from err
+
+
+def create(models_dirs: tuple[Path, ...]) -> TorchEngine:
+    """The engine of this machine's best torch device."""
+    return TorchEngine("cuda" if torch.cuda.is_available() else "cpu", models_dirs)
+
+
+def _is_out_of_memory(err: RuntimeError) -> bool:
+    """Torch raises its own class for CUDA and a plain RuntimeError when the machine has no more."""
+    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)
+
+
+def _cuda_device(device: torch.device) -> Device:
+    free, total = torch.cuda.mem_get_info(device)
+    name = torch.cuda.get_device_name(device)
+    return Device(name=name, kind="cuda", memory_total_bytes=total, memory_free_bytes=free)

@@ -1,0 +1,44 @@
+"""What the machine is and has left: its processor and its memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import psutil
+
+from flux_core.messages import Device
+
+
+def processor() -> Device:
+    """The processor and the machine's memory, as a device to compute on."""
+    memory = psutil.virtual_memory()
+    return Device(
+        name=processor_name(),
+        kind="cpu",
+        memory_total_bytes=memory.total,
+        memory_free_bytes=memory.available,
+    )
+
+
+def processor_name() -> str:
+    """As its maker calls it where the system tells, else the architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far."""
+    if os.name != "posix":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

@@ -1,0 +1,42 @@
+"""A random model on disk, and the real engines on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends.mlx_metal.engine import MlxEngine
+from backends.torch_cuda.engine import TorchEngine
+from flux_core import catalog
+from flux_core.pipeline import FluxEngine
+from tests.support.tiny_random import MICRO, write_models_dir
+
+MakeEngine = Callable[[Path], FluxEngine]
+MAKERS: dict[str, MakeEngine] = {
+    "torch": lambda models: TorchEngine("cpu", (models,)),
+    "mlx": lambda models: MlxEngine((models,)),
+}
+
+
+@pytest.fixture(autouse=True)
+def micro_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog knows the micro model while a test of this folder runs."""
+    monkeypatch.setitem(catalog.MODELS, MICRO.model, MICRO)
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models_dir(tmp_path_factory.mktemp("models"), MICRO)
+
+
+@pytest.fixture(params=list(MAKERS), scope="session")
+def engine(request: pytest.FixtureRequest, models_dir: Path) -> FluxEngine:
+    """A warm engine; tests that break something make their own."""
+    return MAKERS[request.param](models_dir)
+
+
+@pytest.fixture(params=list(MAKERS), scope="session")
+def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
+    return MAKERS[request.param]
