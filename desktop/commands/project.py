@@ -42,16 +42,14 @@ def new(
     with qt_libraries.explained():
         from desktop.document.document import Document
         from desktop.files.flat import open_picture
-        from desktop.files.ora import save_ora
+        from desktop.files.ora import Opened, save_ora
 
     if image is not None:
-        state = open_picture(image).state
+        opened = open_picture(image)
     else:
-        state = Document.blank(*options.parse_size(size or "")).state
-    save_ora(state, output)
-    screen = Screen(json)
-    screen.say(f"Wrote {output} ({state.size.width} x {state.size.height}).")
-    screen.result({"file": str(output), "width_px": state.size.width, "height_px": state.size.height})
+        opened = Opened(Document.blank(*options.parse_size(size or "")).state, None, ())
+    save_ora(opened.state, output, active_id=opened.active_id)
+    _report(Screen(json), output, opened)
 
 
 @app.command("info")
