@@ -92,7 +92,7 @@ class JobController:
         self._jobs: dict[str, Job] = {}
         self._prepared: dict[str, Prepared] = {}
         self._delivered: dict[str, str] = {}  # job id -> document id, until acknowledged
-        self._open_documents: set[str] = set()
+        self._open_documents: dict[str, frozenset[str]] = {}  # document id -> layers it came with
         self._service: Service | None = None
         self._seq = 0
         self._health = Health()
@@ -161,8 +161,8 @@ class JobController:
         """
         known = frozenset(known_layers)
         with self._lock:
-            self._open_documents.add(document_id)
-        self._work.put(lambda: self._resume(document_id, known))
+            self._open_documents[document_id] = known
+        self._work.put(lambda: self._resume(document_id))
 
     def detach(self, document_id: str, *, is_gone: bool = False) -> None:
         """A document was closed.
@@ -172,7 +172,7 @@ class JobController:
             is_gone: It was never saved and never will be: its jobs are cancelled and forgotten.
         """
         with self._lock:
-            self._open_documents.discard(document_id)
+            self._open_documents.pop(document_id, None)
             for job_id in [job.id for job in self._jobs.values() if job.document_id == document_id]:
                 del self._jobs[job_id]
                 self._prepared.pop(job_id, None)
@@ -393,14 +393,16 @@ class JobController:
         with self._lock:
             documents = tuple(self._open_documents)
         for document_id in documents:
-            self._resume(document_id, frozenset())
+            self._resume(document_id)
 
-    def _resume(self, document_id: str, known_layers: frozenset[str]) -> None:
+    def _resume(self, document_id: str) -> None:
+        with self._lock:
+            known = self._open_documents.get(document_id, frozenset())
         for pending in self._store.of_document(document_id):
-            if uuid.UUID(pending.job_id).hex in known_layers:
+            if uuid.UUID(pending.job_id).hex not in known:
+                self._take_up(pending)
+            elif self._service is not None:
                 self._forget(pending.job_id)
-                continue
-            self._take_up(pending)
 
     def _take_up(self, pending: PendingJob) -> None:
         prepared = pending.prepared

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class PendingStore:
             return None
         try:
             record: dict[str, Any] = json.loads((place / _RECORD).read_bytes())
-            with np.load(place / _ARRAYS, allow_pickle=False) as arrays:
+            with np.load(BytesIO((place / _ARRAYS).read_bytes()), allow_pickle=False) as arrays:
                 plan = InpaintPlan(
                     picture_size=(int(record["picture_size"][0]), int(record["picture_size"][1])),
                     box=Box(*map(int, record["box"])),
@@ -106,7 +107,7 @@ class PendingStore:
                 piece=piece,
             )
             return PendingJob(job_id, str(record["document_id"]), prepared)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, FluxError) as err:
+        except (OSError, EOFError, BadZipFile, ValueError, LookupError, TypeError, FluxError) as err:
             raise Corrupt(f"The notes of job {job_id[:8]} cannot be read.", "Start the job again.") from err
 
     def ids(self) -> tuple[str, ...]:

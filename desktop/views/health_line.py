@@ -50,7 +50,8 @@ class HealthLine(QWidget):
 
     def _refresh(self) -> None:
         text = sentence(self._health, self._jobs)
-        self._dot.set_color(_COLORS[self._health.state])
+        is_recovered = self._health.state is ServiceState.READY and self._health.detail
+        self._dot.set_color("warning" if is_recovered else _COLORS[self._health.state])
         first = text.splitlines()[0] if text else ""
         self.text.setText(first if len(first) <= 100 else f"{first[:99]}…")
         self.setToolTip(self._health.detail or text)
@@ -68,6 +69,8 @@ def sentence(health: Health, jobs: tuple[Job, ...]) -> str:
         if running is not None:
             return tr("Painting: {percent} %", percent=round(running.fraction * 100))
     detail = health.detail
+    if health.state is ServiceState.READY and detail:
+        return tr("Ready again. The engine had died: {detail}", detail=detail)
     return {
         ServiceState.STARTING: tr("Starting the engine…"),
         ServiceState.CONNECTING: tr("Connecting…"),

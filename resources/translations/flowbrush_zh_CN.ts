@@ -664,6 +664,10 @@
     <translation>就绪</translation>
   </message>
   <message>
+    <source>Ready again. The engine had died: {detail}</source>
+    <translation>已重新就绪。引擎曾中断：{detail}</translation>
+  </message>
+  <message>
     <source>Redo</source>
     <translation>重做</translation>
   </message>
