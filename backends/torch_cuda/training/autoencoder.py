@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from backends.torch_cuda.training import judge as judging
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.network import Average, Network, adamw, compile_calls
+from backends.torch_cuda.training.network import Average, Network, adamw, compile_calls, set_rate
 from backends.torch_cuda.training.scenes import SceneSource
 from flux_core.catalog import AutoencoderConfig
 from flux_core.models.autoencoder import Decoder, Encoder
@@ -31,8 +31,9 @@ class AutoencoderTraining:
     lr: float = 6e-4
     kl_weight: float = 3e-4
     perceptual_weight: float = 0.15
-    adversarial_weight: float = 0.1  # of the reconstruction gradient at the last layer
-    adversarial_from: float = 0.5  # fraction of the run
+    adversarial_weight: float = 0.05  # of the reconstruction gradient at the last layer
+    adversarial_from: float = 0.6  # fraction of the run
+    whole_from: float = 0.55  # fraction of the run; then whole pictures, so that norms see true statistics
     photo_share: float = 0.15
 
 
@@ -119,7 +120,7 @@ def train(
     parameters = nets.parameters
     optimiser = adamw(parameters, numbers.lr, beta2=0.98, decay=0.0)
     average = Average(parameters.values())
-    discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)
+    discriminator = PatchDiscriminator().to(device).to(memory_format=torch.channels_last)
     critic = torch.optim.AdamW(
         discriminator.parameters(), lr=2e-4, betas=(0.5, 0.99), weight_decay=0.0, fused=device.type == "cuda"
     )
@@ -128,9 +129,10 @@ def train(
 
     for step in stage.steps():
         lr = numbers.lr * min(1.0, (step + 1) / 200) * max(0.02, math.cos(stage.fraction * math.pi / 2))
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        x = source.crops(numbers.batch_size, numbers.crop_px, numbers.photo_share) * 2 - 1  # [B, h, w, 3]
+        set_rate(optimiser, lr)
+        is_whole = stage.fraction > numbers.whole_from
+        count, side_px = (numbers.batch_size // 4, 256) if is_whole else (numbers.batch_size, numbers.crop_px)
+        x = source.crops(count, side_px, numbers.photo_share) * 2 - 1  # [B, h, w, 3]
         with source.amp():
             moments = nets.encoder.model.moments(x)
         mean, logvar = moments.float().chunk(2, dim=-1)
@@ -171,11 +173,12 @@ def train(
 
 
 def _reconstruction(y: Tensor, x: Tensor) -> Tensor:
-    """L1, L1 of image gradients, L1 of 4x4 means (flat areas keep their tone), and a little MSE."""
+    """L1, L1 of image gradients, L1 of 4x4 and 16x16 means (flat areas keep their tone), a little MSE."""
     error = y - x  # [B, H, W, 3]
     edges = (error[:, :, 1:] - error[:, :, :-1]).abs().mean() + (error[:, 1:] - error[:, :-1]).abs().mean()
-    pooled = functional.avg_pool2d(error.permute(0, 3, 1, 2), 4).abs().mean()
-    return error.abs().mean() + edges + pooled + 0.5 * error.pow(2).mean()
+    small = functional.avg_pool2d(error.permute(0, 3, 1, 2), 4)
+    tone = small.abs().mean() + functional.avg_pool2d(small, 4).abs().mean()
+    return error.abs().mean() + edges + tone + 0.5 * error.pow(2).mean()
 
 
 def _balance(reconstruction: Tensor, adversarial: Tensor, layer: Tensor) -> Tensor:

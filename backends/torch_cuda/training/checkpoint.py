@@ -14,7 +14,9 @@ from torch import Tensor
 def save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
     """Writes `path` (safetensors) and, when there are facts, `path` with .json."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
+    fresh = path.with_suffix(".new")
+    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, fresh)
+    fresh.replace(path)
     if facts is not None:
         path.with_suffix(".json").write_text(json.dumps(facts, indent=1))
 

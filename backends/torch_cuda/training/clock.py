@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
@@ -23,8 +22,9 @@ class Stage:
         name: For the log.
         total_s: Length of the whole stage in seconds, over all its runs.
         used_s, first_step: What earlier runs used.
-        until_s: Stop this run when the stage has used this many seconds (default: total_s).
+        deadline: time.monotonic() at which this run of the stage stops, done or not.
         log_every: Steps between log lines.
+        save: Called every `save_every_s` seconds and when the steps end, so that a cut costs little.
     """
 
     def __init__(
@@ -33,14 +33,18 @@ class Stage:
         total_s: float,
         used_s: float = 0.0,
         first_step: int = 0,
-        until_s: float | None = None,
+        deadline: float = float("inf"),
         log_every: int = 250,
+        save: Callable[[Stage], None] | None = None,
+        save_every_s: float = 90.0,
     ) -> None:
         self.name = name
         self.total_s = total_s
         self.step = first_step
         self._before_s = used_s
-        self._until_s = total_s if until_s is None else min(until_s, total_s)
+        self._deadline = deadline
+        self._save = save
+        self._save_every_s = save_every_s
         self._log_every = log_every
         self._start: float | None = None
         self._last = (first_step, 0.0)
@@ -58,14 +62,19 @@ class Stage:
         return min(1.0, self.used_s / self.total_s)
 
     def steps(self) -> Iterator[int]:
-        """Step numbers until time is up. The clock starts after the first step (compilation)."""
+        """Step numbers until time is up. The stage's clock starts after the first step (compilation)."""
         yield self.step
         self.step += 1
-        self._start = time.monotonic()
+        self._start = saved = time.monotonic()
         self._last = (self.step, self._start)
-        while self.used_s < self._until_s:
+        while self.used_s < self.total_s and time.monotonic() < self._deadline:
             yield self.step
             self.step += 1
+            if self._save is not None and time.monotonic() - saved > self._save_every_s:
+                self._save(self)
+                saved = time.monotonic()
+        if self._save is not None:
+            self._save(self)
 
     def log(self, step: int, **values: float | Tensor) -> None:
         """Adds values to the running means and writes them every `log_every` steps."""
@@ -83,9 +92,3 @@ class Stage:
         self._last = (step + 1, now)
         self._sums.clear()
         self._count = 0
-
-
-def wait(device: torch.device) -> None:
-    """Waits for the device, for honest timings."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()

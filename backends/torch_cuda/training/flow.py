@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.network import Average, Network, adamw, compile_calls
+from backends.torch_cuda.training.network import Average, Network, adamw, compile_calls, set_rate
 from backends.torch_cuda.training.scenes import Captions
+from backends.torch_cuda.training.stepper import Stepper
 from flux_core.catalog import ModelSpec
 from flux_core.conditioning.packing import position_ids, rotary_table
 from flux_core.models.clip import ClipText
@@ -150,24 +151,23 @@ def train(
     state: RunState,
 ) -> None:
     """Flow matching in place for as long as the stage lasts; `state` carries optimiser and average."""
-    parameters = list(nets.parameters.values())
-    for step in stage.steps():
-        z, captions, size = batch(step)
-        lr = (
-            numbers.lr
-            * min(1.0, (step + 1) / numbers.warmup_steps)
-            * _hold_then_fall(stage.fraction, numbers.decay_from)
-        )
-        for group in state.optimiser.param_groups:
-            group["lr"] = lr
+
+    def loss(size: tuple[int, int], z: Tensor, *text: Tensor) -> Tensor:
         x, target, sigma = noised(z, numbers.sigma_mean)
-        captions = captions.dropped(numbers.caption_dropout, empty)
+        captions = Captions(*text).dropped(numbers.caption_dropout, empty)
         with amp():
             v = tables.velocity(nets, x, captions, sigma, torch.ones_like(sigma), size)
-        loss = (v.float() - target).pow(2).mean()
-        norm = _step(loss, parameters, state.optimiser)
+        return (v.float() - target).pow(2).mean()
+
+    step_once = Stepper(loss, list(nets.parameters.values()), state.optimiser, tables.device.type == "cuda")
+    for step in stage.steps():
+        warm = min(1.0, (step + 1) / numbers.warmup_steps)
+        lr = numbers.lr * warm * _hold_then_fall(stage.fraction, numbers.decay_from)
+        set_rate(state.optimiser, lr)
+        z, captions, size = batch(step)
+        value, norm = step_once(size, z, *captions)
         state.average.update(step, numbers.ema)
-        stage.log(step, loss=loss, norm=norm, lr=lr)
+        stage.log(step, loss=value, norm=norm, lr=lr)
 
 
 def distil_guidance(
@@ -182,13 +182,10 @@ def distil_guidance(
     state: RunState,
 ) -> None:
     """Teaches the transformer to answer a guidance g with v_empty + g (v_text - v_empty) of the teacher."""
-    parameters = list(nets.transformer.parameters.values())
     low, high = numbers.guidance_range
-    for step in stage.steps():
-        z, captions, size = batch(step)
-        lr = numbers.distil_lr * min(1.0, (step + 1) / 100) * _hold_then_fall(stage.fraction, 0.4)
-        for group in state.optimiser.param_groups:
-            group["lr"] = lr
+
+    def loss(size: tuple[int, int], z: Tensor, *text: Tensor) -> Tensor:
+        captions = Captions(*text)
         x, _, sigma = noised(z, numbers.sigma_mean + 0.2)
         guidance = low + (high - low) * torch.rand_like(sigma)
         ones = torch.ones_like(sigma)
@@ -199,10 +196,17 @@ def distil_guidance(
             txt, vec = tables.text(nets, captions)
         with amp():
             v = nets.transformer.model(x, txt, vec, sigma, guidance, tables.rotary(size))
-        loss = (v.float() - target).pow(2).mean()
-        norm = _step(loss, parameters, state.optimiser)
+        return (v.float() - target).pow(2).mean()
+
+    parameters = list(nets.transformer.parameters.values())
+    step_once = Stepper(loss, parameters, state.optimiser, tables.device.type == "cuda")
+    for step in stage.steps():
+        lr = numbers.distil_lr * min(1.0, (step + 1) / 100) * _hold_then_fall(stage.fraction, 0.4)
+        set_rate(state.optimiser, lr)
+        z, captions, size = batch(step)
+        value, norm = step_once(size, z, *captions)
         state.average.update(step, 0.998)
-        stage.log(step, loss=loss, norm=norm, lr=lr)
+        stage.log(step, loss=value, norm=norm, lr=lr)
 
 
 class RunState:
@@ -220,14 +224,6 @@ def noised(z: Tensor, sigma_mean: float) -> tuple[Tensor, Tensor, Tensor]:
     sigma = torch.sigmoid(torch.randn(len(z), device=z.device) + sigma_mean)
     s = sigma[:, None, None]
     return (1 - s) * z + s * noise, noise - z, sigma
-
-
-def _step(loss: Tensor, parameters: list[nn.Parameter], optimiser: torch.optim.Optimizer) -> Tensor:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    return norm
 
 
 def _hold_then_fall(fraction: float, decay_from: float) -> float:

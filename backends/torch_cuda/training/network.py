@@ -71,7 +71,7 @@ class Average:
     def update(self, step: int, decay: float) -> None:
         """Moves the mean towards the live values; young averages forget faster."""
         rate = 1.0 - min(decay, 1.0 - 1.0 / (1.0 + step / 10.0))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], rate)
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], rate)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -96,15 +96,30 @@ def compile_calls(owners: list[Any], attribute: str) -> None:
 def adamw(
     parameters: dict[str, nn.Parameter], lr: float, beta2: float, decay: float = 0.01
 ) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only (never on embeddings, norms and biases)."""
-    matrices = [
-        p for name, p in parameters.items() if p.ndim >= 2 and "embed" not in name and "shared" not in name
+    """AdamW with weight decay on matrices only (never on embeddings, norms and biases).
+
+    On CUDA its state and rate live on the device, so that a step may be captured in a graph; set the
+    rate with `set_rate`.
+    """
+    matrices = {
+        name: p
+        for name, p in parameters.items()
+        if p.ndim >= 2 and "embed" not in name and "shared" not in name
+    }
+    others = [p for name, p in parameters.items() if name not in matrices]
+    groups = [
+        {"params": list(matrices.values()), "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in parameters.values() if id(p) not in chosen]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=parameters_on_cuda(parameters))
+    is_cuda = next(iter(parameters.values())).is_cuda
+    rate = torch.tensor(lr, device="cuda") if is_cuda else lr
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, beta2), fused=is_cuda, capturable=is_cuda)
 
 
-def parameters_on_cuda(parameters: dict[str, nn.Parameter]) -> bool:
-    return next(iter(parameters.values())).is_cuda
+def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group, in place where it is a tensor."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from backends.torch_cuda.training.scenes import (
     SceneSource,
     to_device,
 )
-from flux_core.catalog import TINY, AutoencoderConfig
+from flux_core.catalog import TINY, AutoencoderConfig, ModelSpec
 from flux_core.conditioning.packing import pack
 
 _LOG = logging.getLogger("training")
@@ -78,10 +79,13 @@ class Run:
         pack: Data pack.
         work: Checkpoints.
         out: Sheets, figures, exported weights.
-        deadline_s: Seconds of this process after which stages stop early.
+        deadline_s: Seconds from now at which stages stop early; leave time to save and export.
+        spec: Sizes of the model.
     """
 
-    def __init__(self, plan: Plan, pack: Path, work: Path, out: Path, deadline_s: float) -> None:
+    def __init__(
+        self, plan: Plan, pack: Path, work: Path, out: Path, deadline_s: float, spec: ModelSpec = TINY
+    ) -> None:
         self.plan = plan
         self.work = work
         self.out = out
@@ -91,7 +95,7 @@ class Run:
         workers = 13 if self.device.type == "cuda" else 1
         self.source = SceneSource(pack, self.device, num_workers=workers, seed=1000 + int(time.time()) % 1000)
         self.words = feed.Words()
-        self.spec = TINY
+        self.spec = spec
         self._judge: judge.Judge | None = None
         self._ae: autoencoder.AutoencoderNets | None = None
 
@@ -103,9 +107,9 @@ class Run:
     # --- stages ---------------------------------------------------------------------------------
     def judge(self) -> None:
         """Trains the judge and reports its accuracy on true scenes."""
-        eye = judge.Judge(feed.LABELS).to(self.device, memory_format=torch.channels_last)
+        eye = judge.Judge(feed.LABELS).to(self.device).to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(eye.parameters(), lr=2e-3, weight_decay=0.02, fused=self.is_compiled)
-        stage = Stage("judge", self.plan.judge_s, until_s=self.left_s, log_every=100)
+        stage = Stage("judge", self.plan.judge_s, deadline=self._end, log_every=100)
         for step in stage.steps():
             for group in optimiser.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - stage.fraction)
@@ -127,7 +131,7 @@ class Run:
     def autoencoder(self) -> None:
         """Trains the autoencoder; leaves its weights and the statistics of its latents."""
         nets = autoencoder.build(self.spec.autoencoder, self.device, self.is_compiled)
-        stage = Stage("autoencoder", self.plan.autoencoder_s, until_s=self.left_s, log_every=200)
+        stage = Stage("autoencoder", self.plan.autoencoder_s, deadline=self._end, log_every=200)
         autoencoder.train(nets, self.source, self.eye(), self.plan.autoencoder, stage)
         self._ae = autoencoder.build(self.spec.autoencoder, self.device, is_compiled=False)
         self._ae.load(nets.state())
@@ -150,7 +154,7 @@ class Run:
     def text(self) -> None:
         """Head start for the text encoders; leaves a complete fresh set of flow nets."""
         nets = flow.build(self.spec, self.device)
-        stage = Stage("text", self.plan.text_s, until_s=self.left_s, log_every=100)
+        stage = Stage("text", self.plan.text_s, deadline=self._end, log_every=100)
         tables = flow.Conditioner(self.spec, self.device)
         text.train(nets, tables, self.source, feed.LABELS, stage, self.source.amp)
         checkpoint.save(self.work / "flow_start.safetensors", nets.state())
@@ -173,15 +177,21 @@ class Run:
             flow.compile_nets(nets)
         batches = Batches(self.plan, self.latents)
         stage = Stage(
-            "flow", self.plan.flow_s, used_s, first, until_s=used_s + self.left_s - 15, log_every=500
-        )
+            "flow", self.plan.flow_s, used_s, first, self._end, log_every=500,
+            save=lambda stage: self._keep(saved, nets, state, stage),
+        )  # fmt: skip
         batches.prepare(self.plan.small_until <= stage.fraction)
         tables = flow.Conditioner(self.spec, self.device)
         flow.train(
-            nets, tables, lambda step: batches.draw(step, stage.fraction), self.empty(), self.plan.flow, stage,
-            self.source.amp, state,
-        )  # fmt: skip
-        self._keep(saved, nets, state, stage)
+            nets,
+            tables,
+            lambda step: batches.draw(step, stage.fraction),
+            self.empty(),
+            self.plan.flow,
+            stage,
+            self.source.amp,
+            state,
+        )
 
     def distil(self) -> None:
         """Guidance distillation from the averaged flow nets."""
@@ -193,7 +203,7 @@ class Run:
             flow.compile_nets(teacher)
         batches = Batches(self.plan, self.latents)
         batches.prepare(True)
-        stage = Stage("distil", self.plan.distil_s, until_s=self.left_s - 15, log_every=250)
+        stage = Stage("distil", self.plan.distil_s, deadline=self._end, log_every=250)
         tables = flow.Conditioner(self.spec, self.device)
         flow.distil_guidance(
             nets, teacher, tables, lambda step: batches.draw(step, 1.0), self.empty(), self.plan.flow, stage,
@@ -231,7 +241,7 @@ class Run:
             _LOG.info("%s %s", name, figures[name])
             if (num_steps, guidance) == (20, 3.5):
                 evaluate.save_sheet(images[:64], self.out / f"held_out_{side}.jpg")
-        captions = self.encode(list(evaluate.SHEET_PROMPTS) * 2)
+        captions = self.encode(evaluate.SHEET_PROMPTS * 2)
         images = evaluate.draw(
             nets,
             self.ae(),
@@ -295,7 +305,7 @@ class Run:
         z = (autoencoder.encode(self.ae(), scenes.images, self.source.amp) - config.shift) * config.scale
         return pack(self.ae().encoder.model.ops, z), scenes.captions
 
-    def encode(self, prompts: list[str]) -> Captions:
+    def encode(self, prompts: Sequence[str]) -> Captions:
         """Prompts as token ids on the device."""
         t5, clip, end = zip(*(self.words.encode(prompt) for prompt in prompts), strict=True)
         return Captions(*(torch.tensor(column, device=self.device) for column in (t5, clip, end)))
@@ -312,7 +322,7 @@ class Run:
         return self.source.draw(to_device(arrays, self.device), (256, 256))
 
     def _photo_psnr(self) -> float:
-        crops = torch.stack([self.source._photo_crop(256) for _ in range(32)])
+        crops = torch.stack([self.source._photo_crop(256) for _ in range(max(1, self.plan.held_out // 8))])
         z = autoencoder.encode(self.ae(), crops, self.source.amp, chunk=32)
         return autoencoder.psnr(autoencoder.decode(self.ae(), z, self.source.amp, chunk=32), crops)
 

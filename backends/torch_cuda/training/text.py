@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.flow import Conditioner, FlowNets
-from backends.torch_cuda.training.network import adamw
+from backends.torch_cuda.training.network import adamw, set_rate
 from backends.torch_cuda.training.scenes import SceneSource, captions_of
 
 
@@ -36,8 +36,7 @@ def train(
         parameters |= {f"{name}.{key}": p for key, p in head.named_parameters()}
     optimiser = adamw(parameters, lr, beta2=0.98)
     for step in stage.steps():
-        for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * max(0.05, 1.0 - stage.fraction)
+        set_rate(optimiser, lr * min(1.0, (step + 1) / 100) * max(0.05, 1.0 - stage.fraction))
         arrays = source.arrays(batch_size)
         labels = source.composer.labels(arrays)
         with amp():
