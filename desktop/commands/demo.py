@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 PHOTO = Path(__file__).parents[2] / "resources" / "samples" / "photo.png"
 # Where the sample photo's table is empty: centre and radii of an ellipse, as shares of width and height.
-_MASK_CENTRE = (0.62, 0.70)
-_MASK_RADII = (0.15, 0.20)
+_MASK_CENTRE = (0.62, 0.785)
+_MASK_RADII = (0.124, 0.165)
 
 
 @dataclass(slots=True)
