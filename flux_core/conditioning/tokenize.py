@@ -108,7 +108,6 @@ def _read_clip(folder: Path) -> Tokenizer:
             unk_token=CLIP_END,
             continuing_subword_prefix="",
             end_of_word_suffix="</w>",
-            fuse_unk=False,
         )
     except Exception as err:  # the library raises bare Exception
         raise _corrupt(folder, err) from None
