@@ -27,6 +27,7 @@ from flux_core.models.autoencoder import Decoder, Encoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder
 from flux_core.models.transformer import Transformer
+from flux_core.sampling import preview
 from flux_core.weights.expected import Build, Shape, expected_shapes
 
 BUNDLED = Path(__file__).parents[2] / "resources" / "models" / "tiny"
@@ -63,6 +64,7 @@ def write_models_dir(base: Path, spec: ModelSpec, seed: int = 0) -> Path:
         save_file({key: draw(key, shape, random) for key, shape in expected_shapes(*builds).items()}, path)
     for name in (spec.files.clip_tokenizer, spec.files.t5_tokenizer):
         shutil.copytree(BUNDLED / name, folder / name, dirs_exist_ok=True)
+    preview.write(folder, random.normal(0, 0.1, (spec.autoencoder.latent_channels + 1, 3)).astype(np.float32))
     return base
 
 

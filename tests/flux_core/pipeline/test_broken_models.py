@@ -99,7 +99,12 @@ def test_nan_below_full_precision_suggests_full_precision(make_engine: MakeEngin
     assert "fp32" in failure(make_engine(own_dir), Internal, precision=Precision.BF16).hint
 
 
-def test_a_decoder_that_gives_nan_is_named(make_engine: MakeEngine, own_dir: Path) -> None:
+@pytest.mark.parametrize("has_preview_map", [True, False])
+def test_a_decoder_that_gives_nan_is_named(
+    make_engine: MakeEngine, own_dir: Path, has_preview_map: bool
+) -> None:
+    if not has_preview_map:
+        (own_dir / "micro" / preview.FILE_NAME).unlink()
     poison(own_dir, MICRO.files.autoencoder, "decoder.conv_out.bias")
     assert "decoded" in failure(make_engine(own_dir), Corrupt, precision=Precision.FP32).message
 
@@ -138,6 +143,12 @@ def test_a_stored_preview_map_is_used_and_a_damaged_one_is_named(
     assert run(engine).previews[0].webp_base64 == grey
     (own_dir / "micro" / preview.FILE_NAME).write_text("[]")
     assert preview.FILE_NAME in failure(make_engine(own_dir), Corrupt).message
+
+
+def test_without_a_stored_preview_map_one_is_fitted(make_engine: MakeEngine, own_dir: Path) -> None:
+    (own_dir / "micro" / preview.FILE_NAME).unlink()
+    engine = make_engine(own_dir)
+    assert run(engine).previews[0].webp_base64 == run(engine).previews[0].webp_base64
 
 
 def test_a_machine_without_memory_is_told_what_to_do(make_engine: MakeEngine, models_dir: Path) -> None:
