@@ -16,7 +16,14 @@ from torch.nn import functional
 
 from backends.torch_cuda.training import judge as judging
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.network import Average, Network, adamw, compile_calls, set_rate
+from backends.torch_cuda.training.network import (
+    Average,
+    Network,
+    adamw,
+    compile_calls,
+    set_rate,
+    use_channels_last,
+)
 from backends.torch_cuda.training.scenes import SceneSource
 from flux_core.catalog import AutoencoderConfig
 from flux_core.models.autoencoder import Decoder, Encoder
@@ -61,9 +68,7 @@ def build(config: AutoencoderConfig, device: torch.device, is_compiled: bool) ->
         Network(lambda ops, make: Encoder(ops, make, config), device),
         Network(lambda ops, make: Decoder(ops, make, config), device),
     )
-    for parameter in nets.parameters.values():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    use_channels_last(nets.parameters.values())
     if is_compiled:
         for half in (nets.encoder.model.down, nets.decoder.model.up):
             for index, (blocks, resample) in enumerate(half):
@@ -120,7 +125,8 @@ def train(
     parameters = nets.parameters
     optimiser = adamw(parameters, numbers.lr, beta2=0.98, decay=0.0)
     average = Average(parameters.values())
-    discriminator = PatchDiscriminator().to(device).to(memory_format=torch.channels_last)
+    discriminator = PatchDiscriminator().to(device)
+    use_channels_last(discriminator.parameters())
     critic = torch.optim.AdamW(
         discriminator.parameters(), lr=2e-4, betas=(0.5, 0.99), weight_decay=0.0, fused=device.type == "cuda"
     )

@@ -82,6 +82,13 @@ class Average:
             mean.copy_(held)
 
 
+def use_channels_last(parameters: Iterable[nn.Parameter]) -> None:
+    """Lays convolution weights out as they are used, so that no step has to."""
+    for parameter in parameters:
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def compile_calls(owners: list[Any], attribute: str) -> None:
     """Replaces the blocks in `owner.attribute` (a list) by compiled calls; one compilation serves all.
 

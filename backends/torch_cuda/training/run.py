@@ -24,6 +24,7 @@ from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.data.captions import held_out_captions
 from backends.torch_cuda.training.data.scenes import Sampler
+from backends.torch_cuda.training.network import use_channels_last
 from backends.torch_cuda.training.scenes import (
     Captions,
     LatentPool,
@@ -107,7 +108,8 @@ class Run:
     # --- stages ---------------------------------------------------------------------------------
     def judge(self) -> None:
         """Trains the judge and reports its accuracy on true scenes."""
-        eye = judge.Judge(feed.LABELS).to(self.device).to(memory_format=torch.channels_last)
+        eye = judge.Judge(feed.LABELS).to(self.device)
+        use_channels_last(eye.parameters())
         optimiser = torch.optim.AdamW(eye.parameters(), lr=2e-3, weight_decay=0.02, fused=self.is_compiled)
         stage = Stage("judge", self.plan.judge_s, deadline=self._end, log_every=100)
         for step in stage.steps():
