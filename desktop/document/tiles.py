@@ -93,9 +93,10 @@ class TileRaster:
         """The smallest rectangle that holds every pixel that differs from `fill`."""
         found = EMPTY
         for key, tile in self.tiles.items():
-            differs = tile != self.fill
-            if self.channels == 4:
-                differs = differs.any(axis=2)
+            if self.channels == 4:  # four equal bytes at once
+                differs = np.ascontiguousarray(tile).view(np.uint32)[..., 0] != self.fill * 0x01010101
+            else:
+                differs = tile != self.fill
             rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
             if rows.size:
                 x, y = int(columns[0]), int(rows[0])

@@ -1,8 +1,8 @@
 """Encoded layers, remembered by the pixels they came from.
 
 Rasters and layers are immutable, so what was encoded once gives the same PNG at every later save, and
-only what changed costs time. The cache holds what the last save used and nothing else, so its size
-follows the document's.
+only what changed costs time. The cache holds what the last save of each kind used and nothing else, so
+its size follows the document's.
 """
 
 from __future__ import annotations
@@ -65,9 +65,12 @@ class PngCache:
             self._entries[(kind, *map(id, objects))] = (objects, encoded)
 
     def keep_only(self, keys: set[tuple[Any, ...]]) -> None:
-        """Forgets everything else."""
+        """Forgets everything else of the kinds that occur in `keys`."""
+        kinds = {key[0] for key in keys}
         with self._lock:
-            self._entries = {key: entry for key, entry in self._entries.items() if key in keys}
+            self._entries = {
+                key: entry for key, entry in self._entries.items() if key in keys or key[0] not in kinds
+            }
 
 
 class Encoder:

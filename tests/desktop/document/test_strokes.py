@@ -154,7 +154,7 @@ def test_only_tiles_that_differ_are_kept_for_undo() -> None:
     assert document.history.used_bytes == 256 * 256 * 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -165,7 +165,7 @@ def test_only_tiles_that_differ_are_kept_for_undo() -> None:
         ),
         max_size=6,
     ),
-    st.floats(1, 2000),
+    st.floats(1, 700),
 )
 def test_no_pen_can_break_a_stroke_or_leave_the_canvas(samples: list[Sample], size: float) -> None:
     document = Document.blank(400, 300)

@@ -209,7 +209,7 @@ def e_pixels(d: Document, layer: Layer, groups: list[str | None], draw: Draw) ->
 EDITS = [e_add, e_select, e_canvas, e_structure, e_structure, e_looks, e_looks, e_mask, e_pixels]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), st.booleans())
 def test_undoing_all_gives_the_start_and_redoing_all_gives_the_end(
     data: st.DataObject, is_full: bool
