@@ -208,16 +208,17 @@ def folder_of(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> Path:
     """The first folder that holds all of the model's files.
 
     Raises:
-        ModelMissing: Names the files that are missing and where they were looked for.
+        ModelMissing: Names the files that are missing where most of the model is, and what to do.
     """
-    for base in models_dirs:
-        folder = base / (spec.folder or spec.model)
-        if not _missing(spec, folder):
+    folders = [base / (spec.folder or spec.model) for base in models_dirs]
+    missing = {folder: _missing(spec, folder) for folder in folders}
+    for folder in folders:
+        if not missing[folder]:
             return folder
-    looked = " or ".join(str(base / (spec.folder or spec.model)) for base in models_dirs)
+    nearest = min(folders, key=lambda folder: len(missing[folder]))
     raise ModelMissing(
-        f"{spec.title} is not on this machine: {', '.join(spec.files.all)} not found in {looked}.",
-        "Put the files there, or choose the bundled model 'tiny'.",
+        f"{spec.title} is not on this machine: {nearest} has no {', '.join(missing[nearest])}.",
+        "Put the files there; `flowbrush models list` shows which models are here.",
     )
 
 

@@ -35,7 +35,7 @@ if ! problem=$("$venv/bin/python" -c 'import PySide6.QtGui, PySide6.QtWidgets' 2
   else
     stop "The window toolkit (Qt) cannot start: ${library:-a system library} is missing." \
       "Install it (Debian and Ubuntu: sudo apt-get install $packages) and try again." \
-      "Everything but the window works without it: $venv/bin/flowbrush demo"
+      "Without it generate, transform, fill and the service work: $venv/bin/flowbrush generate --help"
   fi
 fi
 echo "Installed in $((SECONDS - started)) s."
