@@ -215,7 +215,7 @@ class ServiceClient:
         Raises:
             ConnectionLost: The service was silent for longer than `patience_s`; the job goes on.
         """
-        record = self.job(job_id)
+        record = self._job_patiently(job_id, patience_s)
         if record.state.is_final:
             return record
         self._health.heard()
@@ -230,6 +230,16 @@ class ServiceClient:
         finally:
             stop.set()
             listener.join(timeout=5.0)
+
+    def _job_patiently(self, job_id: str, patience_s: float) -> JobRecord:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return self.job(job_id)
+            except ConnectionLost:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
 
     def _follow(
         self,

@@ -11,6 +11,7 @@ import contextlib
 import ssl
 from collections.abc import Iterator
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -38,16 +39,13 @@ class Connection:
         no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody; reading the CAs takes 0.1 s
         socket = str(endpoint.socket) if endpoint.socket is not None else None
         headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
-        try:
-            self._http = httpx.Client(
-                transport=httpx.HTTPTransport(verify=no_tls, uds=socket, limits=limits, trust_env=False),
-                base_url=endpoint.url or "http://service",
-                headers=headers,
-                timeout=_TIMEOUT,
-                trust_env=False,  # a proxy must never see this traffic
-            )
-        except (httpx.InvalidURL, ValueError) as err:
-            raise RequestInvalid(f"{endpoint} is not an address: {err}.", "Check the address.") from err
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(verify=no_tls, uds=socket, limits=limits, trust_env=False),
+            base_url=_checked_url(endpoint),
+            headers=headers,
+            timeout=_TIMEOUT,
+            trust_env=False,  # a proxy must never see this traffic
+        )
 
     def close(self) -> None:
         """Ends every idle connection."""
@@ -116,6 +114,20 @@ def parse_list(adapter: TypeAdapter[T], content: bytes) -> T:
 
 
 _OTHER_HINT = "Use the same version of Flowbrush at both ends."
+
+
+def _checked_url(endpoint: Endpoint) -> str:
+    if endpoint.url is None:
+        return "http://service"
+    try:
+        parts = urlsplit(endpoint.url)
+        is_address = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        message = f"{endpoint} is not the address of a service."
+        raise RequestInvalid(message, "An address looks like http://127.0.0.1:7712.")
+    return endpoint.url
 
 
 def _not_understood() -> Internal:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from backends.service.refusals import Refused, TooLarge, Unknown, WrongOffset
 from flux_core.errors import Corrupt, StorageFull
@@ -160,13 +159,11 @@ class Upload:
         self._sha256 = sha256
         self._part = part
         self._digest = hashlib.sha256()
-        self._file: BinaryIO = part.open("r+b" if offset else "wb")
+        # Unbuffered: what arrived is on disk, whatever happens next.
+        self._file = part.open("r+b" if offset else "w+b", buffering=0)
         self.received_bytes = offset
-        left = offset
-        while left:
-            piece = self._file.read(min(left, _READ_BYTES))
+        while piece := self._file.read(_READ_BYTES):
             self._digest.update(piece)
-            left -= len(piece)
 
     def write(self, piece: bytes) -> None:
         """Takes the next bytes.
@@ -180,13 +177,14 @@ class Upload:
             self._part.unlink(missing_ok=True)
             raise self._store._too_large()
         self._digest.update(piece)
+        rest = memoryview(piece)
         with mapped_full_disk():
-            self._file.write(piece)
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         """Stops here; the upload can go on later."""
-        with mapped_full_disk():
-            self._file.close()
+        self._file.close()
 
     def finish(self) -> None:
         """Checks the whole and gives it its name, durably.
@@ -195,7 +193,6 @@ class Upload:
             Corrupt: It is not what its name says; it is thrown away.
         """
         with mapped_full_disk():
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
         if self._digest.hexdigest() != self._sha256:

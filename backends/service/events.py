@@ -36,6 +36,7 @@ class EventHub:
         self._journal = journal
         self._health = health
         self._inboxes: set[Inbox] = set()
+        self._newest = Inbox()  # what a stream that opens now starts with
 
     def wake(self) -> None:
         """Something changed in the journal or in the service's health."""
@@ -44,14 +45,14 @@ class EventHub:
 
     def say(self, event: JobEvent) -> None:
         """Passes progress or a preview on; it replaces one of the same job that was not sent yet."""
-        for inbox in self._inboxes:
+        for inbox in (self._newest, *self._inboxes):
             kept = inbox.previews if event.kind == "preview" else inbox.progress
             kept[event.job_id] = event
             inbox.news.set()
 
     def forget(self, job_id: str) -> None:
         """A job ended: what was not sent about its progress is of no interest any more."""
-        for inbox in self._inboxes:
+        for inbox in (self._newest, *self._inboxes):
             inbox.progress.pop(job_id, None)
             inbox.previews.pop(job_id, None)
 
@@ -99,6 +100,8 @@ class EventHub:
     @contextlib.contextmanager
     def _inbox(self) -> Iterator[Inbox]:
         inbox = Inbox()
+        inbox.progress.update(self._newest.progress)
+        inbox.previews.update(self._newest.previews)
         self._inboxes.add(inbox)
         try:
             yield inbox

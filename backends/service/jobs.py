@@ -7,6 +7,7 @@ after; the pools do the work; HTTP is somebody else's business (app.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -24,7 +25,7 @@ from backends.service.refusals import Conflict, Refused, Unknown
 from backends.service.retention import Retention, plan_removal
 from backends.service.scheduler import JobQueue, Ticket
 from flux_core import catalog
-from flux_core.errors import Cancelled, FluxError, Internal
+from flux_core.errors import Cancelled, FluxError, Internal, StorageFull
 from flux_core.messages import (
     PROTOCOL_VERSION,
     EngineInfo,
@@ -59,6 +60,7 @@ class _Running:
     engine: str
     progress: Progress | None = None
     is_cancelled: bool = False
+    has_begun: bool = False
 
 
 class JobService:
@@ -93,6 +95,9 @@ class JobService:
         self._running: dict[str, _Running] = {}
         self._pools: dict[str, WorkerPool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.failure: FluxError | None = (
+            None  # why the service cannot go on; a new one starts from the journal
+        )
         for entry in journal.recover():
             log.info("job recovered", extra={"job_id": entry.record.job_id, "state": entry.record.state})
 
@@ -110,10 +115,10 @@ class JobService:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for job_id in self._running:
-            entry = self._journal.find(job_id)
-            if entry is not None and entry.record.state is JobState.RUNNING:
-                self._journal.write(replace(entry, record=_changed(entry.record, state=JobState.QUEUED)))
+        with contextlib.suppress(FluxError):  # the next service finds them running and does the same
+            for entry in map(self._entry, self._running):
+                if entry.record.state is JobState.RUNNING:
+                    self._journal.write(replace(entry, record=_changed(entry.record, state=JobState.QUEUED)))
         await asyncio.gather(*(pool.stop() for pool in self._pools.values()))
         self._journal.close()
 
@@ -260,6 +265,10 @@ class JobService:
     async def _run(self, pool: WorkerPool, record: JobRecord, running: _Running) -> Finished | Failed:
         def pass_on(message: Progress | Preview) -> None:
             seq = self._journal.last_seq
+            if not running.has_begun:
+                running.has_begun = True
+                with contextlib.suppress(FluxError):  # only missed if the service is killed as well
+                    self._journal.mark_begun(record.job_id)
             if isinstance(message, Progress):
                 running.progress = message
                 event = JobEvent(seq=seq, job_id=record.job_id, kind="progress", progress=message)
@@ -283,8 +292,8 @@ class JobService:
         while True:
             try:
                 return self._write(self._entry(job_id), **changes)
-            except FluxError as err:
-                log.warning("journal cannot be written", extra={"reason": err.message})
+            except StorageFull as err:
+                log.warning("journal waits for space", extra={"reason": err.message})
                 await asyncio.sleep(_WRITE_RETRY_S)
 
     def _write(self, entry: Entry, **changes: Any) -> Entry:
@@ -350,7 +359,16 @@ class JobService:
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical("service cannot go on", exc_info=error)
+            self.failure = (
+                error if isinstance(error, FluxError) else Internal(f"The service failed: {error!r}.")
+            )
 
 
 def _changed(record: JobRecord, **changes: Any) -> JobRecord:

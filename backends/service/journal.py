@@ -26,6 +26,7 @@ CREATE TABLE jobs (
     job_id TEXT NOT NULL UNIQUE,
     record TEXT NOT NULL,
     fingerprint TEXT NOT NULL,                 -- of what was first submitted
+    has_begun INTEGER NOT NULL DEFAULT 0,      -- an engine said something about it since it runs
     interruptions INTEGER NOT NULL DEFAULT 0,
     acknowledged_at REAL
 );
@@ -45,13 +46,15 @@ class Entry:
     Attributes:
         number: Order of arrival; 0 before it is written.
         fingerprint: Of the submission, to tell a repeated one from a different one.
-        interruptions: How often a service was killed while this job ran.
+        has_begun: Whether an engine has said something about it since it runs.
+        interruptions: How often a service was killed while an engine worked on this job.
         acknowledged_at: Seconds since the epoch; None until the client has the result.
     """
 
     record: JobRecord
     fingerprint: str
     number: int = 0
+    has_begun: bool = False
     interruptions: int = 0
     acknowledged_at: float | None = None
 
@@ -119,23 +122,29 @@ class Journal:
             cursor = self._db.execute(
                 "INSERT INTO jobs (job_id, record, fingerprint, interruptions, acknowledged_at)"
                 " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (job_id) DO UPDATE"
-                " SET record = ?2, interruptions = ?4, acknowledged_at = ?5 RETURNING number",
+                " SET record = ?2, has_begun = 0, interruptions = ?4, acknowledged_at = ?5 RETURNING number",
                 (record.job_id, text, entry.fingerprint, entry.interruptions, entry.acknowledged_at),
             )
             number = cursor.fetchall()[0][0]
         self._last_seq = seq
-        return replace(entry, record=record, number=number)
+        return replace(entry, record=record, number=number, has_begun=False)
+
+    def mark_begun(self, job_id: str) -> None:
+        """Notes that an engine works on this job; no change of state, so nobody is told."""
+        with self._transaction():
+            self._db.execute("UPDATE jobs SET has_begun = 1 WHERE job_id = ?", (job_id,))
 
     def recover(self) -> list[Entry]:
         """Puts jobs that were running when a service was killed back into the queue; returns them.
 
-        A job to which this happens MAX_INTERRUPTIONS times fails instead: it may be what kills.
+        A job to which this happens MAX_INTERRUPTIONS times while an engine worked on it fails instead:
+        it may be what kills.
         """
         recovered: list[Entry] = []
         for entry in self.entries():
             if entry.record.state is not JobState.RUNNING:
                 continue
-            interruptions = entry.interruptions + 1
+            interruptions = entry.interruptions + entry.has_begun
             change: dict[str, Any] = {"state": JobState.QUEUED}
             if interruptions >= MAX_INTERRUPTIONS:
                 error = EngineDied(
@@ -169,10 +178,14 @@ class Journal:
     def _entries(self, where: str, values: tuple[Any, ...]) -> list[Entry]:
         with self._mapped():
             rows = self._db.execute(
-                f"SELECT record, fingerprint, number, interruptions, acknowledged_at FROM jobs {where}",
+                "SELECT record, fingerprint, number, has_begun, interruptions, acknowledged_at"
+                f" FROM jobs {where}",
                 values,
             ).fetchall()
-            return [Entry(JobRecord.model_validate_json(row[0]), *row[1:]) for row in rows]
+            return [
+                Entry(JobRecord.model_validate_json(row[0]), row[1], row[2], bool(row[3]), row[4], row[5])
+                for row in rows
+            ]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

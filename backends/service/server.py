@@ -76,14 +76,13 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
     Raises:
         AlreadyRunning: Another service uses the same folder.
         RequestInvalid: The folder, address or engine cannot be used.
-        Corrupt: The journal is damaged.
+        FluxError: The journal is damaged, or became unusable while the service ran.
     """
     engine = choose(options.engine)
-    address = (
-        None
-        if options.tcp is None and hasattr(socket, "AF_UNIX")
-        else _loopback(options.tcp or "127.0.0.1:0")
-    )
+    tcp = options.tcp
+    if tcp is None and not hasattr(socket, "AF_UNIX"):
+        tcp = "127.0.0.1:0"
+    address = None if tcp is None else _loopback(tcp)
     folder = StateFolder.under(options.home)
     folder.make()
     with _only_one(folder), log_to(folder.service_log), contextlib.ExitStack() as stack:
@@ -112,6 +111,8 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
         if endpoint.socket is not None:
             endpoint.socket.unlink(missing_ok=True)
         log.info("ended")
+        if service.failure is not None:
+            raise service.failure
 
 
 class _Server(uvicorn.Server):
@@ -141,7 +142,8 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         is_due = self._idle_exit_s is not None and self._gate.quiet_s > self._idle_exit_s
-        return await super().on_tick(counter) or (is_due and self._service.is_idle)
+        is_over = self._service.failure is not None or (is_due and self._service.is_idle)
+        return await super().on_tick(counter) or is_over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.events.close()

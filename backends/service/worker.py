@@ -119,8 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     orders, reports = _take_over_pipes()
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the service
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, but meant for the service
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", str(_num_threads(options.share)))
+    # Sleep, do not spin, while the other threads work: on a busy machine spinning is ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     worker = Worker(orders, reports, BlobStore(options.blobs))
     return worker.serve(options.engine, tuple(options.models))
 
