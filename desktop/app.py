@@ -71,7 +71,7 @@ class Program(QObject):
         self._settings = read_settings(self._file)
         self._language = choose_language(self._settings.language if language is None else language)
         self._translators: list[QTranslator] = []
-        self.theme = load_theme(RESOURCES_DIR, home / "desktop" / "cache")
+        self.theme = load_theme(RESOURCES_DIR)
         apply_theme(app, self.theme)
         self.tools = ToolSettings()
         self.workspace = Workspace(home, self)

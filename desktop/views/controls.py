@@ -6,6 +6,8 @@ model's change comes in through `set_value`, and setting never signals back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PySide6.QtCore import QEvent, QObject, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
@@ -21,6 +23,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from desktop.document.events import Signal as Event
 from desktop.i18n import tr
 from desktop.views.theme import ICON_PX, SPACE_PX, Theme
 
@@ -202,3 +205,9 @@ class SnugScroll(QScrollArea):
         if event.type() == QEvent.Type.LayoutRequest and watched is self._content:
             self.updateGeometry()
         return super().eventFilter(watched, event)
+
+
+def follow(widget: QWidget, signal: Event[()], callback: Callable[[], object]) -> None:
+    """Calls `callback` at every emission for as long as the widget lives."""
+    disconnect = signal.connect(callback)
+    widget.destroyed.connect(lambda: disconnect())

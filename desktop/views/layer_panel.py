@@ -19,7 +19,7 @@ from desktop.i18n import tr
 from desktop.models.layer_list import LayerListModel
 from desktop.tools.settings import ToolSettings
 from desktop.views.blend_titles import BLEND_TITLES, GROUPS_END
-from desktop.views.controls import ValueSlider, heading, icon_button
+from desktop.views.controls import ValueSlider, follow, heading, icon_button
 from desktop.views.layer_delegate import ROW_PX, LayerDelegate
 from desktop.views.theme import SPACE_PX, Theme
 from flux_core.errors import FluxError
@@ -69,7 +69,7 @@ class LayerPanel(QWidget):
         self.blend.activated.connect(self._on_blend)
         self.opacity.value_changed.connect(self._on_opacity)
         self.opacity.committed.connect(self._on_opacity_done)
-        settings.changed.connect(self.tree.viewport().update)
+        follow(self, settings.changed, self.tree.viewport().update)
         self._refresh()
 
     def set_document(self, document: Document | None) -> None:

@@ -41,7 +41,7 @@ from desktop.tools.settings import ToolSettings
 from desktop.views import dialogs
 from desktop.views.actions import Needs, key_rows, make_actions
 from desktop.views.canvas import CanvasView
-from desktop.views.controls import SnugScroll, icon_button, rule
+from desktop.views.controls import SnugScroll, follow, icon_button, rule
 from desktop.views.file_desk import FileDesk
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import HealthLine
@@ -101,7 +101,7 @@ class MainWindow(QMainWindow):
         self._lay_out()
         self._connect()
         self._connect_actions()
-        self._disconnect_settings = settings.changed.connect(self._on_tool)
+        follow(self, settings.changed, self._on_tool)
         self._show_session(workspace.session)
 
     # -- parts -------------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ class MainWindow(QMainWindow):
         workspace.titled.connect(self._refresh)
         workspace.saved.connect(self._on_saved)
         workspace.failed.connect(self.show_error)
-        workspace.warned.connect(lambda text: self.notices.show_notice(Notice(text, kind="info")))
-        workspace.informed.connect(lambda text: self.statusBar().showMessage(text, _INFORM_MS))
+        workspace.warned.connect(self._warn)
+        workspace.informed.connect(self._inform)
         self.jobs.failed.connect(self.show_error)
         self.job_desk.noticed.connect(self.notices.show_notice)
         self.job_desk.changed.connect(self._refresh)
@@ -271,6 +271,12 @@ class MainWindow(QMainWindow):
         """Says what went wrong, in the window."""
         self.notices.show_notice(Notice(error.message, error.hint))
 
+    def _warn(self, text: str) -> None:
+        self.notices.show_notice(Notice(text, kind="info"))
+
+    def _inform(self, text: str) -> None:
+        self.statusBar().showMessage(text, _INFORM_MS)
+
     def _show_session(self, session: Session | None) -> None:
         for disconnect in self._disconnect:
             disconnect()
@@ -301,7 +307,7 @@ class MainWindow(QMainWindow):
     def _on_saved(self, job_ids: list[str]) -> None:
         for job_id in job_ids:
             self.jobs.acknowledge(job_id)
-        self.statusBar().showMessage(tr("Saved."), _INFORM_MS)
+        self._inform(tr("Saved."))
         self._refresh()
 
     def _refresh(self) -> None:
@@ -407,7 +413,6 @@ class MainWindow(QMainWindow):
         for disconnect in self._disconnect:
             disconnect()
         self._disconnect = []
-        self._disconnect_settings()
         self.canvas.set_document(None)
         self.layers.set_document(None)
         self.hide()

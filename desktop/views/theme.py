@@ -112,30 +112,25 @@ def _render(source: str, color: str, size: QSize, scale: float) -> QPixmap:
     return pixmap
 
 
-def load_theme(resources_dir: Path, cache_dir: Path, name: str = "dark") -> Theme:
+def load_theme(resources_dir: Path, name: str = "dark") -> Theme:
     """Reads a theme.
 
     Args:
         resources_dir: Folder that holds icons/ and themes/.
-        cache_dir: Folder for the two recoloured icons that a style sheet can only take as files.
         name: The theme's file name without its ending.
     """
-    colors: dict[str, str] = json.loads((resources_dir / "themes" / f"{name}.json").read_text("utf-8"))
-    icons_dir = resources_dir / "icons"
-    style = (resources_dir / "themes" / f"{name}.qss").read_text("utf-8")
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    for icon, color in (("down", "text_dim"), ("check", "on_accent")):
-        tinted = (icons_dir / f"{icon}.svg").read_text("utf-8").replace("#000", colors[color])
-        file = cache_dir / f"{name}-{icon}.svg"
-        file.write_text(tinted, "utf-8")
-        style = style.replace(f"@icon_{icon}", file.as_posix())
+    folder = resources_dir / "themes"
+    colors: dict[str, str] = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    style = (folder / f"{name}.qss").read_text("utf-8").replace("@folder", folder.as_posix())
     for key in sorted(colors, key=len, reverse=True):
         style = style.replace(f"@{key}", colors[key])
-    return Theme(colors, icons_dir, style)
+    return Theme(colors, resources_dir / "icons", style)
 
 
 def apply_theme(app: QApplication, theme: Theme) -> None:
     """Dresses the whole application."""
+    if app.styleSheet() == theme.style_sheet:
+        return
     app.setStyle("Fusion")
     app.setPalette(_palette(theme))
     app.setFont(_font(app))

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QToolBar, QWidge
 
 from desktop.i18n import mark, tr
 from desktop.tools.settings import BRUSHES, MASK_TOOLS, MAX_SIZE_PX, ToolName, ToolSettings
-from desktop.views.controls import ColorSwatch, ValueSlider, dim, icon_button
+from desktop.views.controls import ColorSwatch, ValueSlider, dim, follow, icon_button
 from desktop.views.theme import SPACE_PX, Theme
 
 TOOLS: tuple[tuple[ToolName, str, str, str], ...] = (
@@ -52,7 +52,7 @@ class ToolBar(QToolBar):
             self.addAction(action)
             self.tool_actions[name] = action
         group.triggered.connect(self._on_triggered)
-        settings.changed.connect(self._refresh)
+        follow(self, settings.changed, self._refresh)
         self._refresh()
 
     def _on_triggered(self, action: QAction) -> None:
@@ -113,7 +113,7 @@ class OptionsBar(QToolBar):
             )
         self.pressure_size.toggled.connect(lambda on: settings.set_brush(is_size_by_pressure=on))
         self.pressure_opacity.toggled.connect(lambda on: settings.set_brush(is_opacity_by_pressure=on))
-        settings.changed.connect(self._refresh)
+        follow(self, settings.changed, self._refresh)
         self._refresh()
 
     def _lay_out(self) -> None:
