@@ -1,7 +1,8 @@
 """The sixteen blend modes that OpenRaster, Krita and GIMP share, and their names in the file.
 
 Formulas are those of the W3C Compositing and Blending specification, where a mode is a function
-B(backdrop, source) of straight colour; PLUS is the Porter-Duff sum. pixels.py carries them out.
+B(backdrop, source) of straight colour. PLUS is min(1, backdrop + source) in the same way, as Krita and
+GIMP show it, not the Porter-Duff sum that OpenRaster names; the two differ only where alpha is partial.
 """
 
 from __future__ import annotations
@@ -28,6 +29,3 @@ class BlendMode(StrEnum):
     COLOR = "svg:color"
     LUMINOSITY = "svg:luminosity"
     PLUS = "svg:plus"
-
-
-NON_SEPARABLE = frozenset({BlendMode.HUE, BlendMode.SATURATION, BlendMode.COLOR, BlendMode.LUMINOSITY})

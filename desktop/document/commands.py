@@ -15,7 +15,7 @@ from typing import Any, cast
 from desktop.document import compositor, mask
 from desktop.document.blend import BlendMode
 from desktop.document.document import Document
-from desktop.document.geometry import check_canvas_size
+from desktop.document.geometry import MAX_PIXELS, check_canvas_size
 from desktop.document.layers import (
     GenerativeLayer,
     GroupLayer,
@@ -133,6 +133,8 @@ def merge_down(document: Document, layer_id: str) -> None:
         raise RequestInvalid("A layer cannot be merged into a group.", "Move it into the group instead.")
     base = replace(lower, blend=BlendMode.NORMAL)
     bounds = lower.bounds.union(upper.bounds)
+    if bounds.width * bounds.height > MAX_PIXELS:
+        bounds = bounds.intersection(state.canvas)
     merged = RasterLayer(
         id=lower.id,
         name=lower.name,

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from desktop.document.layers import GenerativeLayer, RasterLayer
+from desktop.document.layers import GenerativeLayer, RasterLayer, Recipe
 from desktop.document.state import DocumentState
+from desktop.document.tiles import TileRaster
 
 DEFAULT_LIMIT_BYTES = 512 * 1024 * 1024
 
@@ -110,21 +111,31 @@ class History:
 
 def exclusive_bytes(state: DocumentState, other: DocumentState) -> int:
     """Bytes of tiles and crops that `state` holds and `other` does not, by identity."""
-    theirs = {id(part) for part, _ in _parts(other)}
-    mine = {id(part): size for part, size in _parts(state)}
-    return sum(size for key, size in mine.items() if key not in theirs)
+    mine, theirs = _holders(state), _holders(other)
+    changed = [mine[key] for key in mine.keys() - theirs.keys()]  # most rasters are whole the same
+    sizes = {id(part): size for holder in changed for part, size in _parts(holder)}
+    for holder in theirs.values() if sizes else ():
+        for part, _ in _parts(holder):
+            sizes.pop(id(part), None)
+    return sum(sizes.values())
 
 
-def _parts(state: DocumentState) -> Iterator[tuple[object, int]]:
-    for tile in state.selection.tiles.values():
-        yield tile, tile.nbytes
+def _holders(state: DocumentState) -> dict[int, TileRaster | Recipe]:
+    found: list[TileRaster | Recipe] = [state.selection]
     for layer in state.walk():
         if layer.mask is not None:
-            for tile in layer.mask.tiles.values():
-                yield tile, tile.nbytes
+            found.append(layer.mask)
         if isinstance(layer, RasterLayer):
-            for tile in layer.raster.tiles.values():
-                yield tile, tile.nbytes
+            found.append(layer.raster)
         if isinstance(layer, GenerativeLayer):
-            for variant in layer.recipe.variants:
-                yield variant.png, len(variant.png)
+            found.append(layer.recipe)
+    return {id(holder): holder for holder in found}
+
+
+def _parts(holder: TileRaster | Recipe) -> Iterator[tuple[object, int]]:
+    if isinstance(holder, TileRaster):
+        for tile in holder.tiles.values():
+            yield tile, tile.nbytes
+    else:
+        for variant in holder.variants:
+            yield variant.png, len(variant.png)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QImage, QPainter
 
-from desktop.document.blend import NON_SEPARABLE, BlendMode
+from desktop.document.blend import BlendMode
 from desktop.document.geometry import Rect
 from desktop.document.tiles import Pixels
 
@@ -39,7 +39,6 @@ _MODES = {
     BlendMode.HARD_LIGHT: _Mode.CompositionMode_HardLight,
     BlendMode.SOFT_LIGHT: _Mode.CompositionMode_SoftLight,
     BlendMode.DIFFERENCE: _Mode.CompositionMode_Difference,
-    BlendMode.PLUS: _Mode.CompositionMode_Plus,
 }
 
 
@@ -124,13 +123,11 @@ def clear_outside(surface: Surface, kept: Rect) -> None:
 
 def draw(target: Surface, source: Surface, blend: BlendMode, opacity: float) -> None:
     """Blends `source` over `target`, both of the same size and depth; opacity in [0, 1]."""
-    if blend in NON_SEPARABLE:
-        _draw_non_separable(target, source, blend, opacity)
+    if blend not in _MODES:
+        _draw_with_numpy(target, source, blend, opacity)
         return
-    is_exact = source.format() == Depth.EXACT.value
-    if opacity < 1.0 and (is_exact or blend is BlendMode.PLUS):
-        # The painter's own opacity has 8 bits and comes after the mode, too late for a clamped sum.
-        source = _faded(source, opacity)
+    if opacity < 1.0 and source.format() == Depth.EXACT.value:
+        source = _faded(source, opacity)  # the painter's own opacity has 8 bits
         opacity = 1.0
     painter = QPainter(target)
     painter.setCompositionMode(_MODES[blend])
@@ -157,40 +154,51 @@ def _channels(surface: Surface) -> npt.NDArray[np.unsignedinteger]:
     return np.frombuffer(surface.bits(), kind).reshape(surface.height(), surface.width(), 4)
 
 
-def _draw_non_separable(target: Surface, source: Surface, blend: BlendMode, opacity: float) -> None:
-    """Hue, saturation, colour, luminosity. Source: W3C Compositing and Blending Level 1, section 10."""
+def _draw_with_numpy(target: Surface, source: Surface, blend: BlendMode, opacity: float) -> None:
+    """The modes that QPainter lacks: PLUS as a blend mode, and those that mix the channels."""
     into, above = _channels(target), _channels(source)
     for row in range(0, into.shape[0], _BAND_ROWS):  # small enough to stay in the processor's cache
         band = slice(row, row + _BAND_ROWS)
-        _mix_non_separable(into[band], above[band], blend, opacity)
+        _mix_band(into[band], above[band], blend, opacity)
 
 
-def _mix_non_separable(
+def _mix_band(
     into: npt.NDArray[np.unsignedinteger],
     above: npt.NDArray[np.unsignedinteger],
     blend: BlendMode,
     opacity: float,
 ) -> None:
+    """Source: W3C Compositing and Blending Level 1, sections 5 and 10."""
     color_s, alpha_s, _ = _planes(above)
     color_b, alpha_b, top = _planes(into)
-    straight_s = color_s / np.maximum(alpha_s, _TINY)
-    straight_b = color_b / np.maximum(alpha_b, _TINY)
-    if blend is BlendMode.HUE:
-        mixed = _set_lum(_set_sat(straight_s, _sat(straight_b)), _lum(straight_b))
-    elif blend is BlendMode.SATURATION:
-        mixed = _set_lum(_set_sat(straight_b, _sat(straight_s)), _lum(straight_b))
-    elif blend is BlendMode.COLOR:
-        mixed = _set_lum(straight_s, _lum(straight_b))
-    else:
-        mixed = _set_lum(straight_b, _lum(straight_s))
+    mixed = None if blend is BlendMode.PLUS else _non_separable(color_s, alpha_s, color_b, alpha_b, blend)
     alpha_s *= np.float32(opacity)
     color_s *= np.float32(opacity)
+    if mixed is None:
+        both = np.minimum(color_s * alpha_b + color_b * alpha_s, alpha_s * alpha_b)
+    else:
+        both = mixed * (alpha_s * alpha_b)
     alpha = alpha_s + alpha_b * (1 - alpha_s)
-    color = color_s * (1 - alpha_b) + color_b * (1 - alpha_s) + mixed * (alpha_s * alpha_b)
+    color = color_s * (1 - alpha_b) + color_b * (1 - alpha_s) + both
     np.minimum(color, alpha, out=color)
     for plane, channel in zip(color, _rgb_order(into), strict=True):
         np.add(plane * top, _HALF, out=into[..., channel], casting="unsafe")
     np.add(alpha * top, _HALF, out=into[..., 3], casting="unsafe")
+
+
+def _non_separable(
+    color_s: Floats, alpha_s: Floats, color_b: Floats, alpha_b: Floats, blend: BlendMode
+) -> Floats:
+    """B(backdrop, source) of straight colour [3, H, W], from premultiplied planes."""
+    straight_s = color_s / np.maximum(alpha_s, _TINY)
+    straight_b = color_b / np.maximum(alpha_b, _TINY)
+    if blend is BlendMode.HUE:
+        return _set_lum(_set_sat(straight_s, _sat(straight_b)), _lum(straight_b))
+    if blend is BlendMode.SATURATION:
+        return _set_lum(_set_sat(straight_b, _sat(straight_s)), _lum(straight_b))
+    if blend is BlendMode.COLOR:
+        return _set_lum(straight_s, _lum(straight_b))
+    return _set_lum(straight_b, _lum(straight_s))
 
 
 def _planes(channels: npt.NDArray[np.unsignedinteger]) -> tuple[Floats, Floats, np.float32]:

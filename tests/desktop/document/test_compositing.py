@@ -74,6 +74,7 @@ BLENDS = {
     BlendMode.HARD_LIGHT: hard_light,
     BlendMode.SOFT_LIGHT: soft_light,
     BlendMode.DIFFERENCE: lambda b, s: np.abs(b - s),
+    BlendMode.PLUS: lambda b, s: np.minimum(1, b + s),
     BlendMode.HUE: lambda b, s: set_lum(set_sat(s, sat(b)), lum(b)),
     BlendMode.SATURATION: lambda b, s: set_lum(set_sat(b, sat(s)), lum(b)),
     BlendMode.COLOR: lambda b, s: set_lum(s, lum(b)),
@@ -102,8 +103,6 @@ def reference(layers: tuple[Layer, ...], rect: Rect, backdrop: np.ndarray | None
 
 
 def over(below: np.ndarray, above: np.ndarray, blend: BlendMode) -> np.ndarray:
-    if blend is BlendMode.PLUS:
-        return np.minimum(1, below + above)
     a_b, a_s = below[..., 3:], above[..., 3:]
     with np.errstate(divide="ignore", invalid="ignore"):
         b, s = np.nan_to_num(below[..., :3] / a_b), np.nan_to_num(above[..., :3] / a_s)
