@@ -189,10 +189,17 @@ class Workspace(QObject):
             document = Document(opened.state, active_id=opened.active_id)
             document.mark_saved(None)
             self._adopt(document, found.folder.parent.name, found.title, found.path)
-            if self._session is not None:
-                self._session.autosave.note(document.committed_state, document.active_id)
-            autosave.discard(found)
             self._warn(opened.warnings)
+            if self._session is None:
+                return
+            journal = self._session.autosave
+            journal.note(document.committed_state, document.active_id)
+            # The old copy goes only when the new one is on disk: a crash in between loses nothing.
+            self._background.run(
+                journal.flush,
+                lambda is_written: autosave.discard(found) if is_written else None,
+                self.failed.emit,
+            )
 
         self._background.run(lambda: autosave.recover(found), show, self.failed.emit)
 
@@ -286,8 +293,9 @@ class Workspace(QObject):
         cache: PngCache | None = None,
     ) -> None:
         self.close()
-        journal = Autosave(self._recovery_dir / document_id, title, path)
-        session = Session(document, document_id, title, path, journal, cache or PngCache())
+        cache = cache or PngCache()
+        journal = Autosave(self._recovery_dir / document_id, title, path, cache=cache)
+        session = Session(document, document_id, title, path, journal, cache)
 
         def note() -> None:
             if document.is_modified:
