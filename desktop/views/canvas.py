@@ -127,8 +127,9 @@ class CanvasView(QWidget):
     def settle(self) -> None:
         """Paints everything before it returns, however long it takes (for pictures of the window)."""
         budget, self._scene.budget_s = self._scene.budget_s, 60.0
-        self.repaint()
+        self.grab()
         self._scene.budget_s = budget
+        self.update()
 
     # -- where it is shown -------------------------------------------------------------------------
 
@@ -143,6 +144,11 @@ class CanvasView(QWidget):
         return round(self.width() * scale), round(self.height() * scale)
 
     def set_viewport(self, viewport: Viewport) -> None:
+        """Shows another part or zoom, and stops fitting the canvas to the window."""
+        self._is_fitted = False
+        self._show(viewport)
+
+    def _show(self, viewport: Viewport) -> None:
         if self._scene.document is not None:
             viewport = viewport.kept_in_sight(self._scene.canvas.extent, self.view_px)
         viewport = viewport.snapped()
@@ -155,29 +161,23 @@ class CanvasView(QWidget):
         """Shows the whole canvas, and keeps doing so while the window changes its size."""
         if self._scene.document is not None:
             margin = round(_MARGIN_PX * self.devicePixelRatioF())
-            self._set_fitted(Viewport.fitting(self._scene.canvas.extent, self.view_px, margin))
+            self._show(Viewport.fitting(self._scene.canvas.extent, self.view_px, margin))
+            self._is_fitted = True
         self.update()
 
     def zoom_to(self, zoom: float) -> None:
         """Another zoom about the middle of the view."""
-        self._is_fitted = False
         width, height = self.view_px
         self.set_viewport(self.viewport.zoomed(zoom, width / 2, height / 2))
 
     def zoom_step(self, direction: int, at: QPointF | None = None) -> None:
         """One stop in or out, about a place in the view or its middle."""
-        self._is_fitted = False
         scale = self.devicePixelRatioF()
         place = at or QPointF(self.width() / 2, self.height() / 2)
         self.set_viewport(self.viewport.stepped(direction, place.x() * scale, place.y() * scale))
 
     def pan(self, dx: float, dy: float) -> None:
-        self._is_fitted = False
         self.set_viewport(self.viewport.panned(dx, dy))
-
-    def _set_fitted(self, viewport: Viewport) -> None:
-        self.set_viewport(viewport)
-        self._is_fitted = True
 
     # -- painting ----------------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ class CanvasView(QWidget):
         if self._is_fitted:
             self.zoom_to_fit()
         else:
-            self.set_viewport(self.viewport)
+            self._show(self.viewport)
 
     def pointer_at(
         self,
@@ -375,7 +375,6 @@ class CanvasView(QWidget):
 
     def _zoom_by(self, factor: float, at: QPointF) -> None:
         scale = self.devicePixelRatioF()
-        self._is_fitted = False
         self.set_viewport(self.viewport.zoomed(self.viewport.zoom * factor, at.x() * scale, at.y() * scale))
         self._update_brush()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from PySide6.QtCore import QPointF, QRect, QRectF, Qt
+from PySide6.QtCore import QPointF, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QBrush, QColor, QImage, QPainter, QPen, QPixmap
 
 from desktop.document.compositor import Compositor
@@ -192,7 +192,7 @@ class CanvasScene:
             else:
                 image = cache.get(key)
             if image is not None and not image.isNull():
-                painter.drawImage(self.rect_in_view(key.rect), image)
+                painter.drawImage(self.rect_in_view(key.rect.intersection(self.canvas)), image)
         return missing
 
     def _paint_frames(self, painter: QPainter, scale: float) -> None:
@@ -204,15 +204,21 @@ class CanvasScene:
     def _render_tile(self, key: TileKey, level: int) -> QImage | None:
         if self._document is None:
             return None
-        return shrunk(self._compositor.tile(self._document.state, key, self._document.active_id), level)
+        image = self._compositor.tile(self._document.state, key, self._document.active_id)
+        return shrunk(image, self._part(key), level)
 
     def _render_mask(self, key: TileKey, level: int) -> QImage | None:
         if self._document is None:
             return None
         selection, color = self._document.state.selection, self._theme.color("mask")
         if self._is_mask_tinted:
-            return tint(selection, key, level, color, _MASK_STRENGTH)
-        return outline(selection, key, level, color)
+            return tint(selection, key.rect.intersection(self.canvas), level, color, _MASK_STRENGTH)
+        return outline(selection, key.rect.intersection(self.canvas), level, color)
+
+    def _part(self, key: TileKey) -> QSize:
+        """How much of the tile lies on the canvas; the rest must not bleed into its edge."""
+        seen = key.rect.intersection(self.canvas)
+        return QSize(seen.width, seen.height)
 
     # -- what the document says ----------------------------------------------------------------------
 

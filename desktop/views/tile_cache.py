@@ -93,35 +93,50 @@ def level_for(zoom: float) -> int:
     return level
 
 
-def shrunk(image: QImage, level: int) -> QImage:
-    """The tile at 2**-level of its size, every source pixel counted."""
-    if level == 0 or image.isNull():
+def shrunk(image: QImage, part: QSize, level: int) -> QImage:
+    """The upper left `part` of a tile at 2**-level of its size, every source pixel counted."""
+    if image.isNull():
         return image
-    side = TILE_PX >> level
+    if part != image.size():
+        image = image.copy(0, 0, part.width(), part.height())
+    if level == 0:
+        return image
+    size = QSize(_shrunk(part.width(), level), _shrunk(part.height(), level))
     return image.scaled(
-        QSize(side, side), Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation
+        size, Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation
     )
 
 
-def tint(selection: TileRaster, key: TileKey, level: int, color: QColor, strength: float) -> QImage | None:
-    """The mask of a tile as a see-through colour; None where nothing is selected."""
-    tile = selection.tiles.get(key)
-    if tile is None:
+def tint(selection: TileRaster, rect: Rect, level: int, color: QColor, strength: float) -> QImage | None:
+    """The mask in `rect` (part of one tile) as a see-through colour; None where nothing is selected."""
+    grey = _grey(selection, rect, level, 0)
+    return None if grey is None else _colored(grey.astype(np.float32) / 255 * strength, color)
+
+
+def outline(selection: TileRaster, rect: Rect, level: int, color: QColor) -> QImage | None:
+    """A line just inside the edge of the mask in `rect`; None where there is none."""
+    grey = _grey(selection, rect, level, 1)
+    if grey is None:
         return None
-    grey = tile[:: 1 << level, :: 1 << level]
-    return _colored(np.ascontiguousarray(grey).astype(np.float32) / 255 * strength, color)
+    solid = grey >= 128
+    is_deep = solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:]
+    edge = solid[1:-1, 1:-1] & ~is_deep
+    return _colored(edge.astype(np.float32), color) if edge.any() else None
 
 
-def outline(selection: TileRaster, key: TileKey, level: int, color: QColor) -> QImage | None:
-    """A line just inside the edge of the mask; None where there is none."""
-    if key not in selection.tiles:
+def _grey(selection: TileRaster, rect: Rect, level: int, border: int) -> np.ndarray | None:
+    """Samples of the mask [h + 2 border, w + 2 border], one for each pixel of the shrunk tile."""
+    if not any(key in selection.tiles for key in keys_in(rect)):
         return None
     step = 1 << level
-    grey = selection.read(key.rect.inflated(step))[::step, ::step] >= 128
-    inner = grey[1:-1, 1:-1]
-    is_deep = grey[:-2, 1:-1] & grey[2:, 1:-1] & grey[1:-1, :-2] & grey[1:-1, 2:]
-    edge = inner & ~is_deep
-    return _colored(edge.astype(np.float32), color) if edge.any() else None
+    rows = _shrunk(rect.height, level) + 2 * border
+    columns = _shrunk(rect.width, level) + 2 * border
+    area = Rect(rect.x - border * step, rect.y - border * step, columns * step, rows * step)
+    return selection.read(area)[::step, ::step]
+
+
+def _shrunk(side: int, level: int) -> int:
+    return max(1, side >> level)
 
 
 def _colored(alpha: np.ndarray, color: QColor) -> QImage:
