@@ -139,7 +139,7 @@ def make_private_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or (os.name == "posix" and found.st_uid != os.getuid()):
-            raise RequestInvalid(f"{folder} belongs to somebody else.", "Choose another home folder.")
+            raise RequestInvalid(f"{folder} is not a folder of yours.", "Choose another home folder.")
         if os.name == "posix" and found.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as err:

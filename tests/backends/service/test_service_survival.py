@@ -78,6 +78,19 @@ def test_a_job_that_takes_the_service_down_twice_is_given_up(tmp_path: Path):
         assert client.wait(client.submit(prompt("next")).job_id).state is JobState.DONE
 
 
+def test_a_service_that_can_no_longer_write_its_journal_ends_and_says_why(tmp_path: Path):
+    gate, service = tmp_path / "gate", ServiceProcess(tmp_path / "home")
+    with service, service.client() as client:
+        job_id = client.submit(prompt(f"until={gate}")).job_id
+        eventually(lambda: client.job(job_id).progress is not None)
+        database = sqlite3.connect(service.folder.journal)
+        database.execute("DROP TABLE events")
+        database.close()
+        gate.touch()
+        assert service.wait() == 2
+    assert "journal.sqlite3 cannot be used" in (tmp_path / "home" / "stderr.txt").read_text()
+
+
 def test_an_engine_does_not_outlive_its_service(tmp_path: Path):
     with ServiceProcess(tmp_path) as service, service.client() as client:
         job_id = client.submit(prompt("deaf")).job_id
@@ -114,7 +127,9 @@ def test_a_listener_hears_everything_once_while_the_service_is_killed_under_it(t
         stop, heard = threading.Event(), []
 
         def listen() -> None:
-            heard.extend(event.seq for event in client.events(0, stop) if event.kind == "state")
+            for event in client.events(0, stop):
+                if event.kind == "state":
+                    heard.append(event.seq)
 
         listener = threading.Thread(target=listen)
         listener.start()
@@ -122,7 +137,7 @@ def test_a_listener_hears_everything_once_while_the_service_is_killed_under_it(t
         service.kill()
         service.start()
         last = client.wait(client.submit(prompt("2")).job_id)
-        eventually(lambda: client.health.health == "ready")
+        eventually(lambda: last.seq in heard)
         stop.set()
         listener.join(timeout=2)
         assert not listener.is_alive()
