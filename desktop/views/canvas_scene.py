@@ -1,8 +1,8 @@
 """What lies on the canvas and how it is painted: checkerboard, picture, previews, mask, frames.
 
 Only tiles that are seen are made, within a time budget, so a stroke on a large canvas never waits for the
-rest of the picture. At 100 % and above pixels are squares with sharp edges; below they are averaged. All
-drawing is done in device pixels, so it is sharp on every display.
+rest of the picture. At 100 % and from 200 % on pixels are squares with sharp edges; below they are averaged.
+All drawing is done in device pixels, so it is sharp on every display.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class CanvasScene:
         painter.save()
         painter.setClipRect(canvas.intersected(QRectF(dirty)))
         self._paint_checker(painter, canvas, dirty, scale)
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.viewport.zoom < 1)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.viewport.is_smooth)
         missing = self._paint_tiles(painter, self._picture, seen)
         if self._previews:
             painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)

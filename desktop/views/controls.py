@@ -66,7 +66,6 @@ class ValueSlider(QWidget):
         self.slider.setMinimumWidth(40)
         self.slider.setAccessibleName(label)
         self.number = number_box(low, high, suffix)
-        self.number.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.number.setKeyboardTracking(False)
         self.number.setFixedWidth(72)
         self.number.setAccessibleName(label)
@@ -162,7 +161,7 @@ def number_box(low: int, high: int, suffix: str = "") -> QSpinBox:
     box = QSpinBox()
     box.setRange(low, high)
     box.setSuffix(suffix)
-    box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    box.setAlignment(Qt.AlignmentFlag.AlignHCenter)
     return box
 
 

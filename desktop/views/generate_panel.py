@@ -199,7 +199,7 @@ class GeneratePanel(QWidget):
         self.steps.setSpecialValueText(tr("automatic"))
         self.steps.setAccessibleName(tr("Steps"))
         self.guidance = QDoubleSpinBox()
-        self.guidance.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        self.guidance.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.guidance.setRange(-0.5, 100.0)
         self.guidance.setSingleStep(0.5)
         self.guidance.setDecimals(1)

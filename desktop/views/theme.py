@@ -86,7 +86,7 @@ class _StrokeIcon(QIconEngine):
         _draw(painter, self._source, self._color(mode, state), QRectF(rect))
 
     def scaledPixmap(self, size: QSize, mode: QIcon.Mode, state: QIcon.State, scale: float) -> QPixmap:
-        return _render(self._source, self._color(mode, state), size / scale, scale)
+        return _render(self._source, self._color(mode, state), size, scale)
 
     def pixmap(self, size: QSize, mode: QIcon.Mode, state: QIcon.State) -> QPixmap:
         return _render(self._source, self._color(mode, state), size, 1.0)

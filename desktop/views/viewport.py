@@ -36,6 +36,11 @@ class Viewport:
         """Canvas pixels -> device pixels in the view."""
         return x * self.zoom + self.left, y * self.zoom + self.top
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether pixels are blended when drawn: below 100 %, and where they could not be equally large."""
+        return self.zoom < 2 and self.zoom != 1
+
     def panned(self, dx: float, dy: float) -> Self:
         return replace(self, left=self.left + dx, top=self.top + dy)
 
@@ -60,12 +65,12 @@ class Viewport:
 
     @classmethod
     def fitting(cls, canvas_px: tuple[int, int], view_px: tuple[int, int], margin_px: int = 0) -> Self:
-        """The whole canvas, centred; a small picture is shown at 100 % and not blown up."""
+        """The whole canvas, centred; beyond 200 % only whole factors, so that every pixel is as large."""
         width, height = canvas_px
         room_w = max(1, view_px[0] - 2 * margin_px)
         room_h = max(1, view_px[1] - 2 * margin_px)
         zoom = min(room_w / max(1, width), room_h / max(1, height))
-        zoom = min(max(zoom, MIN_ZOOM), max(1.0, _whole_below(zoom)))
+        zoom = min(max(float(math.floor(zoom)) if zoom > 2 else zoom, MIN_ZOOM), MAX_ZOOM)
         return cls(zoom, (view_px[0] - width * zoom) / 2, (view_px[1] - height * zoom) / 2).snapped()
 
     def kept_in_sight(self, canvas_px: tuple[int, int], view_px: tuple[int, int], keep_px: int = 64) -> Self:
@@ -75,8 +80,3 @@ class Viewport:
         left = min(max(self.left, keep_x - width), view_px[0] - keep_x)
         top = min(max(self.top, keep_y - height), view_px[1] - keep_y)
         return replace(self, left=left, top=top)
-
-
-def _whole_below(zoom: float) -> float:
-    """The largest whole zoom up to `zoom`: small pictures are enlarged by whole factors only."""
-    return float(math.floor(zoom)) if zoom >= 1 else zoom
