@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(_num_threads(options.share)))
     # Sleep, do not spin, while the other threads work: on a busy machine spinning is ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     worker = Worker(orders, reports, BlobStore(options.blobs))
     return worker.serve(options.engine, tuple(options.models))
 
