@@ -1,4 +1,8 @@
-"""What the machine is and has left: its processor and its memory."""
+"""What the machine is and has left: its processor and its memory.
+
+Engines that compute on the processor, or share its memory, describe their device with it. What the
+system cannot tell is replaced by something true and less precise, never guessed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The picture and the mask that a request brings: read, checked against it, made ready for the model."""
+"""The picture and the mask that a request brings: read, checked against it, made ready for the model.
+
+This happens before anything is loaded, so a wrong request costs nothing. Sizes must be those of the
+request, because only the sender knows how a picture should be fitted.
+"""
 
 from __future__ import annotations
 

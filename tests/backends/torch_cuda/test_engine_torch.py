@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from backends.engines import load_factory
+from backends.service.pipe import Report, RunOrder
 from backends.torch_cuda.engine import TorchEngine
 from flux_core import catalog
 from flux_core.errors import OutOfMemory
+from flux_core.messages import Failed, Finished
 from flux_core.request import Precision, Task, build_request
 from tests.support.engine_runs import psnr_db, run
 from tests.support.tiny_random import MICRO, write_models_dir
@@ -29,6 +33,23 @@ def test_the_service_finds_the_engine_by_its_name(models_dir: Path) -> None:
     assert device.kind in ("cpu", "cuda")
     assert 0 < device.memory_free_bytes <= device.memory_total_bytes
     assert run(engine).result.images
+
+
+def test_a_process_with_the_bundled_shapes_needs_little_memory(tmp_path: Path) -> None:
+    models = write_models_dir(tmp_path / "models", catalog.TINY)
+    order = RunOrder(job_id="job", request=build_request(width_px=256, height_px=256, num_steps=2))
+    command = [sys.executable, "-m", "backends.service.worker", "--engine", "torch"]
+    command += ["--models", str(models), "--blobs", str(tmp_path / "blobs")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(order.model_dump_json().encode() + b"\n")
+        worker.stdin.flush()
+        reports = (Report.model_validate_json(line) for line in worker.stdout)
+        finished = next(report.message for report in reports if isinstance(report.message, Finished | Failed))
+    assert isinstance(finished, Finished)
+    assert (finished.images[0].width_px, finished.images[0].height_px) == (256, 256)
+    assert 100_000_000 < finished.peak_memory_bytes < 1_000_000_000
 
 
 def test_a_failed_allocation_is_told_as_too_little_memory(models_dir: Path) -> None:

