@@ -60,7 +60,7 @@ class Report:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + self._clock() - start
+            self.seconds[stage.value] = self.seconds.get(stage.value, 0.0) + self._clock() - start
 
     def progress(self, stage: Stage, done: float, step: int = 0, num_steps: int = 0) -> None:
         """Says that `done` in [0, 1] of a stage is over."""
