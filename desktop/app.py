@@ -92,6 +92,7 @@ class Program(QObject):
         self._remember(geometry=self.window.geometry_text())
         self.workspace.wait()
         self.jobs.shutdown()
+        self._remove_language()
 
     def set_language(self, language: str) -> None:
         """Speaks another language at once; the document stays as it is."""
@@ -110,8 +111,7 @@ class Program(QObject):
         self.window.show()
 
     def _build_window(self) -> MainWindow:
-        for translator in self._translators:
-            self._app.removeTranslator(translator)
+        self._remove_language()
         self._translators = install_language(self._app, self._language, RESOURCES_DIR / "translations")
         window = MainWindow(
             self.theme,
@@ -127,6 +127,11 @@ class Program(QObject):
         window.files.folder_changed.connect(lambda folder: self._remember(folder=folder))
         window.closed.connect(self._app.quit)
         return window
+
+    def _remove_language(self) -> None:
+        for translator in self._translators:
+            self._app.removeTranslator(translator)
+        self._translators = []
 
     def _remember(self, **changes: str) -> None:
         self._settings: Settings = replace(self._settings, **changes)

@@ -91,6 +91,7 @@ class JobController:
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
         self._prepared: dict[str, Prepared] = {}
+        self._seen: dict[str, int] = {}  # job id -> number of the newest change that was heard
         self._delivered: dict[str, str] = {}  # job id -> document id, until acknowledged
         self._open_documents: dict[str, frozenset[str]] = {}  # document id -> layers it came with
         self._service: Service | None = None
@@ -174,8 +175,7 @@ class JobController:
         with self._lock:
             self._open_documents.pop(document_id, None)
             for job_id in [job.id for job in self._jobs.values() if job.document_id == document_id]:
-                del self._jobs[job_id]
-                self._prepared.pop(job_id, None)
+                self._drop(job_id)
             for job_id in [one for one, owner in self._delivered.items() if owner == document_id]:
                 del self._delivered[job_id]
         if is_gone:
@@ -227,6 +227,8 @@ class JobController:
             record = event.record
             self._work.put(lambda: self._on_record(record))
         elif event.progress is not None:
+            with self._lock:
+                self._seen[event.job_id] = max(event.seq, self._seen.get(event.job_id, 0))
             self._on_progress(event.job_id, event.progress)
         elif event.preview is not None:
             self._on_preview(event.job_id, event.preview)
@@ -342,12 +344,19 @@ class JobController:
             self._end(record.job_id, job.document_id, error)
         elif record.state is JobState.CANCELLED:
             self._end(record.job_id, job.document_id)
-        elif job.phase is not Phase.CANCELLING:
+        elif job.phase is not Phase.CANCELLING and self._is_news(record):
             phase = Phase.WAITING if record.state is JobState.QUEUED else Phase.RUNNING
             if record.progress is not None and record.state is JobState.RUNNING:
                 self._on_progress(record.job_id, record.progress)
             else:
                 self._update(record.job_id, phase=phase, position=record.position, fraction=0.0)
+
+    def _is_news(self, record: JobRecord) -> bool:
+        """Records wait for the worker, progress does not: an older record must not undo it."""
+        with self._lock:
+            is_news = record.seq > self._seen.get(record.job_id, 0)
+            self._seen[record.job_id] = max(record.seq, self._seen.get(record.job_id, 0))
+        return is_news
 
     def _deliver(self, record: JobRecord) -> None:
         service = self._service
@@ -365,8 +374,7 @@ class JobController:
             self._end(record.job_id, pending.document_id, err)
             return
         with self._lock:
-            self._jobs.pop(record.job_id, None)
-            self._prepared.pop(record.job_id, None)
+            self._drop(record.job_id)
             is_open = pending.document_id in self._open_documents
             if is_open:
                 self._delivered[record.job_id] = pending.document_id
@@ -442,6 +450,10 @@ class JobController:
                     service.cancel(pending.job_id)
             self._forget(pending.job_id)
 
+    def _drop(self, job_id: str) -> None:
+        for kept in (self._jobs, self._prepared, self._seen):
+            kept.pop(job_id, None)
+
     def _forget(self, job_id: str) -> None:
         with self._lock:
             self._delivered.pop(job_id, None)
@@ -453,8 +465,7 @@ class JobController:
 
     def _end(self, job_id: str, document_id: str, error: FluxError | None = None) -> None:
         with self._lock:
-            self._jobs.pop(job_id, None)
-            self._prepared.pop(job_id, None)
+            self._drop(job_id)
         self._say(JobEnded(job_id, document_id, error))
         self._forget(job_id)
 

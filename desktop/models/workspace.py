@@ -6,6 +6,7 @@ one document to a window; what happens to unsaved work is the window's question,
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Session:
     document_id: str
     title: str
     path: Path | None
-    autosave: Autosave
+    autosave: Autosave | None
     cache: PngCache = field(default_factory=PngCache)
     inserted_jobs: list[str] = field(default_factory=list)
     disconnect: Callable[[], None] = lambda: None
@@ -190,10 +191,9 @@ class Workspace(QObject):
             document.mark_saved(None)
             self._adopt(document, found.folder.parent.name, found.title, found.path)
             self._warn(opened.warnings)
-            if self._session is None:
+            journal = self._session.autosave if self._session is not None else None
+            if journal is None:
                 return
-            journal = self._session.autosave
-            journal.note(document.committed_state, document.active_id)
             # The old copy goes only when the new one is on disk: a crash in between loses nothing.
             self._background.run(
                 journal.flush,
@@ -206,6 +206,7 @@ class Workspace(QObject):
     def discard(self, found: Recoverable) -> None:
         """Gives up what a crash left behind."""
         autosave.discard(found)
+        self._tidy(found.folder.parent.name)
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -223,7 +224,7 @@ class Workspace(QObject):
         def done(_losses: tuple[str, ...]) -> None:
             session.path, session.title = path, path.name
             session.document.mark_saved(state)
-            if not session.document.is_modified:
+            if session.autosave is not None and not session.document.is_modified:
                 session.autosave.note_saved(path.name, path)
             self._index.remember(path, session.document_id)
             session.inserted_jobs = [job for job in session.inserted_jobs if job not in jobs]
@@ -261,7 +262,9 @@ class Workspace(QObject):
             return
         session.disconnect()
         self.session_closing.emit(session, session.path is None)
-        session.autosave.close()
+        if session.autosave is not None:
+            session.autosave.close()
+        self._tidy(session.document_id)
 
     def wait(self) -> None:
         """Waits for what is being read or written."""
@@ -294,18 +297,36 @@ class Workspace(QObject):
     ) -> None:
         self.close()
         cache = cache or PngCache()
-        journal = Autosave(self._recovery_dir / document_id, title, path, cache=cache)
+        cache = cache or PngCache()
+        journal = self._journal(self._recovery_dir / document_id, title, path, cache)
         session = Session(document, document_id, title, path, journal, cache)
+        told: list[str] = []
 
         def note() -> None:
-            if document.is_modified:
-                journal.note(document.committed_state, document.active_id)
+            if journal is None or not document.is_modified:
+                return
+            journal.note(document.committed_state, document.active_id)
+            trouble = journal.last_error
+            if trouble is not None and trouble not in told:
+                told.append(trouble)
+                self.warned.emit(trouble)
 
         session.disconnect = document.events.history_changed.connect(note)
         self._session = session
-        if document.is_modified:
-            note()
+        note()
         self.session_opened.emit(session)
+
+    def _journal(self, folder: Path, title: str, path: Path | None, cache: PngCache) -> Autosave | None:
+        try:
+            return Autosave(folder, title, path, cache=cache)
+        except FluxError as err:
+            self.failed.emit(err)  # work goes on without a net, and the person knows it
+            return None
+
+    def _tidy(self, document_id: str) -> None:
+        """Removes a document's recovery folder if nothing is in it."""
+        with contextlib.suppress(OSError):
+            (self._recovery_dir / document_id).rmdir()
 
     def _warn(self, warnings: tuple[str, ...]) -> None:
         if warnings:

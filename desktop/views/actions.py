@@ -5,6 +5,7 @@ Menus, tool tips and the list of keys are made from it, so they never disagree.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,6 +14,7 @@ from PySide6.QtWidgets import QMenu, QMenuBar, QWidget
 
 from desktop.i18n import mark, tr
 from desktop.views.theme import Theme
+from desktop.views.tool_bars import TOOLS
 
 
 class Needs(Enum):
@@ -148,11 +150,14 @@ def make_actions(owner: QWidget, bar: QMenuBar, theme: Theme) -> tuple[dict[str,
     return actions, menus
 
 
-def key_rows(actions: dict[str, QAction]) -> list[tuple[str, str]]:
-    """(title, key) of every action that has a key."""
-    style = QKeySequence.SequenceFormat.NativeText
-    return [
-        (action.text().replace("&", ""), action.shortcut().toString(style))
-        for action in actions.values()
-        if not action.shortcut().isEmpty()
-    ]
+def key_groups() -> list[tuple[str, list[tuple[str, str]]]]:
+    """(menu, [(title, key)]) of everything that has a key, in the language in use."""
+    groups = [(tr("Tools"), [(tr(title), _shown(key)) for _, title, key, _ in TOOLS])]
+    for menu, entries in MENUS:
+        rows = [(tr(entry.title), _shown(entry.keys[0])) for entry in entries if entry.keys]
+        groups.append((re.sub(r"\(&.\)|&", "", tr(menu)), rows))
+    return groups
+
+
+def _shown(key: str) -> str:
+    return QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)

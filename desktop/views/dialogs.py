@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFormLayout,
+    QHBoxLayout,
     QLabel,
     QMessageBox,
     QVBoxLayout,
@@ -20,9 +21,10 @@ from PySide6.QtWidgets import (
 
 from desktop.document.geometry import MAX_SIDE_PX
 from desktop.i18n import mark, tr
-from desktop.views.controls import ValueSlider, dim, number_box
+from desktop.views.controls import ValueSlider, dim, heading, number_box
 from desktop.views.theme import SPACE_PX
 
+_KEY_COLUMNS = 3
 _WHITE = (255, 255, 255)
 _PRESETS = (
     (mark("Square"), 1024, 1024),
@@ -98,6 +100,9 @@ def ask_about_unsaved(
     discard = box.addButton(tr("Discard"), QMessageBox.ButtonRole.DestructiveRole)
     box.addButton(tr("Cancel"), QMessageBox.ButtonRole.RejectRole)
     box.setDefaultButton(save)
+    save.setObjectName("primary")
+    save.style().polish(save)
+    _give_room(box)
 
     def answer() -> None:
         if box.clickedButton() is save:
@@ -119,28 +124,51 @@ def about(parent: QWidget, version: str) -> QMessageBox:
     box.setText(f"<b>Flowbrush {version}</b>")
     box.setInformativeText(tr("An image editor with layers and masks whose brush is FLUX.1."))
     box.addButton(tr("Close"), QMessageBox.ButtonRole.AcceptRole)
+    _give_room(box)
     box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     box.open()
     return box
 
 
-def keys_dialog(parent: QWidget, rows: list[tuple[str, str]]) -> QDialog:
-    """All keys, two columns."""
+def keys_dialog(parent: QWidget, groups: list[tuple[str, list[tuple[str, str]]]]) -> QDialog:
+    """All keys, menu by menu in three columns."""
     dialog = QDialog(parent)
     dialog.setWindowTitle(tr("Keys"))
-    form = QFormLayout()
-    form.setHorizontalSpacing(4 * SPACE_PX)
-    form.setVerticalSpacing(SPACE_PX // 2)
-    for title, key in rows:
-        cap = QLabel(key)
-        cap.setObjectName("keycap")
-        form.addRow(title, cap)
-    column = QVBoxLayout(dialog)
-    column.setContentsMargins(*(3 * SPACE_PX,) * 4)
-    column.addLayout(form)
+    columns = QHBoxLayout(dialog)
+    columns.setContentsMargins(*(3 * SPACE_PX,) * 4)
+    columns.setSpacing(5 * SPACE_PX)
+    sides = [QVBoxLayout() for _ in range(_KEY_COLUMNS)]
+    for side in sides:
+        side.setSpacing(SPACE_PX)
+    heights = [0] * _KEY_COLUMNS
+    for title, rows in groups:
+        shortest = heights.index(min(heights))
+        heights[shortest] += len(rows) + 2
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setHorizontalSpacing(3 * SPACE_PX)
+        form.setVerticalSpacing(SPACE_PX // 2)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
+        for name, key in rows:
+            cap = QLabel(key)
+            cap.setObjectName("keycap")
+            form.addRow(dim(name), cap)
+        sides[shortest].addWidget(heading(title))
+        sides[shortest].addLayout(form)
+        sides[shortest].addSpacing(2 * SPACE_PX)
+    for side in sides:
+        side.addStretch(1)
+        columns.addLayout(side)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.open()
     return dialog
+
+
+def _give_room(box: QMessageBox) -> None:
+    layout = box.layout()
+    if layout is not None:
+        layout.setContentsMargins(*(3 * SPACE_PX,) * 4)
+        layout.setSpacing(SPACE_PX)
 
 
 def _finish(dialog: QDialog, content: QFormLayout | QVBoxLayout, accept_text: str) -> None:

@@ -28,7 +28,7 @@ from PySide6.QtWidgets import (
 
 from desktop.i18n import mark, tr
 from desktop.jobs.job import Action, Job, Wish, action_for
-from desktop.views.controls import ValueSlider, dim, heading, icon_button, number_box
+from desktop.views.controls import SnugScroll, ValueSlider, dim, heading, icon_button, number_box
 from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
 from flux_core.messages import ModelInfo
@@ -44,6 +44,7 @@ _PLACEHOLDER = {
     Action.REFINE: mark("What should the picture show?"),
     Action.FILL: mark("What should be there?"),
 }
+_JOBS_PX = 200  # the list of jobs scrolls beyond this height
 
 
 class GeneratePanel(QWidget):
@@ -92,8 +93,13 @@ class GeneratePanel(QWidget):
         self.more.setIconSize(QSize(14, 14))
         self.more.toggled.connect(self._on_more)
         self._details = self._make_details()
-        self._jobs = QVBoxLayout()
+        jobs = QWidget()
+        self._jobs = QVBoxLayout(jobs)
+        self._jobs.setContentsMargins(0, 0, 0, 0)
         self._jobs.setSpacing(SPACE_PX)
+        self._jobs_scroll = SnugScroll(jobs, least_px=0)
+        self._jobs_scroll.setMaximumHeight(_JOBS_PX)
+        self._jobs_scroll.hide()
         self._lay_out()
         self._on_more(False)
         self.strength.value_changed.connect(lambda _: self._refresh())
@@ -126,6 +132,7 @@ class GeneratePanel(QWidget):
             row.cancel_asked.connect(self.cancel_asked)
             self._rows[job.id] = row
             self._jobs.addWidget(row)
+            self._jobs_scroll.show()
         row.show_job(job)
 
     def remove_job(self, job_id: str) -> None:
@@ -135,6 +142,7 @@ class GeneratePanel(QWidget):
             self._jobs.removeWidget(row)
             row.hide()
             row.deleteLater()
+            self._jobs_scroll.setVisible(bool(self._rows))
 
     def clear_jobs(self) -> None:
         for job_id in list(self._rows):
@@ -196,7 +204,7 @@ class GeneratePanel(QWidget):
         self.new_seed = icon_button(self._theme, "dice", tr("A new seed each time"))
         self.new_seed.clicked.connect(self.seed.clear)
         self.steps = number_box(0, 200)
-        self.steps.setSpecialValueText(tr("automatic"))
+        self.steps.setSpecialValueText(tr("auto"))
         self.steps.setAccessibleName(tr("Steps"))
         self.guidance = QDoubleSpinBox()
         self.guidance.setAlignment(Qt.AlignmentFlag.AlignHCenter)
@@ -204,7 +212,7 @@ class GeneratePanel(QWidget):
         self.guidance.setSingleStep(0.5)
         self.guidance.setDecimals(1)
         self.guidance.setValue(-0.5)
-        self.guidance.setSpecialValueText(tr("automatic"))
+        self.guidance.setSpecialValueText(tr("auto"))
         self.guidance.setAccessibleName(tr("Guidance"))
         self.variants = number_box(1, 16)
         self.variants.setAccessibleName(tr("Variants"))
@@ -219,6 +227,8 @@ class GeneratePanel(QWidget):
         seed_row.addWidget(self.new_seed)
         grid.addWidget(dim(tr("Seed")), 0, 0)
         grid.addLayout(seed_row, 0, 1, 1, 3)
+        for widget in (self.steps, self.guidance, self.variants):
+            widget.setMinimumWidth(56)
         for column, (text, widget) in enumerate(((tr("Steps"), self.steps), (tr("Guidance"), self.guidance))):
             grid.addWidget(dim(text), 1, 2 * column)
             grid.addWidget(widget, 1, 2 * column + 1)
@@ -234,17 +244,28 @@ class GeneratePanel(QWidget):
         self.title = heading("")
         head.addWidget(self.title, 1)
         head.addWidget(self.model, 2)
+        margin = 2 * SPACE_PX
+        wishes = QWidget()
+        upper = QVBoxLayout(wishes)
+        upper.setContentsMargins(margin, margin, margin, 0)
+        upper.setSpacing(SPACE_PX)
+        upper.addLayout(head)
+        upper.addWidget(self.prompt)
+        upper.addWidget(self.strength)
+        upper.addWidget(self.more, 0, Qt.AlignmentFlag.AlignLeft)
+        upper.addWidget(self._details)
+        lower = QVBoxLayout()  # never scrolled away
+        lower.setContentsMargins(margin, SPACE_PX, margin, margin)
+        lower.setSpacing(SPACE_PX)
+        lower.addWidget(self.button)
+        lower.addWidget(self.explain)
+        lower.addWidget(self._jobs_scroll)
         column = QVBoxLayout(self)
-        column.setContentsMargins(*(2 * SPACE_PX,) * 4)
-        column.setSpacing(SPACE_PX)
-        column.addLayout(head)
-        column.addWidget(self.prompt)
-        column.addWidget(self.strength)
-        column.addWidget(self.more, 0, Qt.AlignmentFlag.AlignLeft)
-        column.addWidget(self._details)
-        column.addWidget(self.button)
-        column.addWidget(self.explain)
-        column.addLayout(self._jobs)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(SnugScroll(wishes))
+        column.addLayout(lower)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 
     def _on_more(self, is_open: bool) -> None:
         self._details.setVisible(is_open)

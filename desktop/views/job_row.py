@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QProgressBar, QSizePolicy, QWidget
+from PySide6.QtCore import QSize, Signal
+from PySide6.QtWidgets import QFrame, QGridLayout, QProgressBar, QWidget
 
 from desktop.i18n import mark, tr
 from desktop.jobs.job import Action, Job, Phase
-from desktop.views.controls import dim, icon_button
+from desktop.views.controls import ElidedLabel, dim, icon_button
 from desktop.views.theme import SPACE_PX, Theme
 
 _ACTION = {Action.GENERATE: mark("Generate"), Action.REFINE: mark("Refine"), Action.FILL: mark("Fill")}
@@ -35,9 +35,7 @@ class JobRow(QFrame):
         super().__init__(parent)
         self.setObjectName("job")
         self._job_id = job_id
-        self.title = QLabel()
-        self.title.setTextFormat(Qt.TextFormat.PlainText)
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.title = ElidedLabel()
         self.detail = dim("")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -58,7 +56,7 @@ class JobRow(QFrame):
     def show_job(self, job: Job) -> None:
         """Brings the row up to date."""
         words = " ".join(job.title.split())
-        self.title.setText(words or tr(_ACTION[job.action]))
+        self.title.set_text(words or tr(_ACTION[job.action]))
         self.title.setToolTip(words)
         self.detail.setText(describe(job))
         is_known = job.phase in (Phase.RUNNING, Phase.LOADING, Phase.FETCHING)

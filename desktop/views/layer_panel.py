@@ -62,7 +62,7 @@ class LayerPanel(QWidget):
             QAbstractItemView.EditTrigger.DoubleClicked | QAbstractItemView.EditTrigger.EditKeyPressed
         )
         self.tree.setIconSize(QSize(ROW_PX, ROW_PX))
-        self.tree.setMinimumHeight(3 * ROW_PX)
+        self.tree.setMinimumHeight(2 * ROW_PX)
         self.tree.setItemDelegate(LayerDelegate(theme, settings, self.tree))
         self._buttons = self._make_buttons(theme)
         self._lay_out()

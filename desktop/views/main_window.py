@@ -39,9 +39,9 @@ from desktop.jobs.plan import has_picture
 from desktop.models.workspace import Session, Workspace
 from desktop.tools.settings import ToolSettings
 from desktop.views import dialogs
-from desktop.views.actions import Needs, key_rows, make_actions
+from desktop.views.actions import Needs, key_groups, make_actions
 from desktop.views.canvas import CanvasView
-from desktop.views.controls import SnugScroll, follow, icon_button, rule
+from desktop.views.controls import follow, icon_button, rule
 from desktop.views.file_desk import FileDesk
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import HealthLine
@@ -49,7 +49,7 @@ from desktop.views.job_desk import JobDesk
 from desktop.views.layer_panel import LayerPanel
 from desktop.views.notice_bar import Notice, NoticeBar
 from desktop.views.start_page import StartPage
-from desktop.views.theme import Theme
+from desktop.views.theme import SPACE_PX, Theme
 from desktop.views.tool_bars import OptionsBar, ToolBar
 from desktop.views.undo_titles import UNDO_TITLES
 from flux_core.errors import FluxError
@@ -160,7 +160,7 @@ class MainWindow(QMainWindow):
         inner = QVBoxLayout(side)
         inner.setContentsMargins(0, 0, 0, 0)
         inner.setSpacing(0)
-        inner.addWidget(SnugScroll(self.generate))
+        inner.addWidget(self.generate)
         inner.addWidget(rule())
         inner.addWidget(self.layers, 1)
         whole = QWidget()
@@ -182,8 +182,9 @@ class MainWindow(QMainWindow):
         status.addWidget(self.health)
         for widget in (self.size_label, self.zoom_label, self.fit_button):
             status.addPermanentWidget(widget)
+        status.setContentsMargins(0, 0, SPACE_PX, 0)
         self.resize(1360, 860)
-        self.setMinimumSize(960, 620)
+        self.setMinimumSize(960, 640)
         self.setTabOrder(self.generate.prompt, self.generate.strength.slider)
 
     def _connect(self) -> None:
@@ -259,7 +260,7 @@ class MainWindow(QMainWindow):
             "zoom_200": lambda: canvas.zoom_to(2.0),
             "zoom_400": lambda: canvas.zoom_to(4.0),
             "zoom_800": lambda: canvas.zoom_to(8.0),
-            "keys": lambda: dialogs.keys_dialog(self, key_rows(self.actions_by_name)),
+            "keys": lambda: dialogs.keys_dialog(self, key_groups()),
             "about": lambda: dialogs.about(self, self._version),
         }
         for name, action in self.actions_by_name.items():
@@ -289,6 +290,7 @@ class MainWindow(QMainWindow):
         self.settings.edits_layer_mask = False
         if document is None:
             self.start.show_recoverable(self.workspace.recoverable())
+            self.start.open_button.setFocus()
         else:
             events = document.events
             self._disconnect = [

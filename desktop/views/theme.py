@@ -103,6 +103,8 @@ def _draw(painter: QPainter, source: str, color: str, rect: QRectF) -> None:
 
 def _render(source: str, color: str, size: QSize, scale: float) -> QPixmap:
     pixmap = QPixmap(QSize(round(size.width() * scale), round(size.height() * scale)))
+    if pixmap.isNull():
+        return pixmap  # a button that was squeezed to nothing
     pixmap.setDevicePixelRatio(scale)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)

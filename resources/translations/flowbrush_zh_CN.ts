@@ -912,7 +912,7 @@
     <translation>缩小</translation>
   </message>
   <message>
-    <source>automatic</source>
+    <source>auto</source>
     <translation>自动</translation>
   </message>
   <message>
