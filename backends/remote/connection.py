@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +40,8 @@ class Connection:
         no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody; reading the CAs takes 0.1 s
         socket = str(endpoint.socket) if endpoint.socket is not None else None
         headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
+        self._changed = threading.Condition()
+        self._asking = 0
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(verify=no_tls, uds=socket, limits=limits, trust_env=False),
             base_url=_checked_url(endpoint),
@@ -48,7 +51,12 @@ class Connection:
         )
 
     def close(self) -> None:
-        """Ends every idle connection."""
+        """Ends every connection, after the questions that other threads are asking have their answers.
+
+        A pool that closes under a thread that is just connecting would lose that socket.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._asking == 0, _TIMEOUT.read)
         self._http.close()
 
     def ask(self, method: str, path: str, *, allow: tuple[int, ...] = (), **options: Any) -> httpx.Response:
@@ -64,7 +72,7 @@ class Connection:
             ConnectionLost: The service does not answer.
             FluxError: What the service said.
         """
-        with self.mapped():
+        with self.mapped(), self._counted():
             response = self._http.request(method, path, **options)
         if response.is_error and response.status_code not in allow:
             raise _error_of(response, response.content)
@@ -80,6 +88,17 @@ class Connection:
             if answer.is_error:
                 raise _error_of(answer, answer.read())
             yield answer
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._changed:
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._asking -= 1
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[None]:
