@@ -42,6 +42,7 @@ class Connection:
         headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
         self._changed = threading.Condition()
         self._asking = 0
+        self._is_closed = False
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(verify=no_tls, uds=socket, limits=limits, trust_env=False),
             base_url=_checked_url(endpoint),
@@ -56,6 +57,7 @@ class Connection:
         A pool that closes under a thread that is just connecting would lose that socket.
         """
         with self._changed:
+            self._is_closed = True
             self._changed.wait_for(lambda: self._asking == 0, _TIMEOUT.read)
         self._http.close()
 
@@ -92,6 +94,8 @@ class Connection:
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         with self._changed:
+            if self._is_closed:
+                raise ConnectionLost("This connection to the service has been closed.", "Open another one.")
             self._asking += 1
         try:
             yield

@@ -134,3 +134,10 @@ def test_waiting_goes_on_when_the_service_comes_back(tmp_path: Path):
         record = client.wait(job_id)
         restarter.join()
         assert record.state is JobState.DONE
+
+
+def test_a_closed_client_says_so_instead_of_asking(impostor: Endpoint):
+    client = ServiceClient(impostor)
+    client.close()
+    with pytest.raises(ConnectionLost, match="has been closed"):
+        client.hello()
