@@ -13,7 +13,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,9 +24,10 @@ from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.data.captions import held_out_captions
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.network import use_channels_last
+from backends.torch_cuda.training.plan import Plan
+from backends.torch_cuda.training.pools import Batches
 from backends.torch_cuda.training.scenes import (
     Captions,
-    LatentPool,
     Scenes,
     SceneSource,
     to_device,
@@ -37,39 +37,6 @@ from flux_core.conditioning.packing import pack
 
 _LOG = logging.getLogger("training")
 STAGES = ("judge", "autoencoder", "text", "flow", "distil", "evaluate", "export")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Seconds of each stage and sizes of batches; a JSON file may replace any field."""
-
-    judge_s: float = 45.0
-    autoencoder_s: float = 300.0
-    text_s: float = 30.0
-    flow_s: float = 780.0
-    distil_s: float = 120.0
-    small_until: float = 0.2  # fraction of the flow stage that sees 128 px only
-    batch_small: int = 512
-    batch_large: int = 256
-    pool_small: int = 60_000
-    pool_large: int = 60_000
-    pool_wide: int = 15_000
-    pool_chunk: int = 512
-    renew_every: int = 64  # steps
-    held_out: int = 256  # scenes of the fixed evaluation list
-    autoencoder: autoencoder.AutoencoderTraining = field(default_factory=autoencoder.AutoencoderTraining)
-    flow: flow.FlowTraining = field(default_factory=flow.FlowTraining)
-
-    @staticmethod
-    def read(path: Path | None) -> Plan:
-        """The default plan with the fields of a JSON file put in place."""
-        if path is None:
-            return Plan()
-        values = json.loads(path.read_text())
-        for name, kind in (("autoencoder", autoencoder.AutoencoderTraining), ("flow", flow.FlowTraining)):
-            if name in values:
-                values[name] = kind(**values[name])
-        return Plan(**values)
 
 
 class Run:
@@ -348,52 +315,6 @@ class Run:
         tensors, _ = checkpoint.load(self.work / "flow.safetensors", self.device)
         nets.load({name: tensors[f"mean/{name}"] for name in nets.parameters})
         return nets
-
-
-class Batches:
-    """Which sizes a step sees: 128 px first, then mostly 256 px with some smaller and oblong ones."""
-
-    SMALL, LARGE, WIDE, TALL = (128, 128), (256, 256), (192, 256), (256, 192)
-
-    def __init__(
-        self, plan: Plan, latents: flow.Callable[[int, tuple[int, int]], tuple[Tensor, Captions]]
-    ) -> None:
-        self._plan = plan
-        self._latents = latents
-        self._pools: dict[tuple[int, int], LatentPool] = {}
-
-    def prepare(self, is_large: bool) -> None:
-        """Fills the pools that the next steps need."""
-        for size in (self.LARGE, self.SMALL, self.WIDE, self.TALL) if is_large else (self.SMALL,):
-            self._pool(size)
-
-    def draw(self, step: int, fraction: float) -> tuple[Tensor, Captions, tuple[int, int]]:
-        """A batch for this step; renews the pool now and then."""
-        size = self._size(step, fraction)
-        pool = self._pool(size)
-        if step % self._plan.renew_every == self._plan.renew_every - 1:
-            pool.renew()
-        count = self._plan.batch_small if size == self.SMALL else self._plan.batch_large
-        tokens, captions = pool.draw(count)
-        return tokens, captions, (size[0] // 8, size[1] // 8)
-
-    def _size(self, step: int, fraction: float) -> tuple[int, int]:
-        if fraction < self._plan.small_until or step % 8 == 0:
-            return self.SMALL
-        if step % 8 == 4:
-            return self.WIDE if step % 16 == 4 else self.TALL
-        return self.LARGE
-
-    def _pool(self, size: tuple[int, int]) -> LatentPool:
-        if size not in self._pools:
-            plan = self._plan
-            capacity = {self.SMALL: plan.pool_small, self.LARGE: plan.pool_large}.get(size, plan.pool_wide)
-            start = time.monotonic()
-            self._pools[size] = LatentPool(
-                lambda count: self._latents(count, size), capacity, plan.pool_chunk
-            )
-            _LOG.info("pool of %d at %s in %.0f s", capacity, size, time.monotonic() - start)
-        return self._pools[size]
 
 
 def _shards(state: dict[str, Tensor], limit_bytes: int) -> list[dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Endless training material on the device: composed scenes, crops for the autoencoder, pools of latents.
+"""Endless training material on the device: composed scenes, and crops for the autoencoder.
 
 Worker processes sample scenes and captions (data.scenes), the GPU draws them (data.compose); this
 module turns the two into batches of the sizes that each stage asks for.
@@ -7,7 +7,6 @@ module turns the two into batches of the sizes that each stage asks for.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,40 +127,6 @@ class SceneSource:
     def close(self) -> None:
         """Stops the workers."""
         self.feed.close()
-
-
-class LatentPool:
-    """Normalised, packed latents of many scenes of one size, slowly renewed.
-
-    Args:
-        make: count -> (tokens [count, L, 64], captions); called to fill and to renew.
-        capacity: Scenes held.
-        chunk: Scenes made at a time.
-    """
-
-    def __init__(self, make: Callable[[int], tuple[Tensor, Captions]], capacity: int, chunk: int) -> None:
-        self._make = make
-        self._chunk = chunk
-        parts = [make(chunk) for _ in range(max(1, capacity // chunk))]
-        self._tokens = torch.cat([tokens.to(torch.bfloat16) for tokens, _ in parts])
-        self._captions = Captions(
-            *(torch.cat(columns) for columns in zip(*(c for _, c in parts), strict=True))
-        )
-        self._next = 0
-
-    def renew(self) -> None:
-        """Replaces the oldest chunk by new scenes."""
-        tokens, captions = self._make(self._chunk)
-        place = slice(self._next, self._next + self._chunk)
-        self._tokens[place] = tokens.to(torch.bfloat16)
-        for held, new in zip(self._captions, captions, strict=True):
-            held[place] = new
-        self._next = (self._next + self._chunk) % len(self._tokens)
-
-    def draw(self, count: int) -> tuple[Tensor, Captions]:
-        """A random batch."""
-        index = torch.randint(0, len(self._tokens), (count,), device=self._tokens.device)
-        return self._tokens[index], self._captions.select(index)
 
 
 def to_device(batch: dict[str, np.ndarray[Any, Any]], device: torch.device) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ import torch
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.training import assemble, checkpoint
 from backends.torch_cuda.training.autoencoder import AutoencoderTraining
-from backends.torch_cuda.training.run import Plan, Run
+from backends.torch_cuda.training.plan import Plan
+from backends.torch_cuda.training.run import Run
 from flux_core.catalog import TINY, AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
 from flux_core.request import Precision
 from flux_core.weights.components import load_clip, load_decoder, load_encoder, load_t5, load_transformer

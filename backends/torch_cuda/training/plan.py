@@ -1,0 +1,42 @@
+"""How long each stage of the training lasts and how large its batches are, in one place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.torch_cuda.training import autoencoder, flow
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Seconds of each stage and sizes of batches; a JSON file may replace any field."""
+
+    judge_s: float = 45.0
+    autoencoder_s: float = 300.0
+    text_s: float = 30.0
+    flow_s: float = 780.0
+    distil_s: float = 120.0
+    small_until: float = 0.2  # fraction of the flow stage that sees 128 px only
+    batch_small: int = 512
+    batch_large: int = 256
+    pool_small: int = 60_000
+    pool_large: int = 60_000
+    pool_wide: int = 15_000
+    pool_chunk: int = 512
+    renew_every: int = 64  # steps
+    held_out: int = 256  # scenes of the fixed evaluation list
+    autoencoder: autoencoder.AutoencoderTraining = field(default_factory=autoencoder.AutoencoderTraining)
+    flow: flow.FlowTraining = field(default_factory=flow.FlowTraining)
+
+    @staticmethod
+    def read(path: Path | None) -> Plan:
+        """The default plan with the fields of a JSON file put in place."""
+        if path is None:
+            return Plan()
+        values = json.loads(path.read_text())
+        for name, kind in (("autoencoder", autoencoder.AutoencoderTraining), ("flow", flow.FlowTraining)):
+            if name in values:
+                values[name] = kind(**values[name])
+        return Plan(**values)
