@@ -14,7 +14,6 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 from desktop.document.geometry import Rect
@@ -25,7 +24,6 @@ from desktop.jobs.job import (
     Health,
     HealthChanged,
     Job,
-    JobChanged,
     JobDelivered,
     JobEnded,
     JobMessage,
@@ -36,10 +34,10 @@ from desktop.jobs.job import (
     Trouble,
     Wish,
 )
+from desktop.jobs.job_book import JobBook
 from desktop.jobs.pending import PendingJob, PendingStore
-from desktop.jobs.plan import Prepared
 from flux_core import catalog
-from flux_core.errors import ConnectionLost, FluxError, Internal, RequestInvalid
+from flux_core.errors import ConnectionLost, FluxError, Internal, OutOfMemory, RequestInvalid
 from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
 from flux_core.request import GenerationRequest
 
@@ -88,12 +86,7 @@ class JobController:
         self._connect = connect
         self._store = store
         self._say = say
-        self._lock = threading.RLock()
-        self._jobs: dict[str, Job] = {}
-        self._prepared: dict[str, Prepared] = {}
-        self._seen: dict[str, int] = {}  # job id -> number of the newest change that was heard
-        self._delivered: dict[str, str] = {}  # job id -> document id, until acknowledged
-        self._open_documents: dict[str, frozenset[str]] = {}  # document id -> layers it came with
+        self._book = JobBook(say)
         self._service: Service | None = None
         self._seq = 0
         self._health = Health()
@@ -124,8 +117,7 @@ class JobController:
 
     def jobs(self) -> tuple[Job, ...]:
         """The jobs that have not ended, oldest first."""
-        with self._lock:
-            return tuple(self._jobs.values())
+        return self._book.jobs()
 
     def submit(self, document_id: str, state: DocumentState, wish: Wish, action: Action, box: Rect) -> str:
         """Starts a job for a state of a document.
@@ -141,16 +133,13 @@ class JobController:
             The job's id.
         """
         job_id = str(uuid.uuid4())
-        job = Job(job_id, document_id, wish.prompt, action, box)
-        with self._lock:
-            self._jobs[job_id] = job
-        self._say(JobChanged(job))
+        self._book.add(Job(job_id, document_id, wish.prompt, action, box))
         self._work.put(lambda: self._prepare_and_send(job_id, document_id, state, wish))
         return job_id
 
     def cancel(self, job_id: str) -> None:
         """Cancels exactly this job, wherever it is."""
-        if self._update(job_id, phase=Phase.CANCELLING):
+        if self._book.update(job_id, phase=Phase.CANCELLING):
             self._work.put(lambda: self._cancel(job_id))
 
     def attach(self, document_id: str, known_layers: Iterable[str] = ()) -> None:
@@ -160,9 +149,7 @@ class JobController:
             document_id: The document.
             known_layers: Ids of its layers; a job that is already one of them is not delivered again.
         """
-        known = frozenset(known_layers)
-        with self._lock:
-            self._open_documents[document_id] = known
+        self._book.open_document(document_id, known_layers)
         self._work.put(lambda: self._resume(document_id))
 
     def detach(self, document_id: str, *, is_gone: bool = False) -> None:
@@ -172,12 +159,7 @@ class JobController:
             document_id: The document; its jobs go on and wait until it is opened again.
             is_gone: It was never saved and never will be: its jobs are cancelled and forgotten.
         """
-        with self._lock:
-            self._open_documents.pop(document_id, None)
-            for job_id in [job.id for job in self._jobs.values() if job.document_id == document_id]:
-                self._drop(job_id)
-            for job_id in [one for one, owner in self._delivered.items() if owner == document_id]:
-                del self._delivered[job_id]
+        self._book.close_document(document_id)
         if is_gone:
             self._work.put(lambda: self._abandon(document_id))
 
@@ -202,11 +184,11 @@ class JobController:
                 delay_s = min(2 * delay_s, _MAX_BACK_OFF_S)
                 continue
             delay_s = 1.0
-            with self._lock:
-                self._service = service
-                self._reconnect.clear()
-                if self._stop.is_set():
-                    self._reconnect.set()
+            self._book.forget_heard()
+            self._reconnect.clear()
+            if self._stop.is_set():
+                self._reconnect.set()
+            self._service = service
             self._say(ServiceKnown(hello))
             self._work.put(self._resume_all)
             try:
@@ -216,8 +198,7 @@ class JobController:
                 self._say(Trouble(err))
                 self._stop.wait(1.0)
             finally:
-                with self._lock:
-                    self._service = None
+                self._service = None
                 service.close()
 
     def _on_event(self, event: JobEvent) -> None:
@@ -227,15 +208,14 @@ class JobController:
             record = event.record
             self._work.put(lambda: self._on_record(record))
         elif event.progress is not None:
-            with self._lock:
-                self._seen[event.job_id] = max(event.seq, self._seen.get(event.job_id, 0))
+            self._book.hear(event.job_id, event.seq)
             self._on_progress(event.job_id, event.progress)
         elif event.preview is not None:
             self._on_preview(event.job_id, event.preview)
 
     def _on_progress(self, job_id: str, progress: Progress) -> None:
         phase = Phase.LOADING if progress.stage is Stage.LOADING else Phase.RUNNING
-        self._update(
+        self._book.update(
             job_id,
             phase=phase,
             fraction=progress.fraction,
@@ -245,17 +225,15 @@ class JobController:
         )
 
     def _on_preview(self, job_id: str, preview: Preview) -> None:
-        with self._lock:
-            job, prepared = self._jobs.get(job_id), self._prepared.get(job_id)
-        if job is None or prepared is None or job.phase is Phase.CANCELLING:
+        job, prepared = self._book.get(job_id), self._book.prepared(job_id)
+        if job is None or prepared is None or not self._book.is_wanted(job_id):
             return
         try:
             webp = base64.b64decode(preview.webp_base64, validate=True)
         except binascii.Error:
             return
-        self._say(
-            JobPreviewed(job_id, job.document_id, webp, prepared.sent_box, prepared.box, prepared.plan.alpha)
-        )
+        alpha = prepared.plan.alpha if prepared.action is Action.FILL else None
+        self._say(JobPreviewed(job_id, job.document_id, webp, prepared.sent_box, prepared.box, alpha))
 
     # -- the worker thread -------------------------------------------------------------------------
 
@@ -279,8 +257,7 @@ class JobController:
             self._tick()
 
     def _tick(self) -> None:
-        with self._lock:
-            service = self._service
+        service = self._service
         if service is None:
             return
         report = service.health
@@ -292,30 +269,30 @@ class JobController:
             self._reconnect.set()
 
     def _prepare_and_send(self, job_id: str, document_id: str, state: DocumentState, wish: Wish) -> None:
-        with self._lock:
-            job = self._jobs.get(job_id)
-        if job is None or job.phase is Phase.CANCELLING:
+        if not self._book.is_wanted(job_id):
             self._end(job_id, document_id)
             return
         try:
             prepared = plan.prepare(state, wish, catalog.find(wish.model))
-            self._store.keep(PendingJob(job_id, document_id, prepared))
+            pending = PendingJob(job_id, document_id, prepared)
+            self._store.keep(pending)
         except FluxError as err:
             self._end(job_id, document_id, err)
             return
-        with self._lock:
-            self._prepared[job_id] = prepared
-        self._update(job_id, action=prepared.action, box=prepared.box)
-        self._send(PendingJob(job_id, document_id, prepared))
+        except MemoryError:
+            too_large = OutOfMemory(
+                "There is too little memory to cut out the picture.", "Make a smaller mask."
+            )
+            self._end(job_id, document_id, too_large)
+            return
+        self._book.set_prepared(job_id, prepared)
+        self._book.update(job_id, action=prepared.action, box=prepared.box)
+        self._send(pending)
 
     def _send(self, pending: PendingJob) -> None:
         """Sends a job; without a service it stays on disk and goes out as soon as there is one."""
         service = self._service
-        if service is None:
-            return
-        with self._lock:
-            job = self._jobs.get(pending.job_id)
-        if job is None or job.phase is Phase.CANCELLING:
+        if service is None or not self._book.is_wanted(pending.job_id):
             return
         prepared = pending.prepared
         try:
@@ -331,8 +308,7 @@ class JobController:
         self._on_record(record)
 
     def _on_record(self, record: JobRecord) -> None:
-        with self._lock:
-            job = self._jobs.get(record.job_id)
+        job = self._book.get(record.job_id)
         if job is None:
             return
         if record.state is JobState.DONE:
@@ -344,26 +320,19 @@ class JobController:
             self._end(record.job_id, job.document_id, error)
         elif record.state is JobState.CANCELLED:
             self._end(record.job_id, job.document_id)
-        elif job.phase is not Phase.CANCELLING and self._is_news(record):
+        elif job.phase is not Phase.CANCELLING and self._book.is_news(record):
             phase = Phase.WAITING if record.state is JobState.QUEUED else Phase.RUNNING
             if record.progress is not None and record.state is JobState.RUNNING:
                 self._on_progress(record.job_id, record.progress)
             else:
-                self._update(record.job_id, phase=phase, position=record.position, fraction=0.0)
-
-    def _is_news(self, record: JobRecord) -> bool:
-        """Records wait for the worker, progress does not: an older record must not undo it."""
-        with self._lock:
-            is_news = record.seq > self._seen.get(record.job_id, 0)
-            self._seen[record.job_id] = max(record.seq, self._seen.get(record.job_id, 0))
-        return is_news
+                self._book.update(record.job_id, phase=phase, position=record.position, fraction=0.0)
 
     def _deliver(self, record: JobRecord) -> None:
         service = self._service
         pending = self._store.read(record.job_id)
         if pending is None or service is None:
             return
-        self._update(record.job_id, phase=Phase.FETCHING, fraction=1.0)
+        self._book.update(record.job_id, phase=Phase.FETCHING, fraction=1.0)
         images = record.finished.images if record.finished is not None else ()
         try:
             pictures = [(service.get_blob(image.sha256), image.seed) for image in images]
@@ -373,17 +342,21 @@ class JobController:
         except FluxError as err:
             self._end(record.job_id, pending.document_id, err)
             return
-        with self._lock:
-            self._drop(record.job_id)
-            is_open = pending.document_id in self._open_documents
-            if is_open:
-                self._delivered[record.job_id] = pending.document_id
-        if is_open:
+        if self._book.deliver(record.job_id, pending.document_id):
             self._say(JobDelivered(record.job_id, pending.document_id, layer))
+        self._refresh_positions()
+
+    def _refresh_positions(self) -> None:
+        """A job has ended, so those that wait have moved up."""
+        service = self._service
+        waiting = [job for job in self._book.jobs() if job.phase is Phase.WAITING]
+        if service is not None:
+            with contextlib.suppress(FluxError):
+                for job in waiting:
+                    self._book.update(job.id, position=service.job(job.id).position)
 
     def _cancel(self, job_id: str) -> None:
-        with self._lock:
-            job, service = self._jobs.get(job_id), self._service
+        job, service = self._book.get(job_id), self._service
         if job is None:
             return
         if service is not None:
@@ -398,14 +371,11 @@ class JobController:
 
     def _resume_all(self) -> None:
         """A service is there: what happened to the jobs of the open documents meanwhile?"""
-        with self._lock:
-            documents = tuple(self._open_documents)
-        for document_id in documents:
+        for document_id in self._book.open_documents():
             self._resume(document_id)
 
     def _resume(self, document_id: str) -> None:
-        with self._lock:
-            known = self._open_documents.get(document_id, frozenset())
+        known = self._book.layers_of(document_id)
         for pending in self._store.of_document(document_id):
             if uuid.UUID(pending.job_id).hex not in known:
                 self._take_up(pending)
@@ -414,22 +384,15 @@ class JobController:
 
     def _take_up(self, pending: PendingJob) -> None:
         prepared = pending.prepared
-        with self._lock:
-            if pending.job_id in self._delivered:
-                return
-            job = self._jobs.get(pending.job_id)
-            if job is None:
-                job = Job(
-                    pending.job_id,
-                    pending.document_id,
-                    prepared.request.prompt,
-                    prepared.action,
-                    prepared.box,
-                )
-                self._jobs[pending.job_id] = job
-            self._prepared[pending.job_id] = prepared
-            service = self._service
-        self._say(JobChanged(job))
+        if self._book.is_delivered(pending.job_id):
+            return
+        job = self._book.get(pending.job_id)
+        if job is None:
+            words = prepared.request.prompt
+            job = Job(pending.job_id, pending.document_id, words, prepared.action, prepared.box)
+            self._book.set_prepared(job.id, prepared)
+            self._book.add(job)
+        service = self._service
         if job.phase is Phase.CANCELLING:
             self._cancel(job.id)
             return
@@ -450,13 +413,8 @@ class JobController:
                     service.cancel(pending.job_id)
             self._forget(pending.job_id)
 
-    def _drop(self, job_id: str) -> None:
-        for kept in (self._jobs, self._prepared, self._seen):
-            kept.pop(job_id, None)
-
     def _forget(self, job_id: str) -> None:
-        with self._lock:
-            self._delivered.pop(job_id, None)
+        self._book.settle(job_id)
         self._store.forget(job_id)
         service = self._service
         if service is not None:
@@ -464,25 +422,10 @@ class JobController:
                 service.ack(job_id)
 
     def _end(self, job_id: str, document_id: str, error: FluxError | None = None) -> None:
-        with self._lock:
-            self._drop(job_id)
+        self._book.drop(job_id)
         self._say(JobEnded(job_id, document_id, error))
         self._forget(job_id)
-
-    def _update(self, job_id: str, **changes: object) -> bool:
-        """Changes what is known of a job and says so; a job being cancelled keeps that phase."""
-        with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None:
-                return False
-            if job.phase is Phase.CANCELLING:
-                changes.pop("phase", None)
-            changed = replace(job, **changes)  # type: ignore[arg-type]
-            if changed == job:
-                return True
-            self._jobs[job_id] = changed
-        self._say(JobChanged(changed))
-        return True
+        self._refresh_positions()
 
     def _set_health(self, health: Health) -> None:
         if health != self._health:

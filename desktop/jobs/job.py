@@ -123,7 +123,7 @@ class JobPreviewed:
     Attributes:
         webp: Encoded, small; covers `box`, which may reach beyond the canvas.
         core: The part of `box` on the canvas.
-        alpha: How much of it will show there, uint8 [core.height, core.width].
+        alpha: How much of it will show there, uint8 [core.height, core.width]; None shows all.
     """
 
     job_id: str
@@ -131,7 +131,7 @@ class JobPreviewed:
     webp: bytes
     box: Rect
     core: Rect
-    alpha: Pixels
+    alpha: Pixels | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ class Prepared:
         request: Names the blobs by their sha256.
         image_png, mask_png: The blobs, b"" where the task takes none.
         plan: Where the answer goes. Its core is the whole piece of canvas that was sent.
-        piece: The canvas in `core`, RGBA [core.height, core.width, 4], to match colours against.
+        piece: The canvas in `core`, RGBA [core.height, core.width, 4], to match colours against; empty
+            where nothing is matched.
     """
 
     action: Action
@@ -77,9 +78,10 @@ def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
     if not has_mask:
         settings = replace(settings, feather_px=0, context=0.0, is_colour_matched=False)
     plan = _with_whole_piece(inpaint.plan_inpaint(selection, settings))
-    piece = compositor.render(state, _rect(plan.core))
+    piece = np.zeros((0, 0, 4), np.uint8)
     image_png = mask_png = b""
     if action is not Action.GENERATE:
+        piece = compositor.render(state, _rect(plan.core))
         image, repaint = inpaint.extract(on_canvas(piece, plan), plan)
         image_png = codec.encode_png(image)
         mask_png = codec.encode_png(repaint) if action is Action.FILL else b""
@@ -97,7 +99,8 @@ def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
         strength=1.0 if action is Action.GENERATE else wish.strength,
         num_images=wish.num_images,
     )
-    return Prepared(action, request, image_png, mask_png, plan, piece)
+    kept = piece if action is Action.FILL else piece[:0, :0]
+    return Prepared(action, request, image_png, mask_png, plan, kept)
 
 
 def finish(prepared: Prepared, pictures: Sequence[tuple[bytes, int]], layer_id: str) -> GenerativeLayer:
@@ -156,7 +159,8 @@ def on_canvas(piece: Pixels, plan: InpaintPlan) -> Pixels:
     width, height = plan.picture_size
     picture = np.zeros((height, width, 4), np.uint8)
     core = plan.core
-    picture[core.y0 : core.y1, core.x0 : core.x1] = piece
+    if piece.size:
+        picture[core.y0 : core.y1, core.x0 : core.x1] = piece
     return picture
 
 

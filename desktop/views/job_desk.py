@@ -171,6 +171,8 @@ def preview_image(message: JobPreviewed) -> QImage:
     painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
     painter.drawImage(QRectF(0, 0, size.width(), size.height()), image, part)
     painter.end()
+    if message.alpha is None:
+        return shown
     alpha = np.ascontiguousarray(message.alpha)
     mask = QImage(alpha.data, core.width, core.height, core.width, QImage.Format.Format_Grayscale8)
     mask = mask.scaled(size, Qt.AspectRatioMode.IgnoreAspectRatio, Qt.TransformationMode.SmoothTransformation)
