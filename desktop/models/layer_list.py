@@ -19,6 +19,7 @@ from PySide6.QtCore import (
     QObject,
     QPersistentModelIndex,
     Qt,
+    QTimer,
 )
 
 from desktop.document import commands
@@ -29,6 +30,8 @@ from desktop.models.thumbnails import Thumbnails
 MIME = "application/x-flowbrush-layer"
 _Index = QModelIndex | QPersistentModelIndex
 _ROOT = QModelIndex()
+_PIXELS = frozenset({"raster", "mask"})
+_THUMBNAIL_MS = 150
 
 
 class LayerRole(IntEnum):
@@ -60,6 +63,9 @@ class LayerListModel(QAbstractItemModel):
     def __init__(self, document: Document, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._document = document
+        self._repainted: set[str] = set()
+        self._later = QTimer(self, interval=_THUMBNAIL_MS, singleShot=True)
+        self._later.timeout.connect(self._on_later)
         self._thumbnails = Thumbnails()
         self._keys: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -95,6 +101,7 @@ class LayerListModel(QAbstractItemModel):
         for disconnect in self._disconnect:
             disconnect()
         self._disconnect.clear()
+        self._later.stop()
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -239,6 +246,19 @@ class LayerListModel(QAbstractItemModel):
         self.beginMoveRows(self.index_of(parent), row, row, self.index_of(new_parent), target)
 
     def _on_changed(self, layer_id: str, names: frozenset[str]) -> None:
+        if names <= _PIXELS:  # a stroke changes them at every move of the pen; a thumbnail can wait
+            self._repainted.add(layer_id)
+            if not self._later.isActive():
+                self._later.start()
+            return
+        self._say_changed(layer_id)
+
+    def _on_later(self) -> None:
+        repainted, self._repainted = self._repainted, set()
+        for layer_id in repainted:
+            self._say_changed(layer_id)
+
+    def _say_changed(self, layer_id: str) -> None:
         index = self.index_of(layer_id)
         if index.isValid():
             self.dataChanged.emit(index, index)

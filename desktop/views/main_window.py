@@ -264,7 +264,7 @@ class MainWindow(QMainWindow):
             "about": lambda: dialogs.about(self, self._version),
         }
         for name, action in self.actions_by_name.items():
-            action.triggered.connect(lambda _=False, act=acts[name]: act())
+            action.triggered.connect(lambda _=False, act=acts[name]: self._unless_painting(act))
 
     # -- what is shown -----------------------------------------------------------------------------
 
@@ -363,9 +363,14 @@ class MainWindow(QMainWindow):
 
     # -- what a person does ------------------------------------------------------------------------
 
+    def _unless_painting(self, act: Callable[[], object]) -> None:
+        """Acts, but not in the middle of a stroke: nothing else may edit the document meanwhile."""
+        if not self.canvas.is_busy:
+            act()
+
     def _edit(self, act: Callable[[Document], object]) -> None:
         document = self.workspace.document
-        if document is None or self.canvas.is_busy:
+        if document is None:
             return
         try:
             act(document)

@@ -244,6 +244,20 @@ def test_a_click_on_the_eye_hides_and_on_the_mask_lets_the_brush_work_on_it(desk
     assert not desk.document.layers[0].is_visible
 
 
+def test_in_the_middle_of_a_stroke_no_key_edits_the_document(desk, picture):
+    desk.open(picture)
+    desk.do("add_layer")
+    desk.program.tools.tool = ToolName.BRUSH
+    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    QTest.mousePress(desk.window.canvas, left, none, desk.at(20, 20))
+    for name in ("delete_layer", "undo", "mask_all", "close"):
+        desk.window.actions_by_name[name].trigger()
+    QTest.mouseMove(desk.window.canvas, desk.at(60, 20))
+    QTest.mouseRelease(desk.window.canvas, left, none, desk.at(60, 20))
+    assert desk.layer_names() == ["lake", "Layer 2"]
+    assert desk.document.history.undo_label == "Paint"
+
+
 def test_a_locked_layer_says_so_in_the_window(desk, picture):
     desk.open(picture)
     commands.set_locked(desk.document, desk.document.layers[0].id, True)

@@ -6,6 +6,7 @@ from PySide6.QtCore import QModelIndex, Qt
 from desktop.document import commands
 from desktop.document.document import Document
 from desktop.document.layers import RasterLayer
+from desktop.document.stroke import Brush, Sample, Stroke, Target
 from desktop.models.layer_list import LayerListModel, LayerRole
 
 
@@ -115,6 +116,18 @@ def test_a_row_is_brought_up_to_date_when_its_layer_changes(qtbot, model, docume
     with qtbot.waitSignal(model.dataChanged) as signal:
         commands.set_opacity(document, document.layers[0].id, 0.5)
     assert model.data(signal.args[0], LayerRole.OPACITY) == 0.5
+
+
+def test_a_stroke_brings_the_row_up_to_date_when_the_pen_rests(qtbot, model, document):
+    before = model.data(index_of(model, document, "tree"), Qt.ItemDataRole.DecorationRole).toImage()
+    with qtbot.waitSignal(model.dataChanged) as changed:
+        stroke = Stroke(document, Brush(color=(255, 0, 0)), Target.PIXELS)
+        for x in range(0, 60, 5):
+            stroke.add([Sample(x, 20)])
+            assert not changed.signal_triggered
+        stroke.finish()
+    after = model.data(index_of(model, document, "tree"), Qt.ItemDataRole.DecorationRole).toImage()
+    assert before != after
 
 
 def test_a_detached_model_hears_nothing(qtbot, model, document):
