@@ -181,6 +181,7 @@ class Workspace(QObject):
             for folder in self._recovery_dir.iterdir():
                 if folder.is_dir():
                     found += autosave.find_recoverable(folder)
+                    self._tidy(folder.name)
         return sorted(found, key=lambda one: one.written_at, reverse=True)
 
     def recover(self, found: Recoverable) -> None:
