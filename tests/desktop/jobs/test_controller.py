@@ -217,6 +217,7 @@ def test_a_result_that_is_already_in_the_document_is_not_delivered_again(desk, d
 
 
 def test_a_result_waits_for_a_closed_document(desk, document):
+    desk.wait(ServiceKnown)
     desk.submit(document, "steps=1", document_id="closed")
     with desk.service.client() as client:
         eventually(lambda: any(job.state is JobState.DONE for job in client.jobs()))
