@@ -131,7 +131,6 @@ class ModelSpec:
     t5: T5Config = field(default_factory=T5Config)
     clip: ClipTextConfig = field(default_factory=ClipTextConfig)
     files: ModelFiles = field(default_factory=ModelFiles)
-    folder: str = ""  # under the models folder; "" means the model id
 
 
 _BASIC = (Task.GENERATE, Task.TRANSFORM, Task.FILL)
@@ -210,7 +209,7 @@ def folder_of(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> Path:
     Raises:
         ModelMissing: Names the files that are missing where most of the model is, and what to do.
     """
-    folders = [base / (spec.folder or spec.model) for base in models_dirs]
+    folders = [base / spec.model for base in models_dirs]
     missing = {folder: _missing(spec, folder) for folder in folders}
     for folder in folders:
         if not missing[folder]:

@@ -9,28 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 NumpyArray: TypeAlias = NDArray[Any]
-
-
-class Array(Protocol):
-    """What torch.Tensor, mlx.core.array and numpy.ndarray have in common and models may use."""
-
-    @property
-    def shape(self) -> Any: ...
-    @property
-    def ndim(self) -> int: ...
-    def reshape(self, *shape: int) -> Self: ...
-    def __getitem__(self, key: Any) -> Self: ...
-    def __add__(self, other: Any) -> Self: ...
-    def __radd__(self, other: Any) -> Self: ...
-    def __sub__(self, other: Any) -> Self: ...
-    def __mul__(self, other: Any) -> Self: ...
-    def __rmul__(self, other: Any) -> Self: ...
 
 
 class Ops(Protocol):

@@ -221,8 +221,9 @@ class FluxEngine:
     def _encode_clip(self, job: Job) -> Any:
         backend, spec = self._backend, job.spec
         with self._part(job, Component.CLIP) as clip, job.report.stage(Stage.ENCODING):
-            tokenizer = ClipTokenizer(job.folder / spec.files.clip_tokenizer, spec.clip_tokens)
-            _check_vocabulary(tokenizer.vocab_size, spec.clip.vocab_size, spec)
+            folder = job.folder / spec.files.clip_tokenizer
+            tokenizer = ClipTokenizer(folder, spec.clip_tokens)
+            _check_vocabulary(tokenizer.vocab_size, spec.clip.vocab_size, folder)
             ids, end = tokenizer(job.request.prompt)
             positions = backend.from_numpy(np.arange(spec.clip_tokens, dtype=np.int32))
             vec = clip(backend.from_numpy(ids), positions, backend.from_numpy(end))
@@ -232,8 +233,9 @@ class FluxEngine:
     def _encode_t5(self, job: Job) -> Any:
         backend, spec = self._backend, job.spec
         with self._part(job, Component.T5) as t5, job.report.stage(Stage.ENCODING):
-            tokenizer = T5Tokenizer(job.folder / spec.files.t5_tokenizer, spec.t5_tokens)
-            _check_vocabulary(tokenizer.vocab_size, spec.t5.vocab_size, spec)
+            folder = job.folder / spec.files.t5_tokenizer
+            tokenizer = T5Tokenizer(folder, spec.t5_tokens)
+            _check_vocabulary(tokenizer.vocab_size, spec.t5.vocab_size, folder)
             ids = backend.from_numpy(tokenizer(job.request.prompt))
             txt = t5(ids, backend.from_numpy(relative_buckets(spec.t5_tokens, spec.t5)))
             backend.evaluate(txt)
@@ -382,10 +384,10 @@ def out_of_memory(request: GenerationRequest) -> OutOfMemory:
     )
 
 
-def _check_vocabulary(tokens: int, rows: int, spec: ModelSpec) -> None:
+def _check_vocabulary(tokens: int, rows: int, folder: Path) -> None:
     """Raises if a tokenizer knows tokens that its encoder has no embedding for."""
     if tokens > rows:
         raise Corrupt(
-            f"A tokenizer of {spec.title} knows {tokens} tokens, and its encoder only {rows}.",
+            f"The tokenizer in {folder} knows {tokens} tokens, and its text encoder only {rows}.",
             "Get the model's own tokenizer files.",
         )

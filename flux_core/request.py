@@ -114,14 +114,17 @@ def parse_request(text: str | bytes) -> GenerationRequest:
 def explain(err: ValidationError) -> tuple[str, str]:
     """Turns pydantic's report into (message, hint) for a person.
 
-    Never repeats a value longer than 40 characters, so a prompt of a million characters stays out
-    of the message.
+    Never repeats a value or a name longer than 40 characters, so a prompt of a million characters
+    stays out of the message.
     """
     first = err.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    name = _cut(".".join(str(part) for part in first["loc"]))
     reason = str(first["msg"]).removeprefix("Value error, ")
     if not name:
         return f"The request does not fit together: {reason}.", "Change it and try again."
-    value = repr(first["input"])
-    shown = value if len(value) <= 40 else f"{value[:37]}..."
-    return f"{name} cannot be {shown}: {reason[0].lower()}{reason[1:]}.", "Change it and try again."
+    value = _cut(repr(first["input"]))
+    return f"{name} cannot be {value}: {reason[0].lower()}{reason[1:]}.", "Change it and try again."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -18,22 +18,24 @@ from typing import BinaryIO
 from flux_core.errors import RequestInvalid, StorageFull
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}  # some network file systems only know files
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
     """Replaces the file at `path` by `content`: temporary file, fsync, rename, fsync of the folder.
 
     Args:
-        path: Destination; its folder must exist.
+        path: Destination; its folder must exist. A symbolic link stays, what it points to is replaced.
         content: The bytes, or a function that writes them to the file it is given.
 
     Raises:
         StorageFull: The disk or quota is full; whatever was at `path` is untouched.
         RequestInvalid: The folder is missing or may not be written.
     """
-    temporary: str | None = None
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path  # a link stays a link
+    temporary: Path | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, temporary = _open_beside(place)
         with os.fdopen(handle, "wb") as file:
             if callable(content):
                 content(file)
@@ -41,9 +43,8 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _copy_mode(path, temporary)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        os.replace(temporary, place)
+        sync_folder(place.parent)
     except OSError as err:
         raise _explain(err, path) from err
     finally:
@@ -52,22 +53,31 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
                 os.unlink(temporary)
 
 
-def _copy_mode(path: Path, temporary: str) -> None:
+def _open_beside(place: Path) -> tuple[int, Path]:
+    """A new file beside `place`, with its permissions from the first byte on, and a name that fits."""
     try:
-        mode = path.stat().st_mode & 0o777
+        mode = place.stat().st_mode & 0o777
     except OSError:
-        umask = os.umask(0)
-        os.umask(umask)
-        mode = 0o666 & ~umask
-    os.chmod(temporary, mode)
+        mode = None
+    temporary = place.with_name(f".{place.name[:40]}.{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, 0o666 if mode is None else mode)  # the umask does the rest
+    if mode is not None:
+        with contextlib.suppress(OSError):  # a file system without permissions
+            os.chmod(temporary, mode)
+    return handle, temporary
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder survive a loss of power, where the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as err:
+        if err.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

@@ -295,7 +295,9 @@ class ServiceClient:
         known = self._connection.ask("HEAD", path, allow=(404,))
         if known.status_code != 404:
             return True
-        offset = min(int(known.headers.get("Upload-Offset", "0")), len(data))
+        offset = int(known.headers.get("Upload-Offset", "0"))
+        if offset >= len(data):  # a service was killed before it could check the whole: send it anew
+            offset = 0
         headers = {"Content-Length": str(len(data) - offset), "Content-Type": "application/octet-stream"}
         if offset:
             headers["Content-Range"] = f"bytes {offset}-{len(data) - 1}/{len(data)}"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backends.service.refusals import Refused, TooLarge, Unknown, WrongOffset
 from flux_core.errors import Corrupt, StorageFull
-from flux_core.storage import write_atomically
+from flux_core.storage import sync_folder, write_atomically
 
 MAX_BLOB_BYTES = 512 * 1024 * 1024
 
@@ -85,7 +85,8 @@ class BlobStore:
         sha256 = hashlib.sha256(data).hexdigest()
         if not self.has(sha256):
             path = self._place(sha256)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with mapped_full_disk():
+                path.parent.mkdir(mode=0o700, exist_ok=True)
             write_atomically(path, data)
         return sha256
 
@@ -191,6 +192,7 @@ class Upload:
 
         Raises:
             Corrupt: It is not what its name says; it is thrown away.
+            StorageFull: The disk is full; what arrived stays.
         """
         with mapped_full_disk():
             os.fsync(self._file.fileno())
@@ -199,13 +201,11 @@ class Upload:
             self._part.unlink(missing_ok=True)
             raise Corrupt("What arrived is not the picture that its name says.", "Send it again.")
         path = self._store._place(self._sha256)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        os.replace(self._part, path)
-        if os.name == "posix":
+        with mapped_full_disk():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            os.replace(self._part, path)
             for folder in (path.parent, path.parent.parent):
-                descriptor = os.open(folder, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+                sync_folder(folder)
 
 
 @contextlib.contextmanager

@@ -131,7 +131,8 @@ class EngineProcess:
         self._on_change()
         try:
             await self.start()
-            self._send(RunOrder(job_id=job_id, request=request))
+            if not job.outcome.done():  # cancelled while the process was started
+                self._send(RunOrder(job_id=job_id, request=request))
             outcome = await job.outcome
         except FluxError as err:
             outcome = Failed.of(err)

@@ -54,6 +54,7 @@ class ClipTokenizer:
 
     def __init__(self, folder: Path, length: int) -> None:
         self.length = length
+        self._folder = folder
         self._tokenizer = _read_clip(folder)
         self._begin = _id_of(self._tokenizer, CLIP_BEGIN, folder)
         self._end = _id_of(self._tokenizer, CLIP_END, folder)
@@ -61,7 +62,7 @@ class ClipTokenizer:
 
     def __call__(self, prompt: str) -> ClipTokens:
         """Any text, also none; what does not fit is cut, the end token stays."""
-        words = _encode(self._tokenizer, prompt)[: self.length - 2]
+        words = _encode(self._tokenizer, prompt, self._folder)[: self.length - 2]
         ids = [self._begin, *words, self._end]
         padded = ids + [self._end] * (self.length - len(ids))
         return ClipTokens(
@@ -86,6 +87,7 @@ class T5Tokenizer:
 
     def __init__(self, folder: Path, length: int) -> None:
         self.length = length
+        self._folder = folder
         self._tokenizer = _read_json(folder)
         self._end = _id_of(self._tokenizer, T5_END, folder)
         self._pad = _id_of(self._tokenizer, T5_PAD, folder)
@@ -93,7 +95,7 @@ class T5Tokenizer:
 
     def __call__(self, prompt: str) -> NDArray[np.int32]:
         """Any text, also none -> [1, length] int32; what does not fit is cut, the end token stays."""
-        ids = [*_encode(self._tokenizer, prompt)[: self.length - 1], self._end]
+        ids = [*_encode(self._tokenizer, prompt, self._folder)[: self.length - 1], self._end]
         return np.array([ids + [self._pad] * (self.length - len(ids))], dtype=np.int32)
 
 
@@ -141,9 +143,12 @@ def _read_json(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
+def _encode(tokenizer: Tokenizer, prompt: str, folder: Path) -> list[int]:
     text = prompt.encode("utf-8", "replace").decode()  # a lone surrogate is no text
-    return tokenizer.encode(text, add_special_tokens=False).ids
+    try:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as err:  # the library raises bare Exception, for example without an unknown token
+        raise _corrupt(folder, err) from None
 
 
 def _id_of(tokenizer: Tokenizer, token: str, folder: Path) -> int:

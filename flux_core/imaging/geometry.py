@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIZE_MULTIPLE_PX = 16  # sides that the model can paint
+from flux_core.request import SIZE_MULTIPLE_PX
+
 _WASTE_WEIGHT = 1.0  # price of looking at more of the picture than asked, per log area
 _DETAIL_WEIGHT = 0.5  # price of painting with fewer pixels than the model could, per log area
 

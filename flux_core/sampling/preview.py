@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import Corrupt
 from flux_core.imaging import codec
+from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.sampling.noise import seeded_noise
 
 FILE_NAME = "latent_rgb.json"
@@ -23,7 +24,6 @@ MAX_SIDE_PX = 192
 _QUALITY = 75
 _FIT_PATCHES = 8  # a side; 64 colours for 17 unknowns
 _FIT_PATCH_LATENTS = 2
-_PX = 8  # pixels of a latent
 
 Floats = NDArray[np.float32]
 
@@ -61,7 +61,7 @@ def fit_from_decoder(decode: Callable[[Floats], Floats], channels: int) -> Float
     patches = seeded_noise(0, _FIT_PATCHES, _FIT_PATCHES, channels)
     grid = patches.repeat(_FIT_PATCH_LATENTS, axis=1).repeat(_FIT_PATCH_LATENTS, axis=2)
     image = decode(grid)[0]
-    size = _FIT_PATCH_LATENTS * _PX
+    size = _FIT_PATCH_LATENTS * SCALE_FACTOR
     means = image.reshape(_FIT_PATCHES, size, _FIT_PATCHES, size, 3).mean(axis=(1, 3))
     return fit(patches.reshape(-1, channels), np.clip(means, -1.0, 1.0).reshape(-1, 3))
 
@@ -81,7 +81,7 @@ def read(folder: Path, channels: int) -> Floats | None:
         matrix = np.array(json.loads(path.read_bytes()), dtype=np.float32)
         if matrix.shape != (channels + 1, 3) or not np.isfinite(matrix).all():
             raise ValueError("wrong shape or values")
-    except (OSError, ValueError, TypeError) as err:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as err:
         raise Corrupt(
             f"{path} is not a list of {channels + 1} rows of three numbers.",
             "Delete it; a map is then made when it is needed.",

@@ -83,6 +83,18 @@ def test_a_large_picture_travels_there_and_back(client: ServiceClient):
     assert client.get_blob(client.put_blob(b"")) == b""
 
 
+def test_a_picture_that_arrived_whole_in_a_service_that_was_killed_is_sent_again(tmp_path: Path):
+    data = b"picture" * 1000
+    with ServiceProcess(tmp_path) as service, service.client() as client:
+        sha256 = hashlib.sha256(data).hexdigest()
+        part = service.folder.blobs / "uploads" / f"{sha256}.part"
+        for left in (data, data + b"more"):
+            part.write_bytes(left)
+            assert client.put_blob(data) == sha256
+            assert client.get_blob(sha256) == data
+            (service.folder.blobs / sha256[:2] / sha256).unlink()
+
+
 def test_a_stopped_listener_ends_at_once_though_nothing_happens(client: ServiceClient):
     stop = threading.Event()
     events = client.events(0, stop)

@@ -137,6 +137,22 @@ def test_a_job_can_be_cancelled_while_the_engine_is_still_being_made(tmp_path: P
     assert outcome.code == "cancelled"
 
 
+def test_a_job_cancelled_while_the_process_starts_is_never_carried_out(tmp_path: Path):
+    note = tmp_path / "note"
+
+    async def use(process: EngineProcess) -> tuple[Finished | Failed, Finished | Failed]:
+        first = asyncio.create_task(process.run("1", request(f"note={note}"), lambda _: None))
+        await asyncio.sleep(0)  # lets it begin, and no more
+        assert process.cancel("1")
+        return await first, await process.run("2", request(""), lambda _: None)
+
+    first, second = with_engine(tmp_path, use)
+    assert isinstance(first, Failed)
+    assert first.code == "cancelled"
+    assert isinstance(second, Finished)
+    assert not note.exists()
+
+
 def test_an_engine_that_is_deaf_to_a_cancel_is_ended(tmp_path: Path):
     async def use(process: EngineProcess) -> tuple[Finished | Failed, Finished | Failed]:
         started = asyncio.Event()

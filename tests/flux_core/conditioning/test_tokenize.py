@@ -144,6 +144,14 @@ def test_a_damaged_tokenizer_is_corrupt(tmp_path: Path, make: Any, content: str)
     assert len(caught.value.message) < 300 + len(str(tmp_path))
 
 
+def test_a_tokenizer_that_cannot_read_a_prompt_is_corrupt(tmp_path: Path) -> None:
+    vocab = [["<pad>", 0.0], ["</s>", 0.0], ["a", -1.0]]
+    content = {"version": "1.0", "model": {"type": "Unigram", "unk_id": None, "vocab": vocab}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(Corrupt, match="is damaged.*unknown token"):
+        T5Tokenizer(tmp_path, LENGTH)("b")
+
+
 @pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
 def test_damaged_clip_files_are_corrupt(tmp_path: Path, file: str) -> None:
     shutil.copytree(TINY / "tokenizer", tmp_path, dirs_exist_ok=True)

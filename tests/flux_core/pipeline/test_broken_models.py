@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,29 @@ def test_files_that_were_repaired_are_read_again(
 def test_a_damaged_tokenizer_is_named(make_engine: MakeEngine, own_dir: Path) -> None:
     (own_dir / "micro" / MICRO.files.t5_tokenizer / "tokenizer.json").write_text("{}")
     assert "tokenizer" in failure(make_engine(own_dir), Corrupt).message
+
+
+def test_a_t5_tokenizer_with_more_tokens_than_its_encoder_is_named(
+    make_engine: MakeEngine, own_dir: Path
+) -> None:
+    path = own_dir / "micro" / MICRO.files.t5_tokenizer / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] += [[f"extra{i}", -9.0] for i in range(MICRO.t5.vocab_size)]
+    path.write_text(json.dumps(content))
+    message = failure(make_engine(own_dir), Corrupt, prompt="extra1").message
+    assert f"{path.parent} knows" in message
+    assert f"only {MICRO.t5.vocab_size}" in message
+
+
+def test_a_clip_tokenizer_with_a_token_beyond_its_encoder_is_named(
+    make_engine: MakeEngine, own_dir: Path
+) -> None:
+    path = own_dir / "micro" / MICRO.files.clip_tokenizer / "vocab.json"
+    vocab = json.loads(path.read_text("utf-8"))
+    vocab["beyond"] = 2**31
+    path.write_text(json.dumps(vocab), "utf-8")
+    message = failure(make_engine(own_dir), Corrupt).message
+    assert f"{path.parent} knows {2**31 + 1} tokens" in message
 
 
 def test_a_stored_preview_map_is_used_and_a_damaged_one_is_named(

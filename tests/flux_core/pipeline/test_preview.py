@@ -62,7 +62,10 @@ def test_a_model_without_a_map_has_none(tmp_path: Path) -> None:
     assert preview.read(tmp_path, 16) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "null", "[[1, 2, 3]]", json.dumps([["a", 1, 2]] * 17), "[NaN]"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "null", "[[1, 2, 3]]", json.dumps([["a", 1, 2]] * 17), "[NaN]", "[" * 10**5, f"[[{9**999}]]"],
+)
 def test_a_damaged_map_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / preview.FILE_NAME).write_text(content)
     with pytest.raises(Corrupt, match=preview.FILE_NAME):
