@@ -20,7 +20,7 @@ from backends.service.state_folder import (
     StateFolder,
     default_models_dirs,
 )
-from flux_core.errors import ConnectionLost, FluxError
+from flux_core.errors import ConnectionLost, FluxError, Internal
 
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 8
@@ -40,6 +40,10 @@ def running_service(home: Path) -> Endpoint | None:
             client.hello()
         except ConnectionLost:
             return None
+        except Internal:
+            if endpoint.url is None:
+                raise
+            return None  # a stranger, at the port of a service that was killed
     return endpoint
 
 

@@ -75,10 +75,12 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
 
     Raises:
         AlreadyRunning: Another service uses the same folder.
-        RequestInvalid: The folder, address or engine cannot be used.
+        RequestInvalid: The folder, address, engine or number of workers cannot be used.
         FluxError: The journal is damaged, or became unusable while the service ran.
     """
     engine = choose(options.engine)
+    if options.num_workers is not None and options.num_workers < 1:
+        raise RequestInvalid(f"A service cannot have {options.num_workers} workers.", "Use 1 or more.")
     tcp = options.tcp
     if tcp is None and not hasattr(socket, "AF_UNIX"):
         tcp = "127.0.0.1:0"

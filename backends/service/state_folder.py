@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -124,8 +125,10 @@ class StateFolder:
             place = json.loads(self.endpoint_file.read_bytes())
             if place["socket"]:
                 return Endpoint(socket=Path(place["socket"]))
+            if urlsplit(place["url"]).port is None:
+                return None
             return Endpoint(url=place["url"], token=self.token.read_text().strip())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 

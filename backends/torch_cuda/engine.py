@@ -18,6 +18,7 @@ from flux_core.messages import Device, Preview, Progress
 from flux_core.pipeline import FluxEngine, out_of_memory
 from flux_core.request import GenerationRequest, Precision
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 _SHARE_OF_FREE_MEMORY = 0.6  # for weights that stay; the rest is for activations and for others
 
 
@@ -69,8 +70,8 @@ def create(models_dirs: tuple[Path, ...]) -> TorchEngine:
 
 
 def _is_out_of_memory(err: RuntimeError) -> bool:
-    """Torch raises its own class for CUDA and a plain RuntimeError when the machine has no more."""
-    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)
+    """Torch has a class for its CUDA allocator only; the processor and CUDA's libraries say it in words."""
+    return isinstance(err, torch.OutOfMemoryError) or any(words in str(err) for words in _NO_MEMORY)
 
 
 def _cuda_device(device: torch.device) -> Device:

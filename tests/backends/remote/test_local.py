@@ -1,3 +1,4 @@
+import http.server
 import os
 import signal
 import sys
@@ -24,6 +25,28 @@ def end_service(home: Path) -> None:
     )
     os.kill(pid, signal.SIGTERM)
     eventually(lambda: not StateFolder.under(home).endpoint_file.exists())
+
+
+class _Stranger(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+def test_a_stranger_at_the_port_of_a_killed_service_is_no_service(tmp_path: Path):
+    folder = StateFolder.under(tmp_path)
+    folder.make()
+    folder.token.write_text("token")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        folder.write_endpoint(Endpoint(url=f"http://127.0.0.1:{server.server_port}"))
+        assert running_service(tmp_path) is None
+        server.shutdown()
+        thread.join()
 
 
 def test_a_service_is_started_once_and_found_afterwards(tmp_path: Path):

@@ -91,6 +91,22 @@ def test_an_address_that_is_none_is_refused(tmp_path: Path, address: str):
         serve_here(tmp_path, address)
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_service_without_workers_is_refused(tmp_path: Path, count: int):
+    options = ServiceOptions(home=tmp_path, models_dirs=(), engine=FAKE_ENGINE, num_workers=count)
+    with pytest.raises(RequestInvalid, match="cannot have"):
+        serve(options)
+
+
+@pytest.mark.parametrize("url", ['"http://127.0.0.1:99999"', '"http://["', '"nonsense"', "5", "null", "[]"])
+def test_a_damaged_note_of_where_a_service_was_counts_as_none(tmp_path: Path, url: str):
+    folder = StateFolder.under(tmp_path)
+    folder.make()
+    folder.token.write_text("token")
+    folder.endpoint_file.write_text(f'{{"socket": null, "url": {url}}}')
+    assert folder.read_endpoint() is None
+
+
 def test_a_port_that_is_taken_is_said_so(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

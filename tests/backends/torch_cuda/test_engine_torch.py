@@ -61,6 +61,23 @@ def test_a_failed_allocation_is_told_as_too_little_memory(models_dir: Path) -> N
         TorchEngine("cpu", (models_dir,)).run(request, read_blob, lambda message: None, lambda: False)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to ...",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_too_little_memory_is_known_by_every_name(models_dir: Path, words: str) -> None:
+    def read_blob(sha256: str) -> bytes:
+        raise RuntimeError(words)
+
+    request = build_request(model="micro", task=Task.TRANSFORM, image="0" * 64)
+    with pytest.raises(OutOfMemory):
+        TorchEngine("cpu", (models_dir,)).run(request, read_blob, lambda message: None, lambda: False)
+
+
 def test_another_failure_of_torch_is_not_hidden(models_dir: Path) -> None:
     def read_blob(sha256: str) -> bytes:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
