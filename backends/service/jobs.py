@@ -326,8 +326,12 @@ class JobService:
                 raise Refused(f"The picture {sha256[:12]} was not sent.", "Send it before the job.")
 
     def _check_engine(self, name: str) -> None:
-        offered = [info.name for info in self._engine_infos() if info.is_available]
+        infos = self._engine_infos()
+        offered = [info.name for info in infos if info.is_available]
         if name and name not in offered:
+            reason = next((info.reason for info in infos if info.name == name), "")
+            if reason:
+                raise Refused(reason, f"Install it, or choose one of: {', '.join(offered)}.")
             hint = f"Choose one of: {', '.join(offered)}."
             raise Refused(f"The service has no engine called {name[:40]!r}.", hint)
 

@@ -99,7 +99,7 @@ def _report(err: Exception, screen: Screen) -> int:
         return 1
     usage = getattr(err, "format_message", None)  # the parser's own errors, whichever click typer brings
     if usage is not None:
-        message = str(usage())
+        message = str(usage()).replace("Value error, ", "")
         hint = "See flowbrush --help, or --help after the command."
         screen.error(RequestInvalid.code, message if message.endswith(".") else f"{message}.", hint)
         return 2

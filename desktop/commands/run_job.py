@@ -11,18 +11,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import FrameType
 
 from backends.remote.client import ServiceClient
 from backends.remote.local import ensure_service
-from backends.service.state_folder import default_home
+from backends.service.state_folder import Endpoint, default_home
 from desktop.commands.options import Backend
 from desktop.commands.screen import Screen
-from flux_core.errors import Cancelled, Internal
-from flux_core.messages import Finished, JobState
+from flux_core.errors import Cancelled, ConnectionLost, Internal
+from flux_core.messages import Finished, JobEvent, JobRecord, JobState
 from flux_core.request import GenerationRequest
+
+PATIENCE_S = 15.0  # three heartbeats of the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def run_job(
     with _interrupt_flag() as is_interrupted, screen.progress() as watch:
         engine = "" if backend is Backend.AUTO else backend.value
         job_id = client.submit(request, engine=engine).job_id
-        record = client.wait(job_id, watch, is_interrupted.is_set)
+        record = wait_through(client, job_id, watch, is_interrupted.is_set)
     if record.state is JobState.CANCELLED:
         raise Cancelled("The job was cancelled.")
     if record.failed is not None:
@@ -95,6 +97,36 @@ def run_job(
     pictures = tuple(client.get_blob(image.sha256) for image in record.finished.images)
     client.ack(job_id)
     return Outcome(job_id, request, pictures, record.finished, time.monotonic() - started)
+
+
+def wait_through(
+    client: ServiceClient,
+    job_id: str,
+    on_event: Callable[[JobEvent], None],
+    is_cancelled: Callable[[], bool],
+    *,
+    patience_s: float = PATIENCE_S,
+    revive: Callable[[], Endpoint] = lambda: ensure_service(default_home(os.environ)),
+) -> JobRecord:
+    """Waits until a job has ended, also when the service dies on the way: it is started again once.
+
+    Args:
+        client: Of the service that has the job.
+        job_id: Whose end to wait for.
+        on_event: Called with what happens to the job.
+        is_cancelled: Once true, the job is cancelled.
+        patience_s: Seconds without a word after which the service counts as dead.
+        revive: Starts this person's service if it does not run, and says where it is.
+
+    Raises:
+        ConnectionLost: The service is silent and is not this person's own, or died again.
+    """
+    try:
+        return client.wait(job_id, on_event, is_cancelled, patience_s)
+    except ConnectionLost:
+        if revive() != client.endpoint:
+            raise
+        return client.wait(job_id, on_event, is_cancelled)
 
 
 @contextlib.contextmanager

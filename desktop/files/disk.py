@@ -34,7 +34,9 @@ def explain(err: OSError, path: Path) -> RequestInvalid:
     if isinstance(err, FileNotFoundError):
         return RequestInvalid(f"{path.name} does not exist.", "Check the name and the folder.")
     reason = os.strerror(err.errno) if err.errno else str(err)
-    return RequestInvalid(f"{path.name} cannot be read: {reason}.", "Check the file and its permissions.")
+    return RequestInvalid(
+        f"{path.name or path} cannot be read: {reason}.", "Check the file and its permissions."
+    )
 
 
 def backup_path(path: Path, number: int) -> Path:
