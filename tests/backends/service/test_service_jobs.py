@@ -28,13 +28,20 @@ def hold(client: ServiceClient, gate: Path) -> str:
     return job_id
 
 
-def test_a_job_that_is_sent_comes_back_as_a_picture(client: ServiceClient):
+def test_a_job_that_is_sent_comes_back_as_a_picture(client: ServiceClient, tmp_path: Path):
     events: list[JobEvent] = []
-    sent = client.submit(request("an apple", seed=7))
-    record = client.wait(sent.job_id, events.append)
+    is_followed = tmp_path / "followed"
+
+    def follow() -> bool:  # the job must not end before anybody listens
+        is_followed.touch()
+        return False
+
+    apple = request(f"an apple until={is_followed}", seed=7)
+    sent = client.submit(apple)
+    record = client.wait(sent.job_id, events.append, follow)
     assert record.state is JobState.DONE
     assert record.finished is not None
-    assert client.get_blob(record.finished.images[0].sha256) == expected_png(request("an apple", seed=7))
+    assert client.get_blob(record.finished.images[0].sha256) == expected_png(apple)
     assert record.finished.images[0].seed == 7
     assert events[-1].record == record
     assert client.job(sent.job_id) == record
