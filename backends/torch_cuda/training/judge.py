@@ -1,7 +1,7 @@
 """A small picture classifier: the eye that gives perceptual features and scores samples.
 
 It learns object, style, colours, background, place and count from composed scenes, whose labels are
-exact. The autoencoder's perceptual loss uses its features (no VGG weights have a licence that fits),
+exact. The autoencoder's perceptual loss uses its features (no VGG weights were found in the registries),
 and evaluation asks it what a sample shows, after its own accuracy on true scenes is reported.
 """
 

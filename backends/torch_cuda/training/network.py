@@ -92,7 +92,7 @@ def use_channels_last(parameters: Iterable[nn.Parameter]) -> None:
 def compile_calls(owners: list[Any], attribute: str) -> None:
     """Replaces the blocks in `owner.attribute` (a list) by compiled calls; one compilation serves all.
 
-    Compiling block by block costs seconds instead of minutes and gains the same 2.6x (measured).
+    One graph serves all blocks of a kind (seen in dynamo's counters), so compiling stays short.
     """
     for owner in owners:
         blocks = getattr(owner, attribute)
