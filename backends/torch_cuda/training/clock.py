@@ -25,6 +25,7 @@ class Stage:
         deadline: time.monotonic() at which this run of the stage stops, done or not.
         log_every: Steps between log lines.
         save: Called every `save_every_s` seconds and when the steps end, so that a cut costs little.
+        num_steps: Stop after so many steps of this run even if time is left.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Stage:
         log_every: int = 250,
         save: Callable[[Stage], None] | None = None,
         save_every_s: float = 90.0,
+        num_steps: int | None = None,
     ) -> None:
         self.name = name
         self.total_s = total_s
@@ -45,6 +47,7 @@ class Stage:
         self._deadline = deadline
         self._save = save
         self._save_every_s = save_every_s
+        self._end_step = float("inf") if num_steps is None else first_step + num_steps
         self._log_every = log_every
         self._start: float | None = None
         self._last = (first_step, 0.0)
@@ -67,7 +70,7 @@ class Stage:
         self.step += 1
         self._start = saved = time.monotonic()
         self._last = (self.step, self._start)
-        while self.used_s < self.total_s and time.monotonic() < self._deadline:
+        while self.step < self._end_step and self.used_s < self.total_s and time.monotonic() < self._deadline:
             yield self.step
             self.step += 1
             if self._save is not None and time.monotonic() - saved > self._save_every_s:

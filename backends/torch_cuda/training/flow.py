@@ -149,6 +149,7 @@ def train(
     stage: Stage,
     amp: Any,
     state: RunState,
+    is_graphed: bool = True,
 ) -> None:
     """Flow matching in place for as long as the stage lasts; `state` carries optimiser and average."""
 
@@ -159,7 +160,8 @@ def train(
             v = tables.velocity(nets, x, captions, sigma, torch.ones_like(sigma), size)
         return (v.float() - target).pow(2).mean()
 
-    step_once = Stepper(loss, list(nets.parameters.values()), state.optimiser, tables.device.type == "cuda")
+    is_graphed = is_graphed and tables.device.type == "cuda"
+    step_once = Stepper(loss, list(nets.parameters.values()), state.optimiser, is_graphed)
     for step in stage.steps():
         warm = min(1.0, (step + 1) / numbers.warmup_steps)
         lr = numbers.lr * warm * _hold_then_fall(stage.fraction, numbers.decay_from)
@@ -180,6 +182,7 @@ def distil_guidance(
     stage: Stage,
     amp: Any,
     state: RunState,
+    is_graphed: bool = True,
 ) -> None:
     """Teaches the transformer to answer a guidance g with v_empty + g (v_text - v_empty) of the teacher."""
     low, high = numbers.guidance_range
@@ -199,7 +202,8 @@ def distil_guidance(
         return (v.float() - target).pow(2).mean()
 
     parameters = list(nets.transformer.parameters.values())
-    step_once = Stepper(loss, parameters, state.optimiser, tables.device.type == "cuda")
+    is_graphed = is_graphed and tables.device.type == "cuda"
+    step_once = Stepper(loss, parameters, state.optimiser, is_graphed)
     for step in stage.steps():
         lr = numbers.distil_lr * min(1.0, (step + 1) / 100) * _hold_then_fall(stage.fraction, 0.4)
         set_rate(state.optimiser, lr)

@@ -92,11 +92,12 @@ def use_channels_last(parameters: Iterable[nn.Parameter]) -> None:
 def compile_calls(owners: list[Any], attribute: str) -> None:
     """Replaces the blocks in `owner.attribute` (a list) by compiled calls; one compilation serves all.
 
-    One graph serves all blocks of a kind (seen in dynamo's counters), so compiling stays short.
+    One graph serves all blocks of a kind (seen in dynamo's counters), so compiling stays short. Shapes
+    are few and fixed, so each gets kernels of its own.
     """
     for owner in owners:
         blocks = getattr(owner, attribute)
-        compiled = torch.compile(type(blocks[0]).__call__)
+        compiled = torch.compile(type(blocks[0]).__call__, dynamic=False)
         setattr(owner, attribute, [functools.partial(compiled, block) for block in blocks])
 
 

@@ -21,11 +21,12 @@ class Plan:
     small_until: float = 0.2  # fraction of the flow stage that sees 128 px only
     batch_small: int = 512
     batch_large: int = 256
-    pool_small: int = 60_000
-    pool_large: int = 60_000
-    pool_wide: int = 15_000
+    pool_small: int = 40_960
+    pool_large: int = 32_768
+    pool_wide: int = 8_192
     pool_chunk: int = 512
-    renew_every: int = 64  # steps
+    renew_every: int = 96  # steps
+    is_graphed: bool = True  # steps captured as CUDA graphs
     held_out: int = 256  # scenes of the fixed evaluation list
     autoencoder: autoencoder.AutoencoderTraining = field(default_factory=autoencoder.AutoencoderTraining)
     flow: flow.FlowTraining = field(default_factory=flow.FlowTraining)

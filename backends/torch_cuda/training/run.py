@@ -2,7 +2,7 @@
 
 Stages: judge, autoencoder, text, flow, distil, evaluate, export. Each leaves a checkpoint in the work
 folder and starts from what is there, so a run may be cut anywhere and goes on; a deadline ends a run
-in time on a machine that is lent by the minute.
+in time on a machine that is lent by the minute. The stage warm only compiles; run it beside the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.training import autoencoder, checkpoint, evaluate, flow, judge, text
+from backends.torch_cuda.training import autoencoder, checkpoint, evaluate, flow, judge, text, warm
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.data.captions import held_out_captions
@@ -36,7 +36,7 @@ from flux_core.catalog import TINY, AutoencoderConfig, ModelSpec
 from flux_core.conditioning.packing import pack
 
 _LOG = logging.getLogger("training")
-STAGES = ("judge", "autoencoder", "text", "flow", "distil", "evaluate", "export")
+STAGES = ("warm", "judge", "autoencoder", "text", "flow", "distil", "evaluate", "export")
 
 
 class Run:
@@ -73,6 +73,10 @@ class Run:
         return self._end - time.monotonic()
 
     # --- stages ---------------------------------------------------------------------------------
+    def warm(self) -> None:
+        """Compiles what the later stages need; for a process that runs beside them."""
+        warm.compile_ahead(self.spec, self.plan, self.source, self.empty())
+
     def judge(self) -> None:
         """Trains the judge and reports its accuracy on true scenes."""
         eye = judge.Judge(feed.LABELS).to(self.device)
@@ -160,6 +164,7 @@ class Run:
             stage,
             self.source.amp,
             state,
+            self.plan.is_graphed,
         )
 
     def distil(self) -> None:
@@ -176,7 +181,7 @@ class Run:
         tables = flow.Conditioner(self.spec, self.device)
         flow.distil_guidance(
             nets, teacher, tables, lambda step: batches.draw(step, 1.0), self.empty(), self.plan.flow, stage,
-            self.source.amp, state,
+            self.source.amp, state, self.plan.is_graphed,
         )  # fmt: skip
         state.average.swap()
         checkpoint.save(self.work / "distilled.safetensors", nets.state())
@@ -334,7 +339,7 @@ def _shards(state: dict[str, Tensor], limit_bytes: int) -> list[dict[str, Tensor
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, in order")
+    parser.add_argument("--stages", default=",".join(STAGES[1:]), help="comma-separated, in order")
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

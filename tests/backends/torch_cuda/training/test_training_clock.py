@@ -31,3 +31,8 @@ def test_a_stage_ends_when_its_seconds_are_used():
     stage = Stage("done", 60.0, used_s=60.0, first_step=5)
     assert list(stage.steps()) == [5]
     assert stage.fraction == 1.0
+
+
+def test_a_stage_ends_after_its_steps():
+    assert list(Stage("brief", 60.0, first_step=5, num_steps=3).steps()) == [5, 6, 7]
+    assert list(Stage("one", 60.0, num_steps=1).steps()) == [0]

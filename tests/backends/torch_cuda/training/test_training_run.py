@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.training import assemble, checkpoint
+from backends.torch_cuda.training import assemble, checkpoint, warm
 from backends.torch_cuda.training.autoencoder import AutoencoderTraining
 from backends.torch_cuda.training.plan import Plan
 from backends.torch_cuda.training.run import Run
@@ -62,6 +62,17 @@ def trained(tmp_path_factory):
     finally:
         run.source.close()
     return folder
+
+
+def test_compiling_ahead_runs_every_stage_and_leaves_nothing(tmp_path):
+    pack = tmp_path / "pack.npz"
+    disc_pack().save(pack)
+    run = Run(PLAN, pack, tmp_path / "work", tmp_path / "out", deadline_s=600, spec=SMALL)
+    try:
+        warm.compile_ahead(SMALL, PLAN, run.source, run.empty(), num_steps=4)
+    finally:
+        run.source.close()
+    assert not (tmp_path / "work").exists()
 
 
 def test_every_stage_leaves_a_checkpoint(trained):

@@ -1,0 +1,83 @@
+"""Compiles ahead: a second process runs each stage on throwaway nets while the first ones train.
+
+Compilation takes minutes that a lent GPU should not spend waiting. Inductor keeps its results on the
+disk, so what this process has compiled, the real one finds. It is also the earliest word on whether the
+captured graphs run on this machine, and how fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import torch
+from torch import Tensor
+
+from backends.torch_cuda.training import autoencoder, flow, judge
+from backends.torch_cuda.training.clock import Stage
+from backends.torch_cuda.training.data import feed
+from backends.torch_cuda.training.plan import Plan
+from backends.torch_cuda.training.pools import Batches
+from backends.torch_cuda.training.scenes import Captions, SceneSource, captions_of
+from flux_core.catalog import ModelSpec
+
+_LOG = logging.getLogger("training")
+_FOREVER_S = 3600.0
+
+
+def compile_ahead(
+    spec: ModelSpec, plan: Plan, source: SceneSource, empty: Captions, num_steps: int = 160
+) -> None:
+    """Runs every compiled shape of the autoencoder, flow and distil stages, on nets of its own.
+
+    Args:
+        spec: Sizes of the model.
+        plan: As the stages get it.
+        source: For pictures and captions.
+        empty: The empty prompt.
+        num_steps: Of the flow stage and of the distil stage; the four sizes take turns.
+    """
+    is_compiled = source.device.type == "cuda"
+    for whole_from in (2.0, -1.0):
+        nets = autoencoder.build(spec.autoencoder, source.device, is_compiled)
+        numbers = dataclasses.replace(plan.autoencoder, whole_from=whole_from, adversarial_from=-1.0)
+        eye = judge.Judge(feed.LABELS).to(source.device)
+        autoencoder.train(nets, source, eye, numbers, _stage("warm autoencoder", 2))
+        _LOG.info("warm: the autoencoder is compiled, whole pictures %s", whole_from < 0)
+    tables = flow.Conditioner(spec, source.device)
+    batches = _Fixed(plan, source)
+    student, teacher = flow.build(spec, source.device), flow.build(spec, source.device)
+    if is_compiled:
+        flow.compile_nets(student)
+        flow.compile_nets(teacher)
+    state = flow.RunState(student.parameters, plan.flow.lr)
+    flow.train(
+        student, tables, batches.draw, empty, plan.flow, _stage("warm flow", num_steps),
+        source.amp, state, plan.is_graphed,
+    )  # fmt: skip
+    _LOG.info("warm: the flow stage is compiled")
+    state = flow.RunState(student.transformer.parameters, plan.flow.distil_lr)
+    flow.distil_guidance(
+        student, teacher, tables, batches.draw, empty, plan.flow, _stage("warm distil", num_steps),
+        source.amp, state, plan.is_graphed,
+    )  # fmt: skip
+    _LOG.info("warm: the distil stage is compiled")
+
+
+def _stage(name: str, num_steps: int) -> Stage:
+    return Stage(name, _FOREVER_S, log_every=40, num_steps=num_steps)
+
+
+class _Fixed:
+    """One batch of each size, again and again: the loss must fall if the steps do anything."""
+
+    def __init__(self, plan: Plan, source: SceneSource) -> None:
+        self._batches: list[tuple[Tensor, Captions, tuple[int, int]]] = []
+        for height_px, width_px in (Batches.SMALL, Batches.LARGE, Batches.WIDE, Batches.TALL):
+            count = plan.batch_small if (height_px, width_px) == Batches.SMALL else plan.batch_large
+            size = height_px // 8, width_px // 8
+            tokens = torch.randn(count, size[0] * size[1] // 4, 64, device=source.device)
+            self._batches.append((tokens.bfloat16(), captions_of(source.arrays(count)), size))
+
+    def draw(self, step: int) -> tuple[Tensor, Captions, tuple[int, int]]:
+        return self._batches[step % len(self._batches)]
