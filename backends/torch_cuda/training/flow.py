@@ -1,10 +1,9 @@
-"""Rectified flow matching of the transformer, and the distillation of its guidance.
+"""Rectified flow matching of the transformer, with its text encoders.
 
 The transformer learns the velocity noise - data of x = (1 - s) data + s noise, with logit-normal s;
-text encoders are trained along. Then the guided velocity of this teacher is distilled into the
-guidance input, so that one evaluation a step is enough, as in FLUX.1 [dev].
+text encoders are trained along. The result is the teacher of the distillation (distil.py).
 
-Source: Esser et al. 2024 (rectified flow, logit-normal), Meng et al. 2023 (guidance distillation).
+Source: Esser et al. 2024 (rectified flow, logit-normal noise levels).
 """
 
 from __future__ import annotations
@@ -52,8 +51,6 @@ class FlowTraining:
     ema: float = 0.9995
     caption_dropout: float = 0.1
     sigma_mean: float = 0.2  # of the logit-normal
-    guidance_range: tuple[float, float] = (1.0, 6.0)
-    distil_lr: float = 3e-4
 
 
 class FlowNets(NamedTuple):
@@ -164,52 +161,11 @@ def train(
     step_once = Stepper(loss, list(nets.parameters.values()), state.optimiser, is_graphed)
     for step in stage.steps():
         warm = min(1.0, (step + 1) / numbers.warmup_steps)
-        lr = numbers.lr * warm * _hold_then_fall(stage.fraction, numbers.decay_from)
+        lr = numbers.lr * warm * hold_then_fall(stage.fraction, numbers.decay_from)
         set_rate(state.optimiser, lr)
         z, captions, size = batch(step)
         value, norm = step_once(size, z, *captions)
         state.average.update(step, numbers.ema)
-        stage.log(step, loss=value, norm=norm, lr=lr)
-
-
-def distil_guidance(
-    nets: FlowNets,
-    teacher: FlowNets,
-    tables: Conditioner,
-    batch: LatentBatch,
-    empty: Captions,
-    numbers: FlowTraining,
-    stage: Stage,
-    amp: Any,
-    state: RunState,
-    is_graphed: bool = True,
-) -> None:
-    """Teaches the transformer to answer a guidance g with v_empty + g (v_text - v_empty) of the teacher."""
-    low, high = numbers.guidance_range
-
-    def loss(size: tuple[int, int], z: Tensor, *text: Tensor) -> Tensor:
-        captions = Captions(*text)
-        x, _, sigma = noised(z, numbers.sigma_mean + 0.2)
-        guidance = low + (high - low) * torch.rand_like(sigma)
-        ones = torch.ones_like(sigma)
-        with torch.no_grad(), amp():
-            with_text = tables.velocity(teacher, x, captions, sigma, ones, size).float()
-            without = tables.velocity(teacher, x, empty.expand(len(z)), sigma, ones, size).float()
-            target = without + guidance[:, None, None] * (with_text - without)
-            txt, vec = tables.text(nets, captions)
-        with amp():
-            v = nets.transformer.model(x, txt, vec, sigma, guidance, tables.rotary(size))
-        return (v.float() - target).pow(2).mean()
-
-    parameters = list(nets.transformer.parameters.values())
-    is_graphed = is_graphed and tables.device.type == "cuda"
-    step_once = Stepper(loss, parameters, state.optimiser, is_graphed)
-    for step in stage.steps():
-        lr = numbers.distil_lr * min(1.0, (step + 1) / 100) * _hold_then_fall(stage.fraction, 0.4)
-        set_rate(state.optimiser, lr)
-        z, captions, size = batch(step)
-        value, norm = step_once(size, z, *captions)
-        state.average.update(step, 0.998)
         stage.log(step, loss=value, norm=norm, lr=lr)
 
 
@@ -230,7 +186,8 @@ def noised(z: Tensor, sigma_mean: float) -> tuple[Tensor, Tensor, Tensor]:
     return (1 - s) * z + s * noise, noise - z, sigma
 
 
-def _hold_then_fall(fraction: float, decay_from: float) -> float:
+def hold_then_fall(fraction: float, decay_from: float) -> float:
+    """1 until `decay_from`, then straight down to 0.02 at the end; times the rate."""
     return 1.0 if fraction < decay_from else max(0.02, (1.0 - fraction) / (1.0 - decay_from))
 
 

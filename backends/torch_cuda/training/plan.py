@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from backends.torch_cuda.training import autoencoder, flow
+from backends.torch_cuda.training import autoencoder, distil, flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Plan:
     held_out: int = 256  # scenes of the fixed evaluation list
     autoencoder: autoencoder.AutoencoderTraining = field(default_factory=autoencoder.AutoencoderTraining)
     flow: flow.FlowTraining = field(default_factory=flow.FlowTraining)
+    distil: distil.Distillation = field(default_factory=distil.Distillation)
 
     @staticmethod
     def read(path: Path | None) -> Plan:
@@ -37,7 +39,17 @@ class Plan:
         if path is None:
             return Plan()
         values = json.loads(path.read_text())
-        for name, kind in (("autoencoder", autoencoder.AutoencoderTraining), ("flow", flow.FlowTraining)):
+        kinds = {
+            "autoencoder": autoencoder.AutoencoderTraining,
+            "flow": flow.FlowTraining,
+            "distil": distil.Distillation,
+        }
+        for name, kind in kinds.items():
             if name in values:
-                values[name] = kind(**values[name])
+                lists = {key: _tuples(value) for key, value in values[name].items()}
+                values[name] = kind(**lists)
         return Plan(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value

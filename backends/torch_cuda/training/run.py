@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.training import autoencoder, checkpoint, evaluate, flow, judge, text, warm
+from backends.torch_cuda.training import autoencoder, checkpoint, distil, evaluate, flow, judge, text, warm
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.data.captions import held_out_captions
@@ -30,6 +30,7 @@ from backends.torch_cuda.training.scenes import (
     Captions,
     Scenes,
     SceneSource,
+    captions_of,
     to_device,
 )
 from flux_core.catalog import TINY, AutoencoderConfig, ModelSpec
@@ -171,20 +172,21 @@ class Run:
         """Guidance distillation from the averaged flow nets."""
         teacher = self._averaged()
         nets = self._averaged()
-        state = flow.RunState(nets.transformer.parameters, self.plan.flow.distil_lr)
+        state = flow.RunState(nets.transformer.parameters, self.plan.distil.lr)
         if self.is_compiled:
             flow.compile_nets(nets)
             flow.compile_nets(teacher)
-        batches = Batches(self.plan, self.latents)
-        batches.prepare(True)
-        stage = Stage("distil", self.plan.distil_s, deadline=self._end, log_every=250)
-        tables = flow.Conditioner(self.spec, self.device)
-        flow.distil_guidance(
-            nets, teacher, tables, lambda step: batches.draw(step, 1.0), self.empty(), self.plan.flow, stage,
-            self.source.amp, state, self.plan.is_graphed,
+        stage = Stage(
+            "distil", self.plan.distil_s, deadline=self._end, log_every=100,
+            save=lambda _: self._keep_distilled(nets, state),
         )  # fmt: skip
-        state.average.swap()
-        checkpoint.save(self.work / "distilled.safetensors", nets.state())
+        tables = flow.Conditioner(self.spec, self.device)
+        rounds = distil.Rounds(
+            teacher, tables, self.empty(), self.captions, self.plan.distil, self.source.amp
+        )
+        distil.train(
+            nets, tables, rounds, self.plan.distil, stage, self.source.amp, state, self.plan.is_graphed
+        )
 
     def evaluate(self) -> None:
         """Figures on held-out captions and sheets, of the newest nets there are."""
@@ -279,6 +281,10 @@ class Run:
         z = (autoencoder.encode(self.ae(), scenes.images, self.source.amp) - config.shift) * config.scale
         return pack(self.ae().encoder.model.ops, z), scenes.captions
 
+    def captions(self, count: int) -> Captions:
+        """Captions of new scenes."""
+        return captions_of(self.source.arrays(count))
+
     def encode(self, prompts: Sequence[str]) -> Captions:
         """Prompts as token ids on the device."""
         t5, clip, end = zip(*(self.words.encode(prompt) for prompt in prompts), strict=True)
@@ -307,6 +313,11 @@ class Run:
         tensors |= checkpoint.optimiser_tensors(state.optimiser, "optimiser/")
         checkpoint.save(path, tensors, {"used_s": stage.used_s, "step": stage.step})
         _LOG.info("flow stands at step %d, %.0f of %.0f s", stage.step, stage.used_s, stage.total_s)
+
+    def _keep_distilled(self, nets: flow.FlowNets, state: flow.RunState) -> None:
+        state.average.swap()
+        checkpoint.save(self.work / "distilled.safetensors", nets.state())
+        state.average.swap()
 
     def _resume(self, path: Path, nets: flow.FlowNets, state: flow.RunState) -> tuple[float, int]:
         tensors, facts = checkpoint.load(path, self.device)

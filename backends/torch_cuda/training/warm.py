@@ -13,7 +13,7 @@ import logging
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.training import autoencoder, flow, judge
+from backends.torch_cuda.training import autoencoder, distil, flow, judge
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.plan import Plan
@@ -56,11 +56,20 @@ def compile_ahead(
         source.amp, state, plan.is_graphed,
     )  # fmt: skip
     _LOG.info("warm: the flow stage is compiled")
-    state = flow.RunState(student.transformer.parameters, plan.flow.distil_lr)
-    flow.distil_guidance(
-        student, teacher, tables, batches.draw, empty, plan.flow, _stage("warm distil", num_steps),
-        source.amp, state, plan.is_graphed,
-    )  # fmt: skip
+    state = flow.RunState(student.transformer.parameters, plan.distil.lr)
+    rounds = distil.Rounds(
+        teacher, tables, empty, lambda count: captions_of(source.arrays(count)), plan.distil, source.amp
+    )
+    distil.train(
+        student,
+        tables,
+        rounds,
+        plan.distil,
+        _stage("warm distil", num_steps),
+        source.amp,
+        state,
+        plan.is_graphed,
+    )
     _LOG.info("warm: the distil stage is compiled")
 
 

@@ -9,6 +9,7 @@ import torch
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.training import assemble, checkpoint, warm
 from backends.torch_cuda.training.autoencoder import AutoencoderTraining
+from backends.torch_cuda.training.distil import Distillation
 from backends.torch_cuda.training.plan import Plan
 from backends.torch_cuda.training.run import Run
 from flux_core.catalog import TINY, AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
@@ -46,6 +47,7 @@ PLAN = Plan(
     pool_chunk=2,
     held_out=2,
     autoencoder=AutoencoderTraining(batch_size=4, crop_px=64),
+    distil=Distillation(small_count=3, large_count=3, sizes_px=((128, 128), (64, 96)), walk_steps=(1, 3)),
 )
 
 

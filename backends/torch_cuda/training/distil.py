@@ -1,0 +1,210 @@
+"""Distils the guided velocity of a teacher into the guidance input, as FLUX.1 [dev] was made.
+
+The teacher needs two evaluations a step (with and without the text); the student gives their guided sum
+in one. It learns along the teacher's own guided walks from noise to picture, so it sees exactly the
+points that sampling visits, and every evaluation of the teacher is both a lesson and a step of a walk.
+
+Source: Meng et al. 2023 (guidance distillation); the walks in place of noised data are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from backends.torch_cuda.training.clock import Stage
+from backends.torch_cuda.training.flow import Conditioner, FlowNets, RunState, hold_then_fall
+from backends.torch_cuda.training.network import set_rate
+from backends.torch_cuda.training.scenes import Captions
+from backends.torch_cuda.training.stepper import Stepper
+
+NewCaptions = Callable[[int], Captions]
+"""count -> that many fresh captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """Numbers of the stage."""
+
+    lr: float = 3e-4
+    warmup_steps: int = 100
+    decay_from: float = 0.4  # fraction of the stage
+    ema: float = 0.998
+    guidance_range: tuple[float, float] = (1.0, 6.0)
+    usual_guidance: float = 3.5
+    usual_share: float = 0.3  # of the walks, with exactly the usual guidance
+    walk_steps: tuple[int, int] = (8, 28)  # fewest and most steps of a walk
+    sizes_px: tuple[tuple[int, int], ...] = (
+        (256, 256), (128, 128), (256, 256), (192, 256), (256, 256), (256, 192)
+    )  # height and width; they take turns  # fmt: skip
+    small_count: int = 512  # walks under way up to 128 px
+    large_count: int = 256
+
+
+class Lesson(NamedTuple):
+    """What the student must answer: at tokens x [B, L, 64] and levels sigma [B], text states txt and vec,
+    guidance [B] -> velocity target [B, L, 64].
+    """
+
+    x: Tensor
+    sigma: Tensor
+    guidance: Tensor
+    target: Tensor
+    txt: Tensor
+    vec: Tensor
+
+
+class Walks:
+    """Many guided walks of the teacher at once, each with its own caption, guidance and number of steps.
+
+    Args:
+        teacher: Nets of the flow stage.
+        tables: Their constant tables.
+        empty: The empty prompt.
+        new_captions: Where captions come from.
+        size: Height and width in latents.
+        count: Walks under way.
+        numbers: Of the stage.
+        amp: Autocast, as in the flow stage.
+    """
+
+    def __init__(
+        self,
+        teacher: FlowNets,
+        tables: Conditioner,
+        empty: Captions,
+        new_captions: NewCaptions,
+        size: tuple[int, int],
+        count: int,
+        numbers: Distillation,
+        amp: Any,
+    ) -> None:
+        self._teacher = teacher
+        self._tables = tables
+        self._new_captions = new_captions
+        self._numbers = numbers
+        self._amp = amp
+        self.size = size
+        device = tables.device
+        length = size[0] * size[1] // 4
+        self._x = torch.empty(count, length, 64, device=device)
+        self._at = torch.zeros(count, device=device)  # steps done
+        self._steps = torch.ones(count, device=device)
+        self._guidance = torch.ones(count, device=device)
+        txt, vec = self._encode(empty)
+        self._no_txt, self._no_vec = txt.expand(count, -1, -1), vec.expand(count, -1)
+        self._txt, self._vec = torch.empty_like(self._no_txt), torch.empty_like(self._no_vec)
+        self._begin(torch.ones(count, dtype=torch.bool, device=device))
+        self._at = (torch.rand(count, device=device) * self._steps).floor()  # not all at the same level
+
+    @torch.no_grad()
+    def next(self) -> Lesson:
+        """One lesson from every walk; the walks then go one step on."""
+        sigma = 1.0 - self._at / self._steps
+        ones = torch.ones_like(sigma)
+        transformer, pe = self._teacher.transformer.model, self._tables.rotary(self.size)
+        with self._amp():
+            with_text = transformer(self._x, self._txt, self._vec, sigma, ones, pe).float()
+            without = transformer(self._x, self._no_txt, self._no_vec, sigma, ones, pe).float()
+        target = without + self._guidance[:, None, None] * (with_text - without)
+        lesson = Lesson(
+            self._x.clone(), sigma, self._guidance.clone(), target, self._txt.clone(), self._vec.clone()
+        )
+        self._x = self._x - target / self._steps[:, None, None]
+        self._at = self._at + 1
+        is_over = self._at >= self._steps - 0.5
+        if bool(is_over.any()):
+            self._begin(is_over)
+        return lesson
+
+    @torch.no_grad()
+    def _begin(self, which: Tensor) -> None:
+        numbers, count = self._numbers, int(which.sum())
+        device = self._x.device
+        low, high = numbers.guidance_range
+        guidance = low + (high - low) * torch.rand(count, device=device)
+        is_usual = torch.rand(count, device=device) < numbers.usual_share
+        fewest, most = numbers.walk_steps
+        self._x[which] = torch.randn(count, *self._x.shape[1:], device=device)
+        self._at[which] = 0.0
+        self._steps[which] = torch.randint(fewest, most + 1, (count,), device=device).float()
+        self._guidance[which] = torch.where(is_usual, numbers.usual_guidance, guidance)
+        txt, vec = self._encode(self._new_captions(count))
+        self._txt[which], self._vec[which] = txt, vec
+
+    @torch.no_grad()
+    def _encode(self, captions: Captions) -> tuple[Tensor, Tensor]:
+        with self._amp():
+            txt, vec = self._tables.text(self._teacher, captions)
+        return txt.float(), vec.float()
+
+
+class Rounds:
+    """Which walks a step learns from: the sizes take turns. Arguments as for Walks."""
+
+    def __init__(
+        self,
+        teacher: FlowNets,
+        tables: Conditioner,
+        empty: Captions,
+        new_captions: NewCaptions,
+        numbers: Distillation,
+        amp: Any,
+    ) -> None:
+        self._make = lambda size_px: Walks(
+            teacher, tables, empty, new_captions, (size_px[0] // 8, size_px[1] // 8),
+            numbers.small_count if max(size_px) <= 128 else numbers.large_count, numbers, amp,
+        )  # fmt: skip
+        self._sizes_px = numbers.sizes_px
+        self._walks: dict[tuple[int, int], Walks] = {}
+
+    def __call__(self, step: int) -> Walks:
+        size_px = self._sizes_px[step % len(self._sizes_px)]
+        if size_px not in self._walks:
+            self._walks[size_px] = self._make(size_px)
+        return self._walks[size_px]
+
+
+def train(
+    student: FlowNets,
+    tables: Conditioner,
+    walks: Callable[[int], Walks],
+    numbers: Distillation,
+    stage: Stage,
+    amp: Any,
+    state: RunState,
+    is_graphed: bool = True,
+) -> None:
+    """Teaches the student's transformer in place for as long as the stage lasts.
+
+    Args:
+        student: Starts as a copy of the teacher; its text encoders stay as they are.
+        tables: Constant tables of the model.
+        walks: step -> the walks that this step learns from.
+        numbers: Of the stage.
+        stage: How long.
+        amp: Autocast.
+        state: Optimiser and average over the student's transformer.
+        is_graphed: Capture steps as CUDA graphs, where there is CUDA.
+    """
+
+    def loss(size: tuple[int, int], *lesson: Tensor) -> Tensor:
+        x, sigma, guidance, target, txt, vec = lesson
+        with amp():
+            v = student.transformer.model(x, txt, vec, sigma, guidance, tables.rotary(size))
+        return (v.float() - target).pow(2).mean()
+
+    parameters = list(student.transformer.parameters.values())
+    step_once = Stepper(loss, parameters, state.optimiser, is_graphed and tables.device.type == "cuda")
+    for step in stage.steps():
+        warm = min(1.0, (step + 1) / numbers.warmup_steps)
+        lr = numbers.lr * warm * hold_then_fall(stage.fraction, numbers.decay_from)
+        set_rate(state.optimiser, lr)
+        source = walks(step)
+        value, norm = step_once(source.size, *source.next())
+        state.average.update(step, numbers.ema)
+        stage.log(step, loss=value, norm=norm, lr=lr)
