@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from backends.mlx_metal.leaves import MlxLeaves
 from backends.mlx_metal.ops import MlxOps
+from backends.mlx_metal.packed import BITS, PackedWeight
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
+from flux_core.weights.quant.schemes import decode
 from flux_core.weights.tensors import RawTensor, TensorSource
 
 _STORAGE = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
@@ -37,7 +39,12 @@ class MlxBackend:
 
     def leaves(self, tensors: TensorSource, precision: Precision) -> MlxLeaves:
         dtype = self._dtype(precision)
-        return MlxLeaves(lambda name: _weight(tensors.read(name), dtype))
+
+        def packed(name: str) -> PackedWeight | None:
+            raw = tensors.read(name)
+            return PackedWeight(raw) if raw.is_quantised else None
+
+        return MlxLeaves(lambda name: _weight(tensors.read(name), dtype), packed, dtype)
 
     def from_numpy(self, x: NDArray[Any]) -> mx.array:
         return mx.array(x)
@@ -58,17 +65,21 @@ class MlxBackend:
 
 
 def array_of(raw: RawTensor) -> mx.array:
-    """A checkpoint tensor in its own dtype (float64 becomes float32).
+    """A checkpoint tensor in its own dtype (float64 becomes float32); float32 values where it is quantised.
 
     Raises:
-        Corrupt: The dtype is not a plain floating one.
+        Corrupt: The dtype is neither a plain floating one nor a scheme.
     """
+    if raw.is_quantised:
+        companions = {key: mx.array(np.array(value)) for key, value in raw.companions.items()}
+        rows = mx.array(raw.data.reshape(raw.num_rows, -1))
+        return decode(raw.dtype, rows, companions, BITS).reshape(raw.shape)
     if raw.dtype == "BF16":
         return mx.array(raw.data.view("<u2").reshape(raw.shape)).view(mx.bfloat16)
     if raw.dtype not in _STORAGE:
         raise Corrupt(
-            f"Tensor {raw.name!r} is stored as {raw.dtype}, where F32, F16 or BF16 is needed.",
-            "Get the unquantised file.",
+            f"Tensor {raw.name!r} is stored as {raw.dtype}, which is no form of weights known here.",
+            "Get the file in bfloat16, or in a quantised form that `flowbrush models inspect` knows.",
         )
     return mx.array(raw.data.view(_STORAGE[raw.dtype]).reshape(raw.shape))
 

@@ -12,8 +12,12 @@ from collections.abc import Callable
 import mlx.core as mx
 from mlx import nn
 
+from backends.mlx_metal.packed import PackedWeight
+
 TensorGetter = Callable[[str], mx.array]
 """name -> array in its dtype and checkpoint shape."""
+PackedGetter = Callable[[str], PackedWeight | None]
+"""name -> the weight as it is packed, or None where it is a plain array."""
 
 
 class MlxLeaves:
@@ -21,18 +25,24 @@ class MlxLeaves:
 
     Args:
         get: Gives each named array.
+        get_packed: Gives the weights that stay quantised.
+        dtype: Of what packed embeddings give.
 
     Attributes:
         leaves: Every leaf by checkpoint name, in the order they were asked for.
     """
 
-    def __init__(self, get: TensorGetter) -> None:
+    def __init__(
+        self, get: TensorGetter, get_packed: PackedGetter = lambda name: None, dtype: mx.Dtype = mx.float32
+    ) -> None:
         self._get = get
+        self._get_packed = get_packed
+        self._dtype = dtype
         self.leaves: dict[str, nn.Module] = {}
 
     def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
         return self._keep(
-            name, Linear(self._get(f"{name}.weight"), self._get(f"{name}.bias") if bias else None)
+            name, Linear(self._weight(f"{name}.weight"), self._get(f"{name}.bias") if bias else None)
         )
 
     def conv2d(
@@ -60,7 +70,11 @@ class MlxLeaves:
         )
 
     def embedding(self, name: str, rows: int, dim: int) -> nn.Module:
-        return self._keep(name, Embedding(self._get(f"{name}.weight")))
+        return self._keep(name, Embedding(self._weight(f"{name}.weight"), self._dtype))
+
+    def _weight(self, name: str) -> mx.array | PackedWeight:
+        packed = self._get_packed(name)
+        return packed if packed is not None else self._get(name)
 
     def _keep(self, name: str, leaf: nn.Module) -> nn.Module:
         self.leaves[name] = leaf
@@ -68,17 +82,33 @@ class MlxLeaves:
 
 
 class Linear(nn.Module):
-    """[..., in] -> [..., out]."""
+    """[..., in] -> [..., out].
 
-    def __init__(self, weight: mx.array, bias: mx.array | None) -> None:
+    Args:
+        weight: [out, in], plain or packed.
+        bias: [out], or None.
+
+    Attributes:
+        adapters: What LoRAs and the like add, in order; each is called with (this leaf, x, y) and gives
+            the next y.
+    """
+
+    def __init__(self, weight: mx.array | PackedWeight, bias: mx.array | None) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias
+        self.adapters: list[nn.Module] = []
+
+    def weight_in(self, dtype: mx.Dtype) -> mx.array:
+        """The weight [out, in] in a dtype; decoded where it is packed."""
+        return self.weight(dtype) if isinstance(self.weight, PackedWeight) else self.weight.astype(dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self.bias is None:
-            return x @ self.weight.T
-        return mx.addmm(self.bias, x, self.weight.T)
+        weight = self.weight(x.dtype) if isinstance(self.weight, PackedWeight) else self.weight
+        y = x @ weight.T if self.bias is None else mx.addmm(self.bias, x, weight.T)
+        for adapter in self.adapters:
+            y = adapter(self, x, y)
+        return y
 
 
 class Conv2d(nn.Module):
@@ -141,11 +171,19 @@ class GroupNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Integers [...] -> [..., dim]."""
+    """Integers [...] -> [..., dim]; a packed table decodes only the rows that are asked for.
 
-    def __init__(self, weight: mx.array) -> None:
+    Args:
+        weight: [rows, dim], plain or packed.
+        dtype: Of the result where the table is packed.
+    """
+
+    def __init__(self, weight: mx.array | PackedWeight, dtype: mx.Dtype = mx.float32) -> None:
         super().__init__()
         self.weight = weight
+        self.dtype = dtype
 
     def __call__(self, index: mx.array) -> mx.array:
+        if isinstance(self.weight, PackedWeight):
+            return self.weight.rows(index, self.dtype)
         return self.weight[index]

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
+from backends.torch_cuda.packed import BITS, PackedWeight
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
+from flux_core.weights.quant.schemes import decode
 from flux_core.weights.tensors import RawTensor, TensorSource
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {
@@ -47,7 +49,14 @@ class TorchBackend:
 
     def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
         dtype = self._dtype(precision)
-        return TorchLeaves(lambda name: self._weight(tensors.read(name), dtype), self.device, dtype)
+
+        def packed(name: str) -> PackedWeight | None:
+            raw = tensors.read(name)
+            return PackedWeight(raw, self.device) if raw.is_quantised else None
+
+        return TorchLeaves(
+            lambda name: self._weight(tensors.read(name), dtype), self.device, dtype, get_packed=packed
+        )
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(x)).to(self.device)
@@ -77,18 +86,22 @@ class TorchBackend:
 
 
 def tensor_of(raw: RawTensor) -> Tensor:
-    """A torch view of a checkpoint tensor's bytes.
+    """A torch view of a checkpoint tensor's bytes; float32 values where it is quantised.
 
     Raises:
-        Corrupt: The dtype is not a plain floating one.
+        Corrupt: The dtype is neither a plain floating one nor a scheme.
     """
+    data = raw.data
+    if raw.is_quantised:
+        companions = {key: torch.from_numpy(np.array(value)) for key, value in raw.companions.items()}
+        rows = torch.from_numpy(data).reshape(raw.num_rows, -1)
+        return decode(raw.dtype, rows, companions, BITS).reshape(raw.shape)
     if raw.dtype not in DTYPE_OF_NAME:
         raise Corrupt(
-            f"Tensor {raw.name!r} is stored as {raw.dtype}, where F32, F16 or BF16 is needed.",
-            "Get the unquantised file.",
+            f"Tensor {raw.name!r} is stored as {raw.dtype}, which is no form of weights known here.",
+            "Get the file in bfloat16, or in a quantised form that `flowbrush models inspect` knows.",
         )
     dtype = DTYPE_OF_NAME[raw.dtype]
-    data = raw.data
     if data.ctypes.data % dtype.itemsize:  # some writers do not pad the header
         data = data.copy()
     return torch.from_numpy(data).view(dtype).reshape(raw.shape)

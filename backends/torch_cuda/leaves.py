@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backends.torch_cuda.packed import PackedWeight
+
 TensorGetter = Callable[[str], Tensor]
 """name -> tensor, already on its device and in its dtype."""
+PackedGetter = Callable[[str], PackedWeight | None]
+"""name -> the weight as it is packed, or None where it is a plain tensor."""
 
 
 class TorchLeaves:
@@ -22,6 +26,7 @@ class TorchLeaves:
     Args:
         get: Gives each named tensor; None makes fresh parameters for training.
         device, dtype: Where fresh parameters live.
+        get_packed: Gives the weights that stay quantised; None for none.
 
     Attributes:
         modules: Every leaf by checkpoint name, in the order they were asked for.
@@ -32,14 +37,16 @@ class TorchLeaves:
         get: TensorGetter | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        get_packed: PackedGetter | None = None,
     ) -> None:
         self._get = get
+        self._get_packed = get_packed
         self._device = device
         self._dtype = dtype
         self.modules: dict[str, nn.Module] = {}
 
     def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
-        weight = self._parameter(f"{name}.weight", (out_dim, in_dim), in_dim**-0.5)
+        weight = self._weight(f"{name}.weight", (out_dim, in_dim), in_dim**-0.5)
         return self._keep(
             name, Linear(weight, self._parameter(f"{name}.bias", (out_dim,), 0.0) if bias else None)
         )
@@ -70,7 +77,7 @@ class TorchLeaves:
         return self._keep(name, GroupNorm(weight, bias, groups, eps))
 
     def embedding(self, name: str, rows: int, dim: int) -> nn.Module:
-        return self._keep(name, Embedding(self._parameter(f"{name}.weight", (rows, dim), 1.0)))
+        return self._keep(name, Embedding(self._weight(f"{name}.weight", (rows, dim), 1.0), self._dtype))
 
     def _affine(self, name: str, dim: int) -> tuple[nn.Parameter, nn.Parameter]:
         return self._parameter(f"{name}.weight", (dim,), None), self._parameter(f"{name}.bias", (dim,), 0.0)
@@ -83,21 +90,43 @@ class TorchLeaves:
             return nn.Parameter(torch.ones(shape, device=self._device, dtype=self._dtype))
         return nn.Parameter(torch.randn(shape, device=self._device, dtype=self._dtype) * deviation)
 
+    def _weight(self, name: str, shape: tuple[int, ...], deviation: float) -> nn.Parameter | PackedWeight:
+        packed = self._get_packed(name) if self._get_packed is not None else None
+        return packed if packed is not None else self._parameter(name, shape, deviation)
+
     def _keep(self, name: str, leaf: nn.Module) -> nn.Module:
         self.modules[name] = leaf
         return leaf
 
 
 class Linear(nn.Module):
-    """[..., in] -> [..., out]."""
+    """[..., in] -> [..., out].
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    Args:
+        weight: [out, in], plain or packed.
+        bias: [out], or None.
+
+    Attributes:
+        adapters: What LoRAs and the like add, in order; each is called with (this leaf, x, y) and gives
+            the next y.
+    """
+
+    def __init__(self, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias
+        self.adapters = nn.ModuleList()
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, in] in a dtype; decoded where it is packed."""
+        return self.weight(dtype) if isinstance(self.weight, PackedWeight) else self.weight.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        weight = self.weight(x.dtype) if isinstance(self.weight, PackedWeight) else self.weight
+        y = functional.linear(x, weight, self.bias)
+        for adapter in self.adapters:
+            y = adapter(self, x, y)
+        return y
 
 
 class Conv2d(nn.Module):
@@ -166,11 +195,19 @@ class GroupNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Integers [...] -> [..., dim]."""
+    """Integers [...] -> [..., dim]; a packed table decodes only the rows that are asked for.
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    Args:
+        weight: [rows, dim], plain or packed.
+        dtype: Of the result where the table is packed.
+    """
+
+    def __init__(self, weight: nn.Parameter | PackedWeight, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.weight = weight
+        self.dtype = dtype
 
     def forward(self, index: Tensor) -> Tensor:
+        if isinstance(self.weight, PackedWeight):
+            return self.weight.rows(index.long(), self.dtype)
         return functional.embedding(index.long(), self.weight)

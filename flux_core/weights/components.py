@@ -17,7 +17,7 @@ from flux_core.ops import Backend, LeafFactory, Ops
 from flux_core.request import Precision
 from flux_core.weights import synonyms
 from flux_core.weights.expected import Build, check_strict, expected_shapes
-from flux_core.weights.safetensors_file import SafetensorsFile
+from flux_core.weights.open import open_source
 from flux_core.weights.tensors import TensorSource
 
 
@@ -82,7 +82,7 @@ def open_checked(path: Path, rename: synonyms.Rename, *builds: Build) -> TensorS
         rename: How its names become the models' names.
         builds: The models that share the file.
     """
-    source = synonyms.canonical(SafetensorsFile(path), rename)
+    source = synonyms.canonical(open_source(path), rename)
     check_strict(expected_shapes(*builds), source.names(), path)
     return source
 

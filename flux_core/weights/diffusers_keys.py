@@ -10,14 +10,12 @@ Source: diffusers convert_flux_to_diffusers.py and the autoencoder's attention; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from flux_core.catalog import AutoencoderConfig, TransformerConfig
 from flux_core.errors import Corrupt
 from flux_core.weights.header import shown
-from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource
+from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource, stacked_rows, swapped_halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,7 @@ class ConvertedSource:
 
     def __init__(self, source: TensorSource, recipes: Recipes) -> None:
         found = source.names()
+        self.metadata = source.metadata
         self._source = source
         self._recipes = {new: r for new, r in recipes.items() if all(part in found for part in r.parts)}
         used = {part for recipe in self._recipes.values() for part in recipe.parts}
@@ -65,11 +64,10 @@ class ConvertedSource:
 
     def read(self, name: str) -> RawTensor:
         recipe, info = self._recipes[name], self._names[name]
-        pieces = [self._source.read(part).data for part in recipe.parts]
-        data = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        raw = stacked_rows(name, [self._source.read(part) for part in recipe.parts])
         if recipe.is_swapped:
-            data = np.roll(data, data.size // 2)
-        return RawTensor(name, info.dtype, info.shape, data)
+            raw = swapped_halves(raw)
+        return replace(raw, shape=info.shape)
 
 
 def transformer_recipes(config: TransformerConfig) -> Recipes:

@@ -1,19 +1,21 @@
 """What a checkpoint offers a backend: names, shapes, and bytes that are not yet numbers.
 
 A reader of any file format is a `TensorSource`; a backend turns `RawTensor` bytes into its own arrays
-without a detour where it can. `RenamedSource` gives the same bytes under the names a model asks for.
+without a detour where it can. A quantised tensor is one whose dtype names a scheme of weights.quant:
+its bytes are rows of blocks, so cutting and stacking along the first axis never looks inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import Corrupt
+from flux_core.weights.quant.schemes import SCHEMES, decode
 
 BITS_OF_DTYPE: dict[str, int] = {
     "BOOL": 8,
@@ -44,7 +46,7 @@ _NUMPY_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """dtype name as safetensors spells it ("BF16"), and shape."""
+    """dtype name as safetensors spells it ("BF16") or the name of a scheme ("Q4_K"), and logical shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -57,34 +59,86 @@ class RawTensor:
     Attributes:
         name: As asked for.
         dtype: As in TensorInfo.
-        shape: Row-major.
-        data: [bytes] little-endian; may be a view of a memory-mapped file, so never write to it.
+        shape: Row-major; of the values, not of the codes.
+        data: [bytes] little-endian; may be a view of a memory-mapped file, so never write to it. Of a
+            quantised tensor: shape[0] rows of codes, one after the other.
+        companions: What a scheme needs beside the codes (scales, offsets), by the scheme's own names;
+            each has shape[0] rows.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
+    companions: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+
+    @property
+    def is_quantised(self) -> bool:
+        return self.dtype in SCHEMES
+
+    @property
+    def num_rows(self) -> int:
+        """Length of the first axis; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
 
     def to_numpy(self) -> NDArray[np.float32]:
         """The values as float32; a view where the file holds float32.
 
         Raises:
-            Corrupt: The dtype is not a plain floating one.
+            Corrupt: The dtype is neither a plain floating one nor a known scheme.
         """
+        if self.is_quantised:
+            rows = self.data.reshape(self.num_rows, -1)
+            return decode(self.dtype, rows, self.companions).reshape(self.shape)
         if self.dtype == "BF16":
             words: NDArray[Any] = self.data.view("<u2").astype(np.uint32) << np.uint32(16)
             return words.view(np.float32).reshape(self.shape)
         if self.dtype not in _NUMPY_FLOATS:
             raise Corrupt(
-                f"Tensor {self.name!r} is stored as {self.dtype}, where F32, F16 or BF16 is needed.",
-                "Get the unquantised file.",
+                f"Tensor {self.name!r} is stored as {self.dtype}, which is no form of weights known here.",
+                "Get the file in bfloat16, or in a quantised form that `flowbrush models inspect` knows.",
             )
         return self.data.view(_NUMPY_FLOATS[self.dtype]).astype(np.float32, copy=False).reshape(self.shape)
 
 
+def stacked_rows(name: str, parts: Sequence[RawTensor]) -> RawTensor:
+    """Tensors of one dtype and width, one after the other along the first axis."""
+    first = parts[0]
+    if len(parts) == 1:
+        return replace(first, name=name)
+    return RawTensor(
+        name,
+        first.dtype,
+        (sum(part.num_rows for part in parts), *first.shape[1:]),
+        np.concatenate([part.data for part in parts]),
+        {key: np.concatenate([part.companions[key] for part in parts]) for key in first.companions},
+    )
+
+
+def cut_rows(raw: RawTensor, start: int, stop: int) -> RawTensor:
+    """Rows start to stop of the first axis; views, never copies."""
+    row_bytes = raw.data.size // max(raw.num_rows, 1)
+    return replace(
+        raw,
+        shape=(stop - start, *raw.shape[1:]),
+        data=raw.data[start * row_bytes : stop * row_bytes],
+        companions={key: value[start:stop] for key, value in raw.companions.items()},
+    )
+
+
+def swapped_halves(raw: RawTensor) -> RawTensor:
+    """The second half of the rows before the first."""
+    half = raw.num_rows // 2
+    return stacked_rows(raw.name, [cut_rows(raw, half, raw.num_rows), cut_rows(raw, 0, half)])
+
+
 class TensorSource(Protocol):
     """Anything that holds named tensors."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Free text of the file's header, by key; empty where a format has none."""
+        ...
 
     def names(self) -> Mapping[str, TensorInfo]:
         """Every tensor, without reading any."""
@@ -105,6 +159,7 @@ class RenamedSource:
 
     def __init__(self, source: TensorSource, original: Mapping[str, str]) -> None:
         infos = source.names()
+        self.metadata = source.metadata
         self._source = source
         self._original = dict(original)
         self._names = {new: infos[old] for new, old in original.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ def make_backend(name: str) -> Any:
 
 class ArraySource:
     """A TensorSource over float32 arrays."""
+
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.arrays = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}

@@ -1,0 +1,85 @@
+"""Quantised weights on torch: they stay as codes in memory and are decoded when a leaf computes.
+
+`TorchBits` gives flux_core's schemes the array operations that torch spells in its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flux_core.weights.quant.schemes import decode
+from flux_core.weights.tensors import RawTensor
+
+
+class TorchBits:
+    """flux_core.weights.quant.bits.Bits on torch; tables are kept per device."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[int, torch.device], Tensor] = {}
+
+    def lookup(self, table: NDArray[np.float32], codes: Tensor) -> Tensor:
+        key = (id(table), codes.device)
+        if key not in self._tables:
+            self._tables[key] = torch.from_numpy(table).to(codes.device)
+        return self._tables[key][codes.int()]
+
+    def halves(self, x: Tensor) -> Tensor:
+        return x.contiguous().view(torch.float16).float()
+
+    def signed(self, x: Tensor) -> Tensor:
+        return x.view(torch.int8).int()
+
+    def ints(self, x: Tensor) -> Tensor:
+        return x.int()
+
+    def floats(self, x: Tensor) -> Tensor:
+        return x.float()
+
+    def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
+        return torch.cat(list(arrays), dim=axis)
+
+    def stack(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
+        return torch.stack(list(arrays), dim=axis)
+
+
+BITS = TorchBits()
+
+
+class PackedWeight(nn.Module):
+    """A quantised weight [rows, ...] in its scheme's own form.
+
+    Args:
+        raw: A tensor whose dtype is a scheme.
+        device: Where the codes live.
+
+    Attributes:
+        scheme: Name in flux_core.weights.quant.schemes.SCHEMES.
+        shape: Of the values.
+    """
+
+    def __init__(self, raw: RawTensor, device: torch.device | str) -> None:
+        super().__init__()
+        self.scheme = raw.dtype
+        self.shape = raw.shape
+        rows = torch.from_numpy(raw.data).reshape(raw.num_rows, -1)
+        self.register_buffer("codes", rows.to(device, copy=True))
+        self._companions = tuple(raw.companions)
+        for name, value in raw.companions.items():
+            self.register_buffer(name, torch.from_numpy(np.array(value)).to(device))
+
+    def forward(self, dtype: torch.dtype) -> Tensor:
+        """All values [rows, ...]."""
+        return self._decoded(slice(None)).reshape(self.shape).to(dtype)
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Values of some rows: integers [...] -> [..., columns]; decodes no other row."""
+        return self._decoded(index.reshape(-1)).reshape(*index.shape, -1).to(dtype)
+
+    def _decoded(self, which: Tensor | slice) -> Tensor:
+        companions = {name: getattr(self, name)[which] for name in self._companions}
+        return decode(self.scheme, self.get_buffer("codes")[which], companions, BITS)
