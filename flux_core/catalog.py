@@ -91,7 +91,7 @@ class SiglipConfig:
         has_head: Whether the attention pooling is wanted; Redux has no use for it.
 
     Raises:
-        ValueError: The heads do not divide the width.
+        ValueError: The heads do not divide the width, or a patch is empty or larger than the picture.
     """
 
     hidden_size: int = 1152
@@ -104,6 +104,7 @@ class SiglipConfig:
 
     def __post_init__(self) -> None:
         _check_heads(self.hidden_size, self.num_heads)
+        _check_patches(self.image_px, self.patch_px)
 
     @property
     def num_patches(self) -> int:
@@ -123,7 +124,7 @@ class ClipVisionConfig:
     """Numbers of the CLIP ViT-L/14 vision tower, whose projection the XLabs IP-Adapter reads.
 
     Raises:
-        ValueError: The heads do not divide the width.
+        ValueError: The heads do not divide the width, or a patch is empty or larger than the picture.
     """
 
     hidden_size: int = 1024
@@ -136,6 +137,7 @@ class ClipVisionConfig:
 
     def __post_init__(self) -> None:
         _check_heads(self.hidden_size, self.num_heads)
+        _check_patches(self.image_px, self.patch_px)
 
     @property
     def num_patches(self) -> int:
@@ -151,7 +153,7 @@ class IpAdapterConfig:
         depth: Double blocks of the transformer it was made for.
 
     Raises:
-        ValueError: The heads do not divide the width.
+        ValueError: The heads do not divide the width, or there is no token.
     """
 
     num_tokens: int = 4
@@ -163,6 +165,8 @@ class IpAdapterConfig:
 
     def __post_init__(self) -> None:
         _check_heads(self.hidden_size, self.num_heads)
+        if self.num_tokens < 1:
+            raise ValueError("an IP-Adapter makes at least one token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +200,13 @@ class Taef1Config:
 
 
 def _check_heads(hidden_size: int, num_heads: int) -> None:
-    if hidden_size % num_heads:
+    if hidden_size < 1 or hidden_size % num_heads:
         raise ValueError(f"{num_heads} heads do not divide width {hidden_size}")
+
+
+def _check_patches(image_px: int, patch_px: int) -> None:
+    if not 0 < patch_px <= image_px:
+        raise ValueError(f"a picture of {image_px} px has no patch of {patch_px} px")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Source: Radford et al. 2021; transformers modeling_clip.py (key names).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -83,7 +84,7 @@ def clip_vision_config(
         hidden_size=width,
         mlp_hidden=names["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         num_layers=count_blocks(names, "vision_model.encoder.layers."),
-        image_px=round(num_patches**0.5) * patch_px,
+        image_px=math.isqrt(num_patches) * patch_px,
         patch_px=patch_px,
         projection_dim=names["visual_projection.weight"].shape[0],
     )

@@ -151,27 +151,23 @@ def controlnet_config(
 
     Args:
         names: Of the file.
-        like: Gives what shapes do not tell: the number of heads and the rotary axes.
+        like: The transformer it will steer. Widths are its own, whatever the file says, because anything
+            else could not be added to its stream.
 
     Raises:
         KeyError: A tensor that every ControlNet has is missing.
     """
+    like = like or TransformerConfig()
     is_bfl = "img_in.weight" in names
-    doubles, singles = ("double_blocks.", "single_blocks.") if is_bfl else _DIFFUSERS_BLOCKS
-    image, text, vector, mlp = _BFL_LAYERS if is_bfl else _DIFFUSERS_LAYERS
+    prefixes = ("double_blocks.", "single_blocks.") if is_bfl else _DIFFUSERS_BLOCKS
     embedder = "pos_embed_input" if "pos_embed_input.weight" in names else "controlnet_x_embedder"
     table = names.get("controlnet_mode_embedder.weight")
-    dim, in_channels = names[f"{image}.weight"].shape
     return ControlNetConfig(
         transformer=replace(
-            like or TransformerConfig(),
-            in_channels=in_channels,
-            hidden_size=dim,
-            depth=count_blocks(names, doubles),
-            depth_single=count_blocks(names, singles),
-            mlp_hidden=names[f"{doubles}0.{mlp}.weight"].shape[0],
-            context_in_dim=names[f"{text}.weight"].shape[1],
-            vec_in_dim=names[f"{vector}.weight"].shape[1],
+            like,
+            in_channels=like.out_channels,  # noisy latents alone, even for Fill
+            depth=count_blocks(names, prefixes[0]),
+            depth_single=count_blocks(names, prefixes[1]),
             has_guidance=any("guidance_in." in name or "guidance_embedder." in name for name in names),
         ),
         condition_channels=names[f"{embedder}.weight"].shape[1],
@@ -181,10 +177,3 @@ def controlnet_config(
 
 
 _DIFFUSERS_BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
-_BFL_LAYERS = ("img_in", "txt_in", "vector_in.in_layer", "img_mlp.0")
-_DIFFUSERS_LAYERS = (
-    "x_embedder",
-    "context_embedder",
-    "time_text_embed.text_embedder.linear_1",
-    "ff.net.0.proj",
-)

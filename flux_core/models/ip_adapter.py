@@ -16,7 +16,7 @@ from typing import Any
 from flux_core.catalog import IpAdapterConfig
 from flux_core.models.transformer import ImagePrompt
 from flux_core.ops import LeafFactory, Ops
-from flux_core.weights.tensors import TensorInfo, count_blocks
+from flux_core.weights.tensors import TensorInfo
 
 LAYER_NORM_EPS = 1e-5
 
@@ -69,18 +69,12 @@ def ip_adapter_config(
 
     Args:
         names: By the model's names (flux_core.weights.synonyms.ip_adapter_name).
-        like: Gives the number of heads, which shapes do not tell.
+        like: Gives the widths, heads and depth of the transformer it will steer.
 
     Raises:
-        KeyError: A tensor that every such adapter has is missing.
+        KeyError: The projection of the picture is missing.
+        ValueError: It makes no token.
     """
-    rows, image_dim = names["ip_adapter_proj_model.proj.weight"].shape
-    (context,) = names["ip_adapter_proj_model.norm.weight"].shape
-    return replace(
-        like or IpAdapterConfig(),
-        num_tokens=rows // context,
-        image_dim=image_dim,
-        context_in_dim=context,
-        hidden_size=names["double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"].shape[0],
-        depth=count_blocks(names, "double_blocks."),
-    )
+    like = like or IpAdapterConfig()
+    shape = names["ip_adapter_proj_model.proj.weight"].shape
+    return replace(like, num_tokens=shape[0] // like.context_in_dim, image_dim=shape[1])

@@ -8,6 +8,7 @@ Source: Zhai et al. 2023; transformers modeling_siglip.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -111,7 +112,7 @@ def siglip_config(names: Mapping[str, TensorInfo], like: SiglipConfig | None = N
     """
     like = like or SiglipConfig()
     width, _, patch_px, _ = names["vision_model.embeddings.patch_embedding.weight"].shape
-    side = round(names["vision_model.embeddings.position_embedding.weight"].shape[0] ** 0.5)
+    side = math.isqrt(names["vision_model.embeddings.position_embedding.weight"].shape[0])
     image_px = like.image_px if like.image_px // patch_px == side else side * patch_px
     return replace(
         like,

@@ -147,13 +147,19 @@ def _called(file: File) -> str:
 
 def _told(derive: Callable[[Mapping[str, TensorInfo]], C], source: TensorSource, file: File, what: str) -> C:
     """The configuration that the shapes tell, or one error that says what the file is not."""
+    names = source.names()
+    reason = "its tensors have shapes that no such model has"
     try:
-        return derive(source.names())
-    except (LookupError, ValueError, ArithmeticError) as err:
-        raise Corrupt(
-            f"{_called(file)} does not hold {what}: its tensors lack or contradict {err}.",
-            "Choose the file of this very part.",
-        ) from None
+        if all(0 not in info.shape for info in names.values()):
+            return derive(names)
+    except KeyError as err:
+        reason = f"it has no tensor {err}"
+    except (IndexError, ValueError, ArithmeticError):
+        pass
+    raise Corrupt(
+        f"{_called(file)} does not hold {what}: {reason}.",
+        "Choose the file of this very part, or download it again.",
+    )
 
 
 def _built(

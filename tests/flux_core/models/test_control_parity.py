@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from flux_core.catalog import TransformerConfig
+from flux_core.catalog import IpAdapterConfig, TransformerConfig
 from flux_core.conditioning.packing import position_ids, rotary_table
 from flux_core.models.controlnet import ControlNet
 from flux_core.models.transformer import Residuals, Transformer
@@ -36,6 +36,10 @@ CONFIG = TransformerConfig(
     hidden_size=48, num_heads=3, depth=5, depth_single=7, mlp_hidden=192, context_in_dim=20, vec_in_dim=12,
     axes_dim=(4, 6, 6),
 )  # fmt: skip
+# four tokens in the file, which the loader must see for itself
+IP_ADAPTER = IpAdapterConfig(
+    num_tokens=16, image_dim=768, context_in_dim=20, hidden_size=48, num_heads=3, depth=5
+)
 IDS = position_ids(5, 8, 12)
 PE = rotary_table(IDS, CONFIG.axes_dim, CONFIG.theta)
 IMG, TXT, VEC = GAIN * normal(2, 24, 64), GAIN * normal(2, 5, 20), normal(2, 12)
@@ -351,9 +355,7 @@ def test_the_ip_adapter_equals_diffusers(tmp_path: Path, has_short_names: bool) 
     for name in BACKENDS:
         backend = make_backend(name)
         with backend.session():
-            adapter = extra.load_ip_adapter(
-                file, backend, Precision.FP32, replace(extra.IpAdapterConfig(), num_heads=3)
-            )
+            adapter = extra.load_ip_adapter(file, backend, Precision.FP32, IP_ADAPTER)
             prompts = adapter(backend.from_numpy(image_vec), scales)
             found = our_velocity(backend, source, image_prompts=[prompts])
             plain = our_velocity(backend, source)
