@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from flux_core.request import Precision
 from flux_core.weights.safetensors_file import SafetensorsFile
 from flux_core.weights.tensors import TensorSource
-from tests.support.numerics import make_backend
+from tests.support.numerics import BACKENDS, make_backend
+from tests.support.oracle import OracleBackend
 
 TOLERANCE = 2e-5
 
@@ -65,6 +66,38 @@ def ours(
         model = build(backend.ops, backend.leaves(source, Precision.FP32))
         out = model(*(None if x is None else backend.from_numpy(x) for x in inputs))
         return backend.to_numpy(out)
+
+
+def bfloat16_distances(
+    peer: Any,
+    folder: Path,
+    answer: Callable[[Any, TensorSource], Any],
+    peer_answer: Callable[[Any], torch.Tensor],
+) -> dict[str, float]:
+    """How far each backend and the peer are from float64, when weights and inputs are bfloat16.
+
+    Args:
+        peer: Its weights are rounded in place.
+        folder: For its file.
+        answer: Our model's answer on a backend, from the file; inputs cast by `backend.cast`.
+        peer_answer: The peer's own, once it is bfloat16.
+
+    Returns:
+        Root mean square difference relative to the true values', by backend, and as "peer".
+    """
+    with torch.no_grad():
+        for p in peer.parameters():
+            p.copy_(p.bfloat16().float())
+    source = saved(peer, folder)
+    true: np.ndarray = answer(OracleBackend(), source)
+    found: dict[str, np.ndarray] = {}
+    for name in BACKENDS:
+        backend = make_backend(name)
+        with backend.session():
+            found[name] = backend.to_numpy(answer(backend, source))
+    with torch.no_grad():
+        found["peer"] = peer_answer(peer.bfloat16()).float().numpy()
+    return {name: float(np.sqrt(((x - true) ** 2).mean() / (true**2).mean())) for name, x in found.items()}
 
 
 def normal(*shape: int) -> np.ndarray:
