@@ -142,7 +142,7 @@ def _opened(file: File) -> TensorSource:
 
 
 def _called(file: File) -> str:
-    return str(file) if isinstance(file, Path) else "The file"
+    return str(file if isinstance(file, Path) else getattr(file, "path", "The file"))
 
 
 def _told(derive: Callable[[Mapping[str, TensorInfo]], C], source: TensorSource, file: File, what: str) -> C:
