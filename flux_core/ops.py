@@ -53,6 +53,14 @@ class Ops(Protocol):
         """x * sigmoid(x)."""
         ...
 
+    def relu(self, x: Any) -> Any:
+        """max(x, 0)."""
+        ...
+
+    def tanh(self, x: Any) -> Any:
+        """Hyperbolic tangent."""
+        ...
+
     def gelu_tanh(self, x: Any) -> Any:
         """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the approximation FLUX and T5 use."""
         ...
@@ -88,7 +96,10 @@ class Ops(Protocol):
     def attention(
         self, q: Any, k: Any, v: Any, *, scale: float, bias: Any | None = None, is_causal: bool = False
     ) -> Any:
-        """softmax(scale q k^T + bias) v; [B, H, L, D] each -> [B, L, H*D]; bias: [1, H, L, L]."""
+        """softmax(scale q k^T + bias) v, [B, H, L, D] each -> [B, L, H*D].
+
+        k and v may have another length M, unless it is causal; bias: [1, H, L, M].
+        """
         ...
 
     def gated_add(self, x: Any, gate: Any, y: Any) -> Any:
@@ -108,9 +119,16 @@ class LeafFactory(Protocol):
         ...
 
     def conv2d(
-        self, name: str, in_dim: int, out_dim: int, kernel: int, stride: int = 1, padding: Padding = (0, 0)
+        self,
+        name: str,
+        in_dim: int,
+        out_dim: int,
+        kernel: int,
+        stride: int = 1,
+        padding: Padding = (0, 0),
+        bias: bool = True,
     ) -> Any:
-        """`name`.weight [out, in, k, k], `name`.bias; [B, H, W, in] -> [B, H', W', out].
+        """`name`.weight [out, in, k, k], `name`.bias [out]; [B, H, W, in] -> [B, H', W', out].
 
         padding: zeros added (before, after) on both image axes.
         """
@@ -130,6 +148,10 @@ class LeafFactory(Protocol):
 
     def embedding(self, name: str, rows: int, dim: int) -> Any:
         """`name`.weight [rows, dim]; integers [...] -> [..., dim]."""
+        ...
+
+    def parameter(self, name: str, shape: tuple[int, ...]) -> Any:
+        """`name` (no suffix is added) of this shape; () -> the array, in the model's precision."""
         ...
 
 

@@ -53,10 +53,12 @@ class MlxLeaves:
         kernel: int,
         stride: int = 1,
         padding: tuple[int, int] = (0, 0),
+        bias: bool = True,
     ) -> nn.Module:
         weight = mx.contiguous(self._get(f"{name}.weight").transpose(0, 2, 3, 1))  # [out, kh, kw, in]
         mx.eval(weight)
-        return self._keep(name, Conv2d(weight, self._get(f"{name}.bias"), stride, padding))
+        offset = self._get(f"{name}.bias") if bias else None
+        return self._keep(name, Conv2d(weight, offset, stride, padding))
 
     def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> nn.Module:
         return self._keep(name, RMSNorm(self._get(f"{name}.{key}"), eps))
@@ -75,6 +77,9 @@ class MlxLeaves:
     def _weight(self, name: str) -> mx.array | PackedWeight:
         packed = self._get_packed(name)
         return packed if packed is not None else self._get(name)
+
+    def parameter(self, name: str, shape: tuple[int, ...]) -> nn.Module:
+        return self._keep(name, Parameter(self._get(name)))
 
     def _keep(self, name: str, leaf: nn.Module) -> nn.Module:
         self.leaves[name] = leaf
@@ -114,7 +119,9 @@ class Linear(nn.Module):
 class Conv2d(nn.Module):
     """[B, H, W, in] -> [B, H', W', out]."""
 
-    def __init__(self, weight: mx.array, bias: mx.array, stride: int, padding: tuple[int, int]) -> None:
+    def __init__(
+        self, weight: mx.array, bias: mx.array | None, stride: int, padding: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias
@@ -123,7 +130,8 @@ class Conv2d(nn.Module):
         self.padding = ([before, before], [after, after])
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.conv_general(x, self.weight, stride=self.stride, padding=self.padding) + self.bias
+        out = mx.conv_general(x, self.weight, stride=self.stride, padding=self.padding)
+        return out if self.bias is None else out + self.bias
 
 
 class RMSNorm(nn.Module):
@@ -187,3 +195,14 @@ class Embedding(nn.Module):
         if isinstance(self.weight, PackedWeight):
             return self.weight.rows(index, self.dtype)
         return self.weight[index]
+
+
+class Parameter(nn.Module):
+    """() -> the array itself."""
+
+    def __init__(self, weight: mx.array) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def __call__(self) -> mx.array:
+        return self.weight

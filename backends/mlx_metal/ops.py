@@ -42,6 +42,12 @@ class MlxOps:
     def silu(self, x: mx.array) -> mx.array:
         return nn.silu(x)
 
+    def relu(self, x: mx.array) -> mx.array:
+        return mx.maximum(x, 0)
+
+    def tanh(self, x: mx.array) -> mx.array:
+        return mx.tanh(x)
+
     def gelu_tanh(self, x: mx.array) -> mx.array:
         return nn.gelu_approx(x)
 

@@ -59,11 +59,12 @@ class TorchLeaves:
         kernel: int,
         stride: int = 1,
         padding: tuple[int, int] = (0, 0),
+        bias: bool = True,
     ) -> nn.Module:
         deviation = (in_dim * kernel * kernel) ** -0.5
         weight = self._parameter(f"{name}.weight", (out_dim, in_dim, kernel, kernel), deviation)
-        bias = self._parameter(f"{name}.bias", (out_dim,), 0.0)
-        return self._keep(name, Conv2d(weight, bias, stride, padding))
+        offset = self._parameter(f"{name}.bias", (out_dim,), 0.0) if bias else None
+        return self._keep(name, Conv2d(weight, offset, stride, padding))
 
     def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> nn.Module:
         return self._keep(name, RMSNorm(self._parameter(f"{name}.{key}", (dim,), None), eps, key))
@@ -78,6 +79,9 @@ class TorchLeaves:
 
     def embedding(self, name: str, rows: int, dim: int) -> nn.Module:
         return self._keep(name, Embedding(self._weight(f"{name}.weight", (rows, dim), 1.0), self._dtype))
+
+    def parameter(self, name: str, shape: tuple[int, ...]) -> nn.Module:
+        return self._keep(name, Parameter(self._parameter(name, shape, 0.02)))
 
     def _affine(self, name: str, dim: int) -> tuple[nn.Parameter, nn.Parameter]:
         return self._parameter(f"{name}.weight", (dim,), None), self._parameter(f"{name}.bias", (dim,), 0.0)
@@ -133,7 +137,7 @@ class Conv2d(nn.Module):
     """[B, H, W, in] -> [B, H', W', out]; channels_last inside, so the permutes are views."""
 
     def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter, stride: int, padding: tuple[int, int]
+        self, weight: nn.Parameter, bias: nn.Parameter | None, stride: int, padding: tuple[int, int]
     ) -> None:
         super().__init__()
         self.weight = weight
@@ -211,3 +215,14 @@ class Embedding(nn.Module):
         if isinstance(self.weight, PackedWeight):
             return self.weight.rows(index.long(), self.dtype)
         return functional.embedding(index.long(), self.weight)
+
+
+class Parameter(nn.Module):
+    """() -> the array itself."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self) -> Tensor:
+        return self.weight

@@ -39,6 +39,12 @@ class TorchOps:
     def silu(self, x: Tensor) -> Tensor:
         return functional.silu(x)
 
+    def relu(self, x: Tensor) -> Tensor:
+        return functional.relu(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
     def gelu_tanh(self, x: Tensor) -> Tensor:
         return functional.gelu(x, approximate="tanh")
 

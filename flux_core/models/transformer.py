@@ -9,6 +9,7 @@ modulation is adaLN-Zero of Peebles & Xie 2022.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
@@ -27,6 +28,42 @@ class Modulation(NamedTuple):
     gate: Any
 
 
+class Residuals(NamedTuple):
+    """What one ControlNet adds to the image stream, already scaled; each [B, L_img, D].
+
+    Fewer residuals than blocks are stretched over the blocks in runs of equal length, or repeated in turn.
+    """
+
+    double: Sequence[Any] = ()
+    single: Sequence[Any] = ()
+    is_repeated: bool = False
+
+    def after_double(self, block: int, depth: int) -> Any | None:
+        """What is added after this double block of `depth`; None if nothing is."""
+        return self._after(self.double, block, depth)
+
+    def after_single(self, block: int, depth: int) -> Any | None:
+        """What is added after this single block of `depth`; None if nothing is."""
+        return self._after(self.single, block, depth)
+
+    def _after(self, residuals: Sequence[Any], block: int, depth: int) -> Any | None:
+        count = len(residuals)
+        if not count:
+            return None
+        if self.is_repeated:
+            return residuals[block % count]
+        run = -(-depth // count)  # blocks that share a residual, rounded up
+        return residuals[block // run]
+
+
+class ImagePrompt(NamedTuple):
+    """What one double block attends to beside text and image; k and v are [B, H, N, D/H]."""
+
+    k: Any
+    v: Any
+    scale: float
+
+
 class Transformer:
     """Predicts the velocity noise - data of packed latents.
 
@@ -43,13 +80,7 @@ class Transformer:
         dim = config.hidden_size
         self.img_in = make.linear(f"{name}img_in", config.in_channels, dim)
         self.txt_in = make.linear(f"{name}txt_in", config.context_in_dim, dim)
-        self.time_in = MlpEmbedder(ops, make, f"{name}time_in", TIME_EMBEDDING_DIM, dim)
-        self.vector_in = MlpEmbedder(ops, make, f"{name}vector_in", config.vec_in_dim, dim)
-        self.guidance_in = (
-            MlpEmbedder(ops, make, f"{name}guidance_in", TIME_EMBEDDING_DIM, dim)
-            if config.has_guidance
-            else None
-        )
+        self.condition = Condition(ops, make, name, config)
         self.double_blocks = [
             DoubleBlock(ops, make, f"{name}double_blocks.{i}", config) for i in range(config.depth)
         ]
@@ -58,7 +89,18 @@ class Transformer:
         ]
         self.final_layer = FinalLayer(ops, make, f"{name}final_layer", config)
 
-    def __call__(self, img: Any, txt: Any, vec: Any, sigma: Any, guidance: Any | None, pe: Any) -> Any:
+    def __call__(
+        self,
+        img: Any,
+        txt: Any,
+        vec: Any,
+        sigma: Any,
+        guidance: Any | None,
+        pe: Any,
+        *,
+        residuals: Sequence[Residuals] = (),
+        image_prompts: Sequence[Sequence[ImagePrompt]] = (),
+    ) -> Any:
         """One evaluation.
 
         Args:
@@ -68,6 +110,8 @@ class Transformer:
             sigma: [B] noise level in [0, 1].
             guidance: [B] distilled guidance, raw (3.5, not 3500); None without guidance_in.
             pe: [L_txt + L_img, head_dim/2, 2] float32 rotary table, text first.
+            residuals: Of each ControlNet (flux_core.models.controlnet).
+            image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
 
         Returns:
             [B, L_img, out_channels] velocity.
@@ -77,21 +121,42 @@ class Transformer:
         img = self.img_in(img)  # [B, L_img, D]
         txt = self.txt_in(txt)  # [B, L_txt, D]
         txt_len = int(txt.shape[1])
-        for block in self.double_blocks:
-            img, txt = block(img, txt, vec, pe)
+        for i, block in enumerate(self.double_blocks):
+            img, txt = block(img, txt, vec, pe, [prompts[i] for prompts in image_prompts])
+            for control in residuals:
+                added = control.after_double(i, self.config.depth)
+                img = img if added is None else img + added
         z = ops.concat([txt, img], axis=1)  # [B, L, D]
-        for block in self.single_blocks:
+        for i, block in enumerate(self.single_blocks):
             z = block(z, vec, pe)
+            for control in residuals:
+                added = control.after_single(i, self.config.depth_single)
+                z = z if added is None else ops.concat([z[:, :txt_len], z[:, txt_len:] + added], axis=1)
         return self.final_layer(z[:, txt_len:], vec)
 
-    def condition(self, vec: Any, sigma: Any, guidance: Any | None) -> Any:
-        """Noise level, guidance and pooled text as one vector [B, D]."""
+
+class Condition:
+    """Noise level, guidance and pooled text as one vector, which modulates every block."""
+
+    def __init__(self, ops: Ops, make: LeafFactory, name: str, config: TransformerConfig) -> None:
+        dim = config.hidden_size
+        self.ops = ops
+        self.time_in = MlpEmbedder(ops, make, f"{name}time_in", TIME_EMBEDDING_DIM, dim)
+        self.vector_in = MlpEmbedder(ops, make, f"{name}vector_in", config.vec_in_dim, dim)
+        self.guidance_in = (
+            MlpEmbedder(ops, make, f"{name}guidance_in", TIME_EMBEDDING_DIM, dim)
+            if config.has_guidance
+            else None
+        )
+
+    def __call__(self, vec: Any, sigma: Any, guidance: Any | None) -> Any:
+        """vec [B, vec_in_dim], sigma [B], guidance [B] or None -> [B, D]."""
         ops = self.ops
         out = self.vector_in(vec)
         out = out + self.time_in(ops.cast_like(ops.sinusoid(sigma, TIME_EMBEDDING_DIM), vec))
         if self.guidance_in is not None:
             if guidance is None:
-                raise ValueError("this transformer was distilled with guidance and needs a guidance value")
+                raise ValueError("this model was distilled with guidance and needs a guidance value")
             out = out + self.guidance_in(ops.cast_like(ops.sinusoid(guidance, TIME_EMBEDDING_DIM), vec))
         return out
 
@@ -108,7 +173,9 @@ class DoubleBlock:
         self.img_mlp = Mlp(ops, make, f"{name}.img_mlp", config)
         self.txt_mlp = Mlp(ops, make, f"{name}.txt_mlp", config)
 
-    def __call__(self, img: Any, txt: Any, vec: Any, pe: Any) -> tuple[Any, Any]:
+    def __call__(
+        self, img: Any, txt: Any, vec: Any, pe: Any, image_prompts: Sequence[ImagePrompt] = ()
+    ) -> tuple[Any, Any]:
         """img [B, L_img, D], txt [B, L_txt, D], vec [B, D] -> both streams, updated."""
         ops = self.ops
         img_mod1, img_mod2 = self.img_mod(vec)
@@ -117,8 +184,9 @@ class DoubleBlock:
 
         img_h = ops.modulated_norm(img, img_mod1.shift, img_mod1.scale, LAYER_NORM_EPS)
         txt_h = ops.modulated_norm(txt, txt_mod1.shift, txt_mod1.scale, LAYER_NORM_EPS)
-        img_q, img_k, img_v = self.img_attn.project(img_h, pe[txt_len:])
-        txt_q, txt_k, txt_v = self.txt_attn.project(txt_h, pe[:txt_len])
+        img_qkv = self.img_attn.heads(img_h)
+        img_q, img_k, img_v = self.img_attn.rotated(img_qkv, pe[txt_len:])
+        txt_q, txt_k, txt_v = self.txt_attn.rotated(self.txt_attn.heads(txt_h), pe[:txt_len])
         attn = ops.attention(
             ops.concat([txt_q, img_q], axis=2),
             ops.concat([txt_k, img_k], axis=2),
@@ -132,6 +200,11 @@ class DoubleBlock:
         txt_h = ops.modulated_norm(txt, txt_mod2.shift, txt_mod2.scale, LAYER_NORM_EPS)
         img = ops.gated_add(img, img_mod2.gate, self.img_mlp(img_h))
         txt = ops.gated_add(txt, txt_mod2.gate, self.txt_mlp(txt_h))
+        if image_prompts:
+            img_q = self.img_attn.norm.query_norm(img_qkv[0])  # not rotated: a prompt has no place
+            for prompt in image_prompts:
+                seen = ops.attention(img_q, prompt.k, prompt.v, scale=self.img_attn.scale)
+                img = img + seen * prompt.scale
         return img, txt
 
 
@@ -207,9 +280,13 @@ class SelfAttention:
         self.norm = QKNorm(make, f"{name}.norm", head_dim)
         self.proj = make.linear(f"{name}.proj", dim, dim)
 
-    def project(self, x: Any, pe: Any) -> tuple[Any, Any, Any]:
-        """x [B, L, D] -> q, k (normed, rotated) and v, each [B, H, L, D/H]."""
-        q, k, v = split_heads(self.ops, self.qkv(x), self.num_heads)
+    def heads(self, x: Any) -> list[Any]:
+        """x [B, L, D] -> q, k and v as projected, each [B, H, L, D/H]."""
+        return split_heads(self.ops, self.qkv(x), self.num_heads)
+
+    def rotated(self, qkv: Sequence[Any], pe: Any) -> tuple[Any, Any, Any]:
+        """Of `heads` -> q and k normed and rotated, and v."""
+        q, k, v = qkv
         q, k = self.ops.qk_norm_rope(q, k, self.norm.query_norm, self.norm.key_norm, pe)
         return q, k, v
 

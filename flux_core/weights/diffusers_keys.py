@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from flux_core.catalog import AutoencoderConfig, TransformerConfig
+from flux_core.catalog import AutoencoderConfig, ControlNetConfig, TransformerConfig
 from flux_core.errors import Corrupt
 from flux_core.weights.header import shown
 from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource, stacked_rows, swapped_halves
@@ -44,7 +44,7 @@ class ConvertedSource:
 
     Args:
         source: Tensors by diffusers' names.
-        recipes: From transformer_recipes or autoencoder_recipes.
+        recipes: From transformer_recipes, autoencoder_recipes or controlnet_recipes.
 
     Raises:
         Corrupt: Parts of one tensor do not fit together.
@@ -73,21 +73,24 @@ class ConvertedSource:
 def transformer_recipes(config: TransformerConfig) -> Recipes:
     """One recipe for each tensor of the transformer."""
     recipes: Recipes = {}
-    _layers(recipes, {"img_in": "x_embedder", "txt_in": "context_embedder", "final_layer.linear": "proj_out"})
-    embedders = {"time_in": "timestep_embedder", "vector_in": "text_embedder"}
-    if config.has_guidance:
-        embedders["guidance_in"] = "guidance_embedder"
-    for ours, theirs in embedders.items():
-        for layer, number in (("in_layer", 1), ("out_layer", 2)):
-            _layers(recipes, {f"{ours}.{layer}": f"time_text_embed.{theirs}.linear_{number}"})
-    for i in range(config.depth):
-        _double_block(recipes, f"double_blocks.{i}", f"transformer_blocks.{i}")
-    for i in range(config.depth_single):
-        _single_block(recipes, f"single_blocks.{i}", f"single_transformer_blocks.{i}")
+    _inputs_and_blocks(recipes, config)
+    _layers(recipes, {"final_layer.linear": "proj_out"})
     for suffix in ("weight", "bias"):
         recipes[f"final_layer.adaLN_modulation.1.{suffix}"] = Recipe(
             (f"norm_out.linear.{suffix}",), is_swapped=True
         )
+    return recipes
+
+
+def controlnet_recipes(config: ControlNetConfig) -> Recipes:
+    """One recipe for each tensor of a ControlNet that diffusers calls otherwise; the rest keeps its name."""
+    recipes: Recipes = {}
+    _inputs_and_blocks(recipes, config.transformer)
+    if config.is_pixel_hint:
+        ours, theirs = "input_hint_block", "input_hint_block"
+        inner = {f"{ours}.{2 * i + 2}": f"{theirs}.blocks.{i}" for i in range(6)}
+        _layers(recipes, {f"{ours}.0": f"{theirs}.conv_in", **inner, f"{ours}.14": f"{theirs}.conv_out"})
+        _layers(recipes, {"pos_embed_input": "controlnet_x_embedder"})
     return recipes
 
 
@@ -115,6 +118,20 @@ def autoencoder_recipes(config: AutoencoderConfig) -> Recipes:
             _layers(recipes, {f"{ours}.upsample.conv": f"{theirs}.upsamplers.0.conv"})
         width = out
     return recipes
+
+
+def _inputs_and_blocks(recipes: Recipes, config: TransformerConfig) -> None:
+    _layers(recipes, {"img_in": "x_embedder", "txt_in": "context_embedder"})
+    embedders = {"time_in": "timestep_embedder", "vector_in": "text_embedder"}
+    if config.has_guidance:
+        embedders["guidance_in"] = "guidance_embedder"
+    for ours, theirs in embedders.items():
+        for layer, number in (("in_layer", 1), ("out_layer", 2)):
+            _layers(recipes, {f"{ours}.{layer}": f"time_text_embed.{theirs}.linear_{number}"})
+    for i in range(config.depth):
+        _double_block(recipes, f"double_blocks.{i}", f"transformer_blocks.{i}")
+    for i in range(config.depth_single):
+        _single_block(recipes, f"single_blocks.{i}", f"single_transformer_blocks.{i}")
 
 
 def _double_block(recipes: Recipes, ours: str, theirs: str) -> None:

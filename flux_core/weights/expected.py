@@ -46,10 +46,18 @@ class Recorder:
             self.shapes[f"{name}.bias"] = (out_dim,)
 
     def conv2d(
-        self, name: str, in_dim: int, out_dim: int, kernel: int, stride: int = 1, padding: Padding = (0, 0)
+        self,
+        name: str,
+        in_dim: int,
+        out_dim: int,
+        kernel: int,
+        stride: int = 1,
+        padding: Padding = (0, 0),
+        bias: bool = True,
     ) -> None:
         self.shapes[f"{name}.weight"] = (out_dim, in_dim, kernel, kernel)
-        self.shapes[f"{name}.bias"] = (out_dim,)
+        if bias:
+            self.shapes[f"{name}.bias"] = (out_dim,)
 
     def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> None:
         self.shapes[f"{name}.{key}"] = (dim,)
@@ -63,6 +71,9 @@ class Recorder:
 
     def embedding(self, name: str, rows: int, dim: int) -> None:
         self.shapes[f"{name}.weight"] = (rows, dim)
+
+    def parameter(self, name: str, shape: Shape) -> None:
+        self.shapes[name] = shape
 
 
 def check_strict(expected: Mapping[str, Shape], found: Mapping[str, TensorInfo], what: str | Path) -> None:

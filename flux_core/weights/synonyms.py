@@ -19,6 +19,12 @@ _CLIP_UNUSED = re.compile(
     r"(?:text_model\.)?embeddings\.position_ids|text_projection(?:\.weight)?|logit_scale"
 )
 _CLIP_BARE = re.compile(r"(?:embeddings|encoder|final_layer_norm)\.")
+_VISION_UNUSED = re.compile(
+    r"text_model\..*|(?:vision_model\.)?embeddings\.position_ids|text_projection(?:\.weight)?|logit_(?:scale|bias)"
+)
+_VISION_BARE = re.compile(r"(?:embeddings|encoder|pre_layrnorm|post_layernorm|head)\.")
+_TAEF1 = re.compile(r"(?:(?:taesd_)?(encoder|decoder)\.)?(layers\.)?(\d+)\.(.+)")
+_IP_PROCESSOR = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.")
 
 
 def transformer_name(name: str) -> str | None:
@@ -41,6 +47,66 @@ def clip_name(name: str) -> str | None:
     if _CLIP_UNUSED.fullmatch(name):
         return None
     return f"text_model.{name}" if _CLIP_BARE.match(name) else name
+
+
+def siglip_name(name: str) -> str | None:
+    """With the prefix that transformers 5 leaves out; without the text tower of whole SigLIP."""
+    if _VISION_UNUSED.fullmatch(name):
+        return None
+    name = f"vision_model.{name}" if _VISION_BARE.match(name) else name
+    return name.replace("attention.in_proj_", "attention.in_proj.")
+
+
+def siglip_states_name(name: str) -> str | None:
+    """As siglip_name, but without the pooling head."""
+    new = siglip_name(name)
+    return None if new is None or new.startswith("vision_model.head.") else new
+
+
+def clip_vision_name(name: str) -> str | None:
+    """With the prefix that transformers 5 leaves out; without the text tower of whole CLIP."""
+    if _VISION_UNUSED.fullmatch(name):
+        return None
+    return f"vision_model.{name}" if _VISION_BARE.match(name) else name
+
+
+def redux_name(name: str) -> str | None:
+    """Unchanged: one spelling is known."""
+    return name
+
+
+def taef1_encoder_name(name: str) -> str | None:
+    """By position in the original Sequential, behind `encoder.`; without the decoder."""
+    return _taef1_name(name, "encoder", shift=0)
+
+
+def taef1_decoder_name(name: str) -> str | None:
+    """By position in the original Sequential, behind `decoder.`; without the encoder.
+
+    Diffusers leaves the clamp at position 0 out and counts from the first convolution.
+    """
+    return _taef1_name(name, "decoder", shift=1)
+
+
+def controlnet_name(name: str) -> str | None:
+    """Of a file with BFL's names, as XLabs publishes them: norms called scale."""
+    return transformer_name(name)
+
+
+def ip_adapter_name(name: str) -> str | None:
+    """By XLabs' names; diffusers' pipelines write shorter ones."""
+    name = re.sub(r"^image_proj\.", "ip_adapter_proj_model.", name)
+    return _IP_PROCESSOR.sub(r"double_blocks.\1.processor.ip_adapter_double_stream_\2_proj.", name)
+
+
+def _taef1_name(name: str, side: str, shift: int) -> str | None:
+    match = _TAEF1.fullmatch(name)
+    if match is None:
+        return name
+    found_side, layers, position, rest = match.groups()
+    if found_side not in (None, side):
+        return None
+    return f"{side}.{int(position) + (shift if layers else 0)}.{rest}"
 
 
 def canonical(source: TensorSource, rename: Rename) -> TensorSource:

@@ -7,7 +7,7 @@ its bytes are rows of blocks, so cutting and stacking along the first axis never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -169,3 +169,9 @@ class RenamedSource:
 
     def read(self, name: str) -> RawTensor:
         return replace(self._source.read(self._original[name]), name=name)
+
+
+def count_blocks(names: Iterable[str], prefix: str) -> int:
+    """How many different numbers follow the prefix: `count_blocks(["a.0.x", "a.1.x"], "a.")` is 2."""
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
+    return sum(number.isdecimal() for number in numbers)

@@ -43,6 +43,12 @@ class OracleOps:
     def silu(self, x: Array) -> Array:
         return x * sigmoid(x)
 
+    def relu(self, x: Array) -> Array:
+        return np.where(x > 0, x, 0.0)
+
+    def tanh(self, x: Array) -> Array:
+        return 1 - 2 / (np.exp(2 * x) + 1)
+
     def gelu_tanh(self, x: Array) -> Array:
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -99,10 +105,17 @@ class OracleLeaves:
         return lambda x: x @ weight.T + offset
 
     def conv2d(
-        self, name: str, in_dim: int, out_dim: int, kernel: int, stride: int = 1, padding: Padding = (0, 0)
+        self,
+        name: str,
+        in_dim: int,
+        out_dim: int,
+        kernel: int,
+        stride: int = 1,
+        padding: Padding = (0, 0),
+        bias: bool = True,
     ) -> Any:
         weight = self._get(f"{name}.weight", out_dim, in_dim, kernel, kernel)
-        offset = self._get(f"{name}.bias", out_dim)
+        offset = self._get(f"{name}.bias", out_dim) if bias else 0.0
 
         def leaf(x: Array) -> Array:
             padded = np.pad(x, ((0, 0), padding, padding, (0, 0)))
@@ -132,6 +145,10 @@ class OracleLeaves:
     def embedding(self, name: str, rows: int, dim: int) -> Any:
         weight = self._get(f"{name}.weight", rows, dim)
         return lambda index: weight[index]
+
+    def parameter(self, name: str, shape: tuple[int, ...]) -> Any:
+        value = self._get(name, *shape)
+        return lambda: value
 
     def _get(self, name: str, *shape: int) -> Array:
         weight = self._tensors.read(name).to_numpy().astype(np.float64)

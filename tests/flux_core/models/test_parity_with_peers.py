@@ -6,14 +6,12 @@ drawn at random first, so that no bias is zero and no norm is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from flux_core.catalog import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
 from flux_core.conditioning.packing import position_ids, rotary_table
@@ -21,15 +19,12 @@ from flux_core.models.autoencoder import Decoder, Encoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.transformer import Transformer
-from flux_core.request import Precision
 from flux_core.weights import synonyms
 from flux_core.weights.diffusers_keys import ConvertedSource, autoencoder_recipes, transformer_recipes
 from flux_core.weights.expected import check_strict, expected_shapes
-from flux_core.weights.safetensors_file import SafetensorsFile
-from flux_core.weights.tensors import TensorSource
-from tests.support.numerics import BACKENDS, make_backend
+from tests.support.numerics import BACKENDS
+from tests.support.peers import TOLERANCE, gap, normal, ours, randomised, saved
 
-TOLERANCE = 2e-5
 SMALL = 0.08
 TRANSFORMER: dict[str, Any] = {
     "hidden_size": 48,
@@ -44,51 +39,6 @@ TRANSFORMER: dict[str, Any] = {
 AUTOENCODER = AutoencoderConfig(channels=16, channel_multipliers=(1, 2, 4, 4), norm_groups=8)
 T5 = T5Config(vocab_size=60, d_model=32, num_heads=4, d_kv=6, d_ff=48, num_layers=3)
 CLIP = ClipTextConfig(vocab_size=60, hidden_size=32, num_heads=4, mlp_hidden=64, num_layers=3)
-
-
-def randomised(model: Any, gain: float = 1.0, seed: int = 0, quiet: tuple[str, ...] = ()) -> Any:
-    """The peer with every parameter drawn at random, ready for inference.
-
-    `gain` scales its matrices and biases, so that what comes out is of the order of one; layers with a
-    name in `quiet` get a fiftieth of it, so that the eps behind them matters.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            noise = torch.randn(p.shape, generator=generator)
-            noise *= 0.02 if any(part in name for part in quiet) else 1.0
-            is_table = "embed" in name or "shared" in name or "attention_bias" in name
-            if p.ndim > 1:
-                p.copy_(noise * (0.5 if is_table else gain * float(np.prod(p.shape[1:])) ** -0.5))
-            else:
-                p.copy_(0.1 * gain * noise if name.endswith("bias") else 1 + 0.1 * noise)
-    return model.eval()
-
-
-def saved(model: Any, folder: Path) -> TensorSource:
-    """The peer's weights, written and read again."""
-    weights = {name: p.detach().clone().contiguous() for name, p in model.state_dict().items()}
-    save_file(weights, folder / "peer.safetensors")
-    return SafetensorsFile(folder / "peer.safetensors")
-
-
-def ours(
-    backend_name: str, source: TensorSource, build: Callable[[Any, Any], Any], *inputs: np.ndarray | None
-) -> np.ndarray:
-    """Our model on these weights, after the strict check, as the engine would run it."""
-    backend = make_backend(backend_name)
-    with backend.session():
-        model = build(backend.ops, backend.leaves(source, Precision.FP32))
-        out = model(*(None if x is None else backend.from_numpy(x) for x in inputs))
-        return backend.to_numpy(out)
-
-
-def normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(list(shape)).standard_normal(shape, dtype=np.float32)
-
-
-def gap(found: np.ndarray, peer: torch.Tensor) -> float:
-    return float(np.abs(found - peer.detach().numpy()).max())
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,34 @@ gets the same rounded inputs and weights, so the distance is the arithmetic's al
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flux_core.catalog import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
+from flux_core.catalog import (
+    AutoencoderConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+    ControlNetConfig,
+    IpAdapterConfig,
+    ReduxConfig,
+    SiglipConfig,
+    T5Config,
+    Taef1Config,
+    TransformerConfig,
+)
 from flux_core.conditioning.packing import pack, position_ids, rotary_table, unpack
 from flux_core.models.autoencoder import Decoder, Encoder
 from flux_core.models.clip import ClipText
+from flux_core.models.clip_vision import ClipVision
+from flux_core.models.controlnet import ControlNet
+from flux_core.models.ip_adapter import IpAdapter
+from flux_core.models.redux import Redux
+from flux_core.models.siglip import SiglipVision
 from flux_core.models.t5 import T5Encoder, relative_buckets
+from flux_core.models.taef1 import Taef1Decoder, Taef1Encoder
 from flux_core.models.transformer import Transformer
 from flux_core.request import Precision
 from flux_core.weights.expected import Recorder
@@ -76,6 +93,8 @@ OPS = (
     Case("upsample_nearest", op("upsample_nearest"), (normal(2, 3, 4, 5),)),
     Case("cast_like", op("cast_like"), (X, X)),
     Case("silu", op("silu"), (4 * X,)),
+    Case("relu", op("relu"), (4 * X,)),
+    Case("tanh", op("tanh"), (4 * X,)),
     Case("gelu_tanh", op("gelu_tanh"), (4 * X,)),
     Case("quick_gelu", op("quick_gelu"), (4 * X,)),
     Case("gelu_gate", op("gelu_gate"), (4 * X, normal(2, 5, 24, seed=1))),
@@ -95,6 +114,11 @@ OPS = (
     Case("qk_norm_rope of tiny values", norm_and_rotate, (1e-3 * HEADS[0], 1e-2 * HEADS[1]), (PE,)),
     Case("attention", op("attention", scale=12**-0.5), HEADS),
     Case("attention unscaled", op("attention", scale=1.0), HEADS, bf16=2.5e-2),
+    Case(
+        "attention to others",
+        op("attention", scale=12**-0.5),
+        (HEADS[0], normal(2, 3, 4, 12), normal(2, 3, 4, 12, seed=1)),
+    ),
     Case("attention causal", op("attention", scale=12**-0.5, is_causal=True), HEADS),
     Case(
         "attention with bias",
@@ -106,6 +130,13 @@ OPS = (
     Case("pack", lambda ops, _: lambda x: pack(ops, x), (normal(2, 4, 6, 16),)),
     Case("unpack", lambda ops, _: lambda x: unpack(ops, x, 4, 6), (normal(2, 6, 64),)),
 )
+
+
+def add_parameter(_: Any, leaves: Any) -> Callable[..., Any]:
+    parameter = leaves.parameter("leaf", (1, 5, 24))
+    return lambda x: x + parameter()
+
+
 PICTURE = normal(2, 6, 8, 12)
 LEAVES = (
     Case("linear", leaf("linear", 24, 10), (X,)),
@@ -113,6 +144,10 @@ LEAVES = (
     Case("conv2d 3x3", leaf("conv2d", 12, 7, 3, padding=(1, 1)), (PICTURE,)),
     Case("conv2d 1x1", leaf("conv2d", 12, 7, 1), (PICTURE,)),
     Case("conv2d down", leaf("conv2d", 12, 7, 3, stride=2, padding=(0, 1)), (PICTURE,)),
+    Case("conv2d without bias", leaf("conv2d", 12, 7, 3, padding=(1, 1), bias=False), (PICTURE,)),
+    Case("conv2d half as large", leaf("conv2d", 12, 7, 3, stride=2, padding=(1, 1)), (PICTURE,)),
+    Case("conv2d of patches", leaf("conv2d", 12, 7, 3, stride=3), (normal(2, 8, 10, 12),)),
+    Case("parameter", add_parameter, (X,)),
     Case("rms_norm", leaf("rms_norm", 24, 1e-6), (X,)),
     Case("rms_norm of tiny values", leaf("rms_norm", 24, 1e-6, key="scale"), (1e-3 * X,)),
     Case("layer_norm", leaf("layer_norm", 24, 1e-5), (2 + X,)),
@@ -155,6 +190,48 @@ def transformer(config: TransformerConfig) -> Callable[[Any, Any], Callable[...,
     return make
 
 
+def steered_transformer(ops: Any, leaves: Any) -> Callable[..., Any]:
+    """A transformer with a ControlNet of either kind and an IP-Adapter."""
+    model = Transformer(ops, leaves, TRANSFORMER)
+    latent = ControlNet(ops, leaves, LATENT_CONTROL, "latent.")
+    pixel = ControlNet(ops, leaves, PIXEL_CONTROL, "pixel.")
+    adapter = IpAdapter(ops, leaves, IP_ADAPTER)
+
+    def run(*inputs: Any) -> Any:
+        img, txt, vec, mode, control, pixels, image_vec, sigma, guidance, pe = inputs
+        rest = (txt, vec, sigma, guidance, pe)
+        residuals = [
+            latent(img, control, *rest, scale=0.6, mode=mode),
+            pixel(img, pixels, *rest, scale=0.3),
+        ]
+        return model(img, *rest, residuals=residuals, image_prompts=[adapter(image_vec, [0.5, 1.5])])
+
+    return run
+
+
+def siglip(ops: Any, leaves: Any) -> Callable[..., Any]:
+    model = SiglipVision(ops, leaves, SIGLIP)
+
+    def run(image: Any) -> Any:
+        states = model(image)
+        return ops.concat([states, model.pool(states)[:, None, :]], axis=1)
+
+    return run
+
+
+BLOCKS = TransformerConfig(
+    hidden_size=32, num_heads=2, depth=1, depth_single=2, mlp_hidden=48, context_in_dim=20, vec_in_dim=12,
+    axes_dim=(4, 6, 6),
+)  # fmt: skip
+LATENT_CONTROL = ControlNetConfig(BLOCKS, condition_channels=68, num_modes=5)
+PIXEL_CONTROL = ControlNetConfig(replace(BLOCKS, depth_single=0), is_pixel_hint=True)
+IP_ADAPTER = IpAdapterConfig(
+    num_tokens=3, image_dim=10, context_in_dim=20, hidden_size=32, num_heads=2, depth=2
+)
+SIGLIP = SiglipConfig(24, 3, 40, num_layers=2, image_px=17, patch_px=5, has_head=True)
+CLIP_VISION = ClipVisionConfig(24, 3, 40, num_layers=2, image_px=15, patch_px=5, projection_dim=10)
+TAEF1 = Taef1Config(width=8, latent_channels=16, num_blocks=1)
+
 ROPE = rotary_table(position_ids(3, 4, 6), (4, 6, 6), 10_000.0)
 MODELS = (
     # at high noise the sinusoid's error, above, is all the error there is
@@ -182,6 +259,34 @@ MODELS = (
         (),
         2e-6,
         6e-2,
+    ),
+    Case("siglip", siglip, (normal(2, 17, 17, 3),), (), 2e-6, 6e-2),
+    Case("redux", lambda ops, make: Redux(ops, make, ReduxConfig(24, 20)), (X,), (), 2e-6, 4e-2),
+    Case(
+        "clip vision",
+        lambda ops, make: ClipVision(ops, make, CLIP_VISION),
+        (normal(2, 15, 15, 3),),
+        (),
+        2e-6,
+        6e-2,
+    ),
+    Case(
+        "taef1 encoder", lambda ops, make: Taef1Encoder(ops, make, TAEF1), (normal(1, 16, 24, 3),), (), 2e-6
+    ),
+    Case("taef1 decoder", lambda ops, make: Taef1Decoder(ops, make, TAEF1), (normal(1, 2, 3, 16),), (), 2e-6),
+    Case(
+        "transformer with two ControlNets and an IP-Adapter",
+        steered_transformer,
+        (
+            *TOKENS,
+            np.array([4, 0], np.int32),
+            normal(2, 6, 68),
+            normal(2, 32, 48, 3),
+            normal(2, 10),
+        ),
+        (LOW, LOW, ROPE),
+        2e-6,
+        4e-2,
     ),
 )
 
