@@ -238,6 +238,8 @@ class ModelSpec:
 
     Attributes:
         t5_tokens, clip_tokens: Padded length of each prompt, in tokens.
+        is_guidance_distilled: Whether the transformer was taught to answer a guidance in one evaluation;
+            else a step takes two, with and without the prompt (Ho & Salimans 2022).
         has_time_shift: Whether the schedule is shifted with the number of image tokens (all but schnell).
         working_side_px: Side of the square whose area the model paints best.
         max_side_px: Longest side it was trained for; the inpaint working size stays within it.
@@ -251,6 +253,7 @@ class ModelSpec:
     guidance: float
     t5_tokens: int
     clip_tokens: int = 77
+    is_guidance_distilled: bool = True
     has_time_shift: bool = True
     working_side_px: int = 1024
     max_side_px: int = 2048
@@ -273,6 +276,7 @@ TINY = ModelSpec(
     guidance=3.5,
     t5_tokens=32,
     clip_tokens=32,
+    is_guidance_distilled=False,
     has_time_shift=False,
     working_side_px=256,
     max_side_px=256,
@@ -286,7 +290,7 @@ TINY = ModelSpec(
         vec_in_dim=256,
         axes_dim=(8, 28, 28),
     ),
-    autoencoder=AutoencoderConfig(channels=32),
+    autoencoder=AutoencoderConfig(channels=32, shift=-0.2631, scale=0.4672),
     t5=T5Config(vocab_size=2048, d_model=256, num_heads=4, d_kv=64, d_ff=512, num_layers=4),
     clip=ClipTextConfig(vocab_size=2048, hidden_size=256, num_heads=4, mlp_hidden=1024, num_layers=2),
 )

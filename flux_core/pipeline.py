@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,19 +46,26 @@ _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
 Floats = NDArray[np.float32]
 
 
+class Text(NamedTuple):
+    """An encoded prompt: T5 states [1, L_txt, D] and CLIP's pooled state [1, D]."""
+
+    txt: Any
+    vec: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What the model is told at every step, as device arrays.
 
     Attributes:
-        txt: [1, L_txt, D] T5 states.
-        vec: [1, D] CLIP pooled state.
+        text: Of the prompt.
+        no_text: Of the empty prompt, where guidance takes a second evaluation a step; else None.
         picture: [1, L, 64] float32 tokens of the source picture, or None.
         freedom: [1, L, 64] on the host, or None.
     """
 
-    txt: Any
-    vec: Any
+    text: Text
+    no_text: Text | None
     picture: Any | None
     freedom: Floats | None
 
@@ -85,6 +92,16 @@ class Job:
     def num_steps(self) -> int:
         """Steps of a whole run; a job with a strength below 1 walks only the last of them."""
         return self.request.num_steps or self.spec.num_steps
+
+    @property
+    def guidance(self) -> float:
+        """How strongly the picture follows the prompt."""
+        return self.spec.guidance if self.request.guidance is None else self.request.guidance
+
+    @property
+    def is_evaluated_twice(self) -> bool:
+        """Whether a step takes the difference between with and without the prompt, as teachers do."""
+        return not self.spec.is_guidance_distilled and self.guidance != 1.0
 
     @property
     def first_step(self) -> int:
@@ -119,7 +136,7 @@ class FluxEngine:
         self._auto_precision = auto_precision
         self._budget_bytes = memory_budget_bytes
         self._parts = Parts(backend)
-        self._texts: OrderedDict[tuple[Identity, str], tuple[Any, Any]] = OrderedDict()
+        self._texts: OrderedDict[tuple[Identity, str], Text] = OrderedDict()
         self._preview_map: tuple[Identity, Floats] | None = None
 
     def devices(self) -> tuple[Device, ...]:
@@ -171,10 +188,11 @@ class FluxEngine:
         self._parts.choose(job.spec, job.folder, job.precision)
         if self._is_resident(job):
             self._load_all(job)
-        txt, vec = self._encode_text(job)
+        text = self._encode_text(job, job.request.prompt)
+        no_text = self._encode_text(job, "") if job.is_evaluated_twice else None
         picture, freedom = self._encode_source(job)
         matrix = self._latent_rgb(job)
-        conditions = Conditions(txt, vec, picture, freedom)
+        conditions = Conditions(text, no_text, picture, freedom)
         walked = self._walk_all(job, conditions, matrix)
         images = self._decode_all(job, walked)
         return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes())
@@ -183,7 +201,9 @@ class FluxEngine:
         return job.plan.resident_bytes <= self._budget_bytes
 
     def _load_all(self, job: Job) -> None:
-        skipped = {Component.CLIP, Component.T5} if self._text_key(job) in self._texts else set[Component]()
+        prompts = {job.request.prompt, ""} if job.is_evaluated_twice else {job.request.prompt}
+        is_encoded = all((self._parts.identity, prompt) in self._texts for prompt in prompts)
+        skipped = {Component.CLIP, Component.T5} if is_encoded else set[Component]()
         wanted = [part for part in job.plan.components if part not in skipped and not self._parts.has(part)]
         for count, part in enumerate(wanted):
             with job.report.stage(Stage.LOADING):
@@ -204,39 +224,36 @@ class FluxEngine:
 
     # Stages
 
-    def _encode_text(self, job: Job) -> tuple[Any, Any]:
-        """T5 states [1, L, D] and pooled CLIP state [1, D] of the prompt."""
-        key = self._text_key(job)
+    def _encode_text(self, job: Job, prompt: str) -> Text:
+        """A prompt, encoded now or by an earlier job."""
+        key = self._parts.identity, prompt
         if key not in self._texts:
-            vec = self._encode_clip(job)
-            self._texts[key] = self._encode_t5(job), vec
+            vec = self._encode_clip(job, prompt)
+            self._texts[key] = Text(self._encode_t5(job, prompt), vec)
             if len(self._texts) > MAX_CACHED_TEXTS:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)
         return self._texts[key]
 
-    def _text_key(self, job: Job) -> tuple[Identity, str]:
-        return self._parts.identity, job.request.prompt
-
-    def _encode_clip(self, job: Job) -> Any:
+    def _encode_clip(self, job: Job, prompt: str) -> Any:
         backend, spec = self._backend, job.spec
         with self._part(job, Component.CLIP) as clip, job.report.stage(Stage.ENCODING):
             folder = job.folder / spec.files.clip_tokenizer
             tokenizer = ClipTokenizer(folder, spec.clip_tokens)
             _check_vocabulary(tokenizer.vocab_size, spec.clip.vocab_size, folder)
-            ids, end = tokenizer(job.request.prompt)
+            ids, end = tokenizer(prompt)
             positions = backend.from_numpy(np.arange(spec.clip_tokens, dtype=np.int32))
             vec = clip(backend.from_numpy(ids), positions, backend.from_numpy(end))
             backend.evaluate(vec)
             return vec
 
-    def _encode_t5(self, job: Job) -> Any:
+    def _encode_t5(self, job: Job, prompt: str) -> Any:
         backend, spec = self._backend, job.spec
         with self._part(job, Component.T5) as t5, job.report.stage(Stage.ENCODING):
             folder = job.folder / spec.files.t5_tokenizer
             tokenizer = T5Tokenizer(folder, spec.t5_tokens)
             _check_vocabulary(tokenizer.vocab_size, spec.t5.vocab_size, folder)
-            ids = backend.from_numpy(tokenizer(job.request.prompt))
+            ids = backend.from_numpy(tokenizer(prompt))
             txt = t5(ids, backend.from_numpy(relative_buckets(spec.t5_tokens, spec.t5)))
             backend.evaluate(txt)
             return txt
@@ -269,18 +286,22 @@ class FluxEngine:
     def _velocity(self, job: Job, transformer: Any, conditions: Conditions) -> Velocity:
         """The model as a function of state and noise level; everything constant is made once."""
         backend, spec = self._backend, job.spec
-        ids = position_ids(int(conditions.txt.shape[1]), *job.latent_size)
+        ids = position_ids(spec.t5_tokens, *job.latent_size)
         pe = backend.from_numpy(rotary_table(ids, spec.transformer.axes_dim, spec.transformer.theta))
-        scale = spec.guidance if job.request.guidance is None else job.request.guidance
-        guidance = (
-            backend.from_numpy(np.full(1, scale, np.float32)) if spec.transformer.has_guidance else None
-        )
+        told = job.guidance if spec.is_guidance_distilled else 1.0
+        guidance = backend.from_numpy(np.full(1, told, np.float32)) if spec.transformer.has_guidance else None
 
-        def velocity(x: Any, sigma: float) -> Any:
+        def evaluated(x: Any, sigma: float, text: Text) -> Any:
             level = backend.from_numpy(np.full(1, sigma, np.float32))
             img = backend.cast(x, job.precision)
-            v = transformer(img, conditions.txt, conditions.vec, level, guidance, pe)
-            return backend.ops.cast_like(v, x)
+            return backend.ops.cast_like(transformer(img, text.txt, text.vec, level, guidance, pe), x)
+
+        def velocity(x: Any, sigma: float) -> Any:
+            v = evaluated(x, sigma, conditions.text)
+            if conditions.no_text is None:
+                return v
+            without = evaluated(x, sigma, conditions.no_text)
+            return without + (v - without) * job.guidance
 
         return velocity
 

@@ -38,6 +38,7 @@ def assemble(exported: Path, folder: Path) -> dict[str, float]:
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, target, metadata={"format": "pt"})
+        target.chmod(0o644)  # the library writes for its owner only
     facts = json.loads((exported / "ae.json").read_text())
     (folder / "latent_rgb.json").write_text(json.dumps(facts["latent_to_rgb"]))
     return {"shift": facts["shift"], "scale": facts["scale"]}
