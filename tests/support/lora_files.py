@@ -54,9 +54,10 @@ class MemorySource:
             name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
         }
         self.metadata = dict(metadata or {})
+        self.infos = {name: TensorInfo(_KINDS[a.dtype.str], a.shape) for name, a in arrays.items()}
 
     def names(self) -> Mapping[str, TensorInfo]:
-        return {name: TensorInfo(_KINDS[array.dtype.str], array.shape) for name, array in self.arrays.items()}
+        return self.infos
 
     def read(self, name: str) -> RawTensor:
         array = self.arrays[name]

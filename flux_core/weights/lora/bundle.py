@@ -7,7 +7,7 @@ stored in full ignores alpha.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +30,7 @@ from flux_core.weights.lora.patches import (
 )
 from flux_core.weights.lora.roles import Role
 from flux_core.weights.lora.target import Target
-from flux_core.weights.tensors import TensorSource
+from flux_core.weights.tensors import TensorInfo, TensorSource
 
 MAX_IMG_IN_COLUMNS = 512  # published models have 64, 128 and 384
 _INTEGERS = {"I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "u1"}
@@ -56,6 +56,7 @@ class Bundle:
     Attributes:
         what: The file, for messages.
         source: Where the tensors lie.
+        infos: Its names().
         target: What they change.
         header_scale: What the header says about the factor, or None.
         keys: Name of the tensor of each role.
@@ -65,6 +66,7 @@ class Bundle:
 
     what: str
     source: TensorSource
+    infos: Mapping[str, TensorInfo]
     target: Target
     header_scale: Scale | None
     keys: dict[Role, str] = field(default_factory=dict[Role, str])
@@ -155,6 +157,7 @@ class Bundle:
     def _expected(self, rows: int, columns: int) -> dict[Role, tuple[int, ...]]:
         vector = (rows,)
         shapes: dict[Role, tuple[int, ...]] = {
+            Role.ALPHA: (1,),
             Role.UP_BIAS: vector,
             Role.DIFF_BIAS: vector,
             Role.WHOLE: vector,
@@ -202,7 +205,7 @@ class Bundle:
 
     def _shape(self, role: Role) -> tuple[int, ...]:
         """Without the two ones of a 1x1 convolution; a scalar is a vector of one."""
-        shape = self.source.names()[self.keys[role]].shape
+        shape = self.infos[self.keys[role]].shape
         return (shape[:2] if shape[2:] == (1, 1) else shape) or (1,)
 
     def _wrong(self, fault: str) -> str:
@@ -262,9 +265,7 @@ class Bundle:
     def _scale(self, rank: int) -> float:
         """The factor before the product: alpha / rank, 1 without alpha."""
         if Role.ALPHA in self.keys:
-            alpha = self._values(Role.ALPHA)
-            if alpha is not None and alpha.size == 1:
-                return float(alpha.reshape(())) / rank
+            return float(self._needed(Role.ALPHA).reshape(())) / rank
         return 1.0 if self.header_scale is None else self.header_scale(rank)
 
     def _needed(self, role: Role) -> Floats:

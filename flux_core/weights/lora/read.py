@@ -134,14 +134,15 @@ def _matched(source: TensorSource, spec: ModelSpec, what: str) -> tuple[tuple[Bu
     bundles: dict[str, Bundle] = {}
     families: dict[str, None] = {}
     unmatched: list[str] = []
-    for name in source.names():
+    infos = source.names()
+    for name in infos:
         found = next(((m, role, *table[m]) for m, role in readings(name) if m in table), None)
         if found is None:
             unmatched.append(name)
             continue
         module, role, family, target = found
         if module not in bundles:
-            bundles[module] = Bundle(what, source, target, alphas.of(module))
+            bundles[module] = Bundle(what, source, infos, target, alphas.of(module))
         if role in bundles[module].keys:
             unmatched.append(name)
             continue

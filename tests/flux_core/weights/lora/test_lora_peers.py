@@ -235,13 +235,16 @@ def test_two_at_once_add_up_as_in_diffusers(tmp_path: Path) -> None:
 
 def test_a_control_lora_widens_the_base_as_in_diffusers(tmp_path: Path) -> None:
     file = lora_files.control(SPEC, rank=6)
+    file |= {
+        name: 0.4 * array for name, array in file.items() if "lora" in name
+    }  # outputs of the order of one
     peer = flux_peer()
     base = saved(peer.state_dict(), tmp_path / "base.safetensors")
     lora = lora_of(file, tmp_path)
     assert lora.channels == 128
     expected = on_peer(base, peer, [(in_diffusers_names(file), 0.85)], channels=128)
     gaps = {name: np.abs(ours(name, base, [(lora, 0.85)], 128) - expected).max() for name in BACKENDS}
-    assert max(gaps.values()) < TOLERANCE * np.abs(expected).max(), gaps
+    assert max(gaps.values()) < TOLERANCE, gaps
 
 
 def in_diffusers_names(file: Arrays) -> Arrays:

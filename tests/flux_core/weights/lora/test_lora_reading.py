@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,9 +17,11 @@ from flux_core.weights.diffusers_keys import transformer_recipes
 from flux_core.weights.lora.layers import layers_of
 from flux_core.weights.lora.patches import Axis, Difference, Kronecker, LowRank, NormChange, Patch
 from flux_core.weights.lora.read import Lora, describe, read_lora
+from flux_core.weights.tensors import TensorInfo
 from tests.support import lora_files
 from tests.support.lora_files import KOHYA, PEFT, Arrays, Draw, MemorySource, delta_of
 
+CASES = int(os.environ.get("FLOWBRUSH_FUZZ_CASES", "1000"))
 SPEC = lora_files.small_spec()
 DIM = SPEC.transformer.hidden_size
 TRANSFORMER = lora_files.matrices(SPEC)
@@ -190,9 +193,21 @@ def test_a_control_lora_brings_biases_norms_and_a_wider_img_in() -> None:
     assert found["single_blocks.0.linear1"].delta.bias is not None
 
 
+def test_comfyui_writes_a_control_lora_with_its_own_words() -> None:
+    module = "diffusion_model.img_in"
+    file = Draw().pair(module, DIM, 128, 8, KOHYA) | {
+        f"{module}.reshape_weight": np.array([DIM, 128], np.int64),
+        f"{module}.diff_b": Draw().array(DIM),
+        "diffusion_model.single_blocks.0.norm.query_norm.set_weight": Draw().array(16),
+    }
+    lora = read(file)
+    assert lora.report.unmatched == ()
+    assert lora.channels == 128
+    assert [type(patch.delta) for patch in lora.patches()] == [LowRank, Difference, NormChange]
+
+
 def test_the_published_control_lora_has_all_its_tensors_here() -> None:
-    names = {name: np.broadcast_to(np.float32(0), array.shape) for name, array in _control_shapes().items()}
-    report = describe(_Names(names), DEV)
+    report = describe(_Names(_control_shapes()), DEV)
     assert len(report.matched) == 1094
     assert report.unmatched == ()
     assert report.ranks == (0, 64, 128)
@@ -512,6 +527,7 @@ MISSHAPEN: dict[str, Arrays] = {
         f"{MODULE}.hada_w2_a": Draw().array(DIM, 2),
         f"{MODULE}.hada_w2_b": Draw().array(2, 7),
     },
+    "alphas": pair() | {f"{MODULE}.alpha": Draw().array(2)},
     "bias": pair() | {f"{MODULE}.lora_B.bias": Draw().array(3)},
     "difference": {f"{MODULE}.diff": Draw().array(DIM, 3)},
     "norm": {"double_blocks.0.img_attn.norm.query_norm.scale": Draw().array(17)},
@@ -553,26 +569,56 @@ def test_names_of_any_length_and_kind_do_no_harm() -> None:
     assert len(caught.value.message) < 200
 
 
-def test_random_damage_is_a_typed_error_or_a_lora_that_can_be_read() -> None:
-    """Names mixed up, shapes changed, tensors dropped: 400 files."""
+def test_random_damage_is_a_typed_error_or_patches_of_the_right_shape() -> None:
+    """Names mixed up, shapes changed, tensors dropped."""
     rng = np.random.default_rng(0)
     whole = lora_files.control(SPEC) | pair() | lokr("w1", "w2_a", "w2_b") | MISSHAPEN["hada"]
+    whole[f"{MODULE}.dora_scale"] = Draw().array(DIM, 1)
     keys = list(whole)
-    for _ in range(400):
+    modules: dict[str, list[str]] = {}
+    for key in keys:
+        modules.setdefault(key.partition(".lora")[0].partition(".lokr")[0].partition(".hada")[0], []).append(
+            key
+        )
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(CASES):
         file = {}
-        for key in rng.choice(keys, 6, replace=False):
-            array = whole[rng.choice(keys)] if rng.random() < 0.3 else whole[key]
-            array = array.T if rng.random() < 0.1 else array
-            file[str(key)] = array[: len(array) // 2] if array.ndim and rng.random() < 0.1 else array
+        for key in [k for m in rng.choice(list(modules), 3) for k in modules[str(m)]]:
+            array = whole[rng.choice(keys)] if rng.random() < 0.05 else whole[key]
+            array = array.T if rng.random() < 0.05 else array
+            array = array[: len(array) // 2] if array.ndim and rng.random() < 0.05 else array
+            if rng.random() > 0.05:
+                file[key] = array
         try:
-            for patch in read(file).patches():
-                assert layers_of(SPEC)[patch.component]
+            for patch in patches(file):
+                _check_shapes(patch)
+            outcomes["read"] += 1
         except (RequestInvalid, Corrupt):
-            pass
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > CASES // 10, outcomes
+
+
+def _check_shapes(patch: Patch) -> None:
+    """Whatever came through must be what a leaf can compute with."""
+    layer = next(layer for layer in layers_of(SPEC)[patch.component] if layer.name == patch.layer)
+    first, last = patch.rows
+    assert 0 <= first < last <= layer.rows
+    if isinstance(patch.delta, NormChange):
+        assert patch.delta.weight is None or patch.delta.weight.shape == (layer.rows,)
+        return
+    assert delta_of(patch).shape == (last - first, patch.columns)
+    assert patch.columns == layer.columns or layer.name == "img_in"
+    if patch.magnitude is not None:
+        count = last - first if patch.magnitude.axis is Axis.ROWS else patch.columns
+        assert patch.magnitude.values.shape == (count,)
 
 
 class _Names(MemorySource):
     """A file of which nothing but the header may be read."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        super().__init__({})
+        self.infos = {name: TensorInfo("F32", array.shape) for name, array in arrays.items()}
 
     def read(self, name: str):
         raise AssertionError(f"{name} was read")
