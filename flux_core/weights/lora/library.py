@@ -57,9 +57,19 @@ def choose_loras(
     Raises:
         ModelMissing: There is no such file.
         Corrupt: It is damaged.
-        RequestInvalid: It was made for another model, or needs a control picture.
+        RequestInvalid: It was made for another model, needs a control picture, or is wanted twice.
     """
-    return tuple(_choose(use, spec, models_dirs) for use in uses if use.strength)
+    chosen: dict[str, ChosenLora] = {}
+    for use in uses:
+        if use.strength:
+            lora = _choose(use, spec, models_dirs)
+            if lora.key in chosen:
+                raise RequestInvalid(
+                    f"{chosen[lora.key].name} and {lora.name} are the same LoRA.",
+                    "Name it once, with the sum of the strengths.",
+                )
+            chosen[lora.key] = lora
+    return tuple(chosen.values())
 
 
 def find_lora(name: str, models_dirs: tuple[Path, ...]) -> Path:

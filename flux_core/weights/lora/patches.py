@@ -160,7 +160,8 @@ class Axis(StrEnum):
 class Magnitude:
     """DoRA: W' = m * (W + delta) / |W + delta|, the length taken along the other axis.
 
-    With a strength s the layer becomes W + s * (W' - W).
+    With a strength s the layer becomes W + s * (W' - W), so that 0 is off and 1 is what was trained. Peers
+    agree at 1 only: LyCORIS leaves the whole delta in at 0, peft weakens the delta but not the lengths.
 
     Attributes:
         values: [rows] or [columns].

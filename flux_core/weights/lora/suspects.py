@@ -19,7 +19,7 @@ _OTHER_MODELS: tuple[tuple[str, str], ...] = (
     ),
     ("a LoRA of Chroma", r"distilled_guidance_layer"),
     ("a LoRA of Qwen-Image", r"transformer_blocks[._]\d+[._](?:img|txt)_(?:mlp[._]net|mod[._]1)"),
-    ("a LoRA of HunyuanVideo", r"token_refiner"),
+    ("a LoRA of HunyuanVideo", r"token_refiner|double_blocks[._]19[._]"),
     ("a LoRA of Wan", r"blocks[._]\d+[._](?:self|cross)_attn[._](?:q|k|v|o|k_img|v_img)(?:[._]|$)"),
     ("an IP-Adapter", r"ip_adapter|image_proj\."),
     ("a ControlNet", r"controlnet_(?:single_)?blocks|controlnet_x_embedder|input_hint_block"),

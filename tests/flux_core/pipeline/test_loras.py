@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch
 
 from flux_core.errors import Corrupt, FluxError, ModelMissing, RequestInvalid
 from flux_core.messages import Stage
@@ -173,6 +177,26 @@ def test_a_lora_that_cannot_be_used_is_one_sentence_and_the_engine_lives_on(
     assert word in caught.value.message
     assert caught.value.message.endswith(".")
     assert caught.value.hint.endswith(".")
+    assert png(paint(engine)) == plain
+
+
+def test_one_file_by_two_names_is_refused(engine: FluxEngine) -> None:
+    with pytest.raises(RequestInvalid, match=r"ink and ink.safetensors are the same LoRA"):
+        paint(engine, ("ink", 1.0), ("ink.safetensors", 1.0))
+
+
+def test_a_model_in_eight_bits_takes_loras_and_gives_them_back(
+    make_engine: MakeEngine, models_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    path = folder / "micro" / MICRO.files.transformer
+    tensors = load_file(path)
+    save_torch({n: t.to(torch.float8_e4m3fn) if t.ndim > 1 else t for n, t in tensors.items()}, path)
+    engine = make_engine(folder)
+    plain = png(paint(engine))
+    pictures = [png(paint(engine, ("ink", strength))) for strength in (1.0, 0.5, 1.0)]
+    assert pictures[0] == pictures[2] != pictures[1]
+    assert plain not in pictures
     assert png(paint(engine)) == plain
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from flux_core.weights.lora.read import Lora, read_lora
 from flux_core.weights.safetensors_file import SafetensorsFile
 from flux_core.weights.tensors import TensorSource
 from tests.support import lora_files
-from tests.support.lora_files import Arrays, delta_of, matrices, norms
-from tests.support.numerics import BACKENDS, make_backend
+from tests.support.lora_files import Arrays, delta_of, matrices, merged, norms
+from tests.support.numerics import BACKENDS, ArraySource, make_backend, to_bf16
 
 TOLERANCE = 2e-5
 SPEC = lora_files.small_spec()
@@ -359,6 +360,49 @@ def deltas(lora: Lora, peer: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         seen.add((patch.layer, patch.rows[0]))
         yield delta_of(patch), theirs[patch.layer, patch.rows[0]]
     assert len(seen) == len(theirs) >= 17
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA"])
+@pytest.mark.parametrize("backend_name", BACKENDS)
+def test_in_bfloat16_a_leaf_is_no_further_from_the_truth_than_peft(kind: str, backend_name: str) -> None:
+    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+
+    rng, size = np.random.default_rng(0), 256
+    weights = {
+        "txt_in.weight": to_bf16(rng.standard_normal((48, size)) / 16),
+        "txt_in.bias": to_bf16(rng.standard_normal(48)),
+    }
+    x = to_bf16(rng.standard_normal((64, size)))
+    peer = torch.nn.ModuleDict({"txt_in": torch.nn.Linear(size, 48)})
+    peer.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    peer.to(torch.bfloat16)
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=8, lora_alpha=8, target_modules=["txt_in"], use_dora=kind == "DoRA", init_lora_weights=False
+    )
+    inject_adapter_in_model(config, peer)
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+        theirs = peer["txt_in"](torch.tensor(x, dtype=torch.bfloat16)).float().numpy()
+    file = {name: value.float().numpy() for name, value in get_peft_model_state_dict(peer).items()}
+    spec = replace(SPEC, transformer=replace(CONFIG, context_in_dim=size))
+    lora = read_lora(lora_files.MemorySource(file), spec, "x")
+    patches = list(lora.patches())
+    exact = merged(weights, [(patches, 1.0)])
+    true = x.astype(np.float64) @ exact["txt_in.weight"].T + exact["txt_in.bias"]
+
+    backend = make_backend(backend_name)
+    with backend.session():
+        leaves = backend.leaves(ArraySource(weights), Precision.BF16)
+        leaf = leaves.linear("txt_in", size, 48)
+        backend.adapters(leaves, Precision.BF16).attach("a", patches, 1.0)
+        found = backend.to_numpy(leaf(backend.cast(backend.from_numpy(x), Precision.BF16)))
+
+    def error(y: np.ndarray) -> float:
+        return float(np.sqrt(((y - true) ** 2).mean()))
+
+    assert error(found) <= 1.02 * error(theirs)
 
 
 # LyCORIS

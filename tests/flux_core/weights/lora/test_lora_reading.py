@@ -449,6 +449,11 @@ FOREIGN: dict[str, tuple[Arrays, dict[str, str], str]] = {
         {},
         "FLUX.2",
     ),
+    "HunyuanVideo": (
+        Draw().pair("lora_unet_double_blocks_19_img_attn_qkv", 144, DIM, 2, KOHYA) | pair(),
+        {},
+        "HunyuanVideo",
+    ),
     "Wan": (Draw().pair("diffusion_model.blocks.0.self_attn.q", 4, 4, 2, PEFT), {}, "Wan"),
     "Qwen-Image": (
         Draw().pair("transformer.transformer_blocks.0.img_mlp.net.2", 4, 4, 2, PEFT) | pair(),
