@@ -57,6 +57,7 @@ class Bundle:
         what: The file, for messages.
         source: Where the tensors lie.
         infos: Its names().
+        family: Whose spelling their names are.
         target: What they change.
         header_scale: What the header says about the factor, or None.
         keys: Name of the tensor of each role.
@@ -67,6 +68,7 @@ class Bundle:
     what: str
     source: TensorSource
     infos: Mapping[str, TensorInfo]
+    family: str
     target: Target
     header_scale: Scale | None
     keys: dict[Role, str] = field(default_factory=dict[Role, str])

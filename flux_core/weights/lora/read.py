@@ -37,6 +37,9 @@ class LoraReport:
         layers: Number of layers that it changes, by component.
         matched: Names of its tensors that are used.
         unmatched: Names of those that are not.
+        suspicion: What the file seems to be instead, as the end of a sentence ("a LoRA of FLUX.2"); None
+            if nothing speaks against a LoRA of this model.
+        misfit: The first shape that does not fit the model, as a sentence without its end; None if all do.
     """
 
     families: tuple[str, ...]
@@ -45,6 +48,8 @@ class LoraReport:
     layers: Mapping[Component, int]
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
+    suspicion: str | None
+    misfit: str | None
 
     def warning(self, what: str) -> str | None:
         """A sentence for the person about what was left out; None if nothing was."""
@@ -103,23 +108,21 @@ def read_lora(source: TensorSource, spec: ModelSpec, what: str) -> Lora:
         RequestInvalid: It was made for another model, is no LoRA, or nothing of it fits.
     """
     bundles, report = _matched(source, spec, what)
-    other = suspects.other_model(report.unmatched, source.metadata)
-    if other is not None or not report.matched:
-        seems = other or suspects.nature(report.unmatched)
+    if report.suspicion is not None:
         raise RequestInvalid(
-            f"{what} is not for {spec.title}: it seems to be {seems}.", "Choose a LoRA made for FLUX.1."
+            f"{what} is not for {spec.title}: it seems to be {report.suspicion}.",
+            "Choose a LoRA made for FLUX.1.",
         )
-    for bundle in bundles:
-        fault = bundle.misfit()
-        if fault is not None:
-            raise RequestInvalid(
-                f"{what} does not fit {spec.title}: {fault}.", "Choose a LoRA that was made for this model."
-            )
+    if report.misfit is not None:
+        raise RequestInvalid(
+            f"{what} does not fit {spec.title}: {report.misfit}.",
+            "Choose a LoRA that was made for this model.",
+        )
     return Lora(what, report, bundles)
 
 
 def describe(source: TensorSource, spec: ModelSpec = catalog.DEV) -> LoraReport:
-    """What a file is, for those who inspect it; never refuses, an empty `matched` means no LoRA of FLUX.1.
+    """What a file is, for those who inspect it; never refuses.
 
     Args:
         source: The file.
@@ -129,37 +132,44 @@ def describe(source: TensorSource, spec: ModelSpec = catalog.DEV) -> LoraReport:
 
 
 def _matched(source: TensorSource, spec: ModelSpec, what: str) -> tuple[tuple[Bundle, ...], LoraReport]:
-    table = targets_of(spec)
-    alphas = Alphas(source.metadata)
-    bundles: dict[str, Bundle] = {}
-    families: dict[str, None] = {}
-    unmatched: list[str] = []
-    infos = source.names()
-    for name in infos:
-        found = next(((m, role, *table[m]) for m, role in readings(name) if m in table), None)
-        if found is None:
-            unmatched.append(name)
-            continue
-        module, role, family, target = found
-        if module not in bundles:
-            bundles[module] = Bundle(what, source, infos, target, alphas.of(module))
-        if role in bundles[module].keys:
-            unmatched.append(name)
-            continue
-        families[family] = None
-        bundles[module].keys[role] = name
-    usable = tuple(bundle for bundle in bundles.values() if bundle.settle())
-    for bundle in bundles.values():
+    bundles, unmatched = _by_module(source, spec, what)
+    usable = tuple(bundle for bundle in bundles if bundle.settle())
+    for bundle in bundles:
         unmatched += bundle.left_out
     matched = tuple(name for bundle in usable for name in bundle.keys.values())
+    suspicion = suspects.other_model(unmatched, source.metadata)
+    if suspicion is None and not matched:
+        suspicion = suspects.nature(unmatched)
     changed = {(bundle.target.layer.component, bundle.target.layer.name) for bundle in usable}
     order = [part for part in layers_of(spec) if any(part is component for component, _ in changed)]
     report = LoraReport(
-        families=tuple(families),
+        families=tuple(dict.fromkeys(bundle.family for bundle in usable)),
         kinds=tuple(dict.fromkeys(kind for bundle in usable for kind in bundle.kinds)),
         ranks=tuple(sorted({bundle.rank for bundle in usable})),
         layers={part: sum(part is component for component, _ in changed) for part in order},
         matched=matched,
         unmatched=tuple(unmatched),
+        suspicion=suspicion,
+        misfit=next((fault for bundle in usable if (fault := bundle.misfit()) is not None), None),
     )
     return usable, report
+
+
+def _by_module(source: TensorSource, spec: ModelSpec, what: str) -> tuple[list[Bundle], list[str]]:
+    """The tensors that have a place, together as they belong, and the names of the others."""
+    table, alphas, infos = targets_of(spec), Alphas(source.metadata), source.names()
+    bundles: dict[str, Bundle] = {}
+    unmatched: list[str] = []
+    for name in infos:
+        module, role = next(((m, r) for m, r in readings(name) if m in table), ("", None))
+        if role is None:
+            unmatched.append(name)
+            continue
+        if module not in bundles:
+            family, target = table[module]
+            bundles[module] = Bundle(what, source, infos, family, target, alphas.of(module))
+        if role in bundles[module].keys:
+            unmatched.append(name)
+        else:
+            bundles[module].keys[role] = name
+    return list(bundles.values()), unmatched

@@ -87,6 +87,7 @@ def test_a_file_for_something_else_is_refused_in_a_sentence_that_says_what_it_se
     file, metadata, word = FOREIGN[kind]
     with pytest.raises(RequestInvalid) as caught:
         read(file, metadata)
+    assert describe(MemorySource(file, metadata), SPEC).suspicion in caught.value.message
     assert word in caught.value.message
     assert "Small FLUX" in caught.value.message
     assert caught.value.hint
@@ -147,7 +148,7 @@ def test_shapes_that_do_not_fit_are_refused_before_a_value_is_read(kind: str) ->
     source = HeaderOnly(MISSHAPEN[kind])  # reading it fails
     with pytest.raises(RequestInvalid, match="does not fit Small FLUX"):
         read_lora(source, SPEC, "style.safetensors")
-    describe(source, SPEC)
+    assert describe(source, SPEC).misfit
 
 
 def test_values_that_are_not_numbers_are_refused() -> None:
