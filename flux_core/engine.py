@@ -25,11 +25,19 @@ class EngineImage:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What a request gave: pictures, seconds by stage, peak resident memory of the process in bytes."""
+    """What a request gave.
+
+    Attributes:
+        images: The pictures.
+        seconds: By stage.
+        peak_memory_bytes: Peak resident memory of the process.
+        warnings: Sentences for the person about what was not done as asked.
+    """
 
     images: tuple[EngineImage, ...]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     peak_memory_bytes: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

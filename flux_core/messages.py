@@ -59,13 +59,14 @@ class ResultImage(_Message):
 
 
 class Finished(_Message):
-    """The job's pictures, and seconds per stage."""
+    """The job's pictures, seconds per stage, and sentences about what was not done as asked."""
 
     kind: Literal["finished"] = "finished"
     images: tuple[ResultImage, ...]
     seconds: dict[str, float] = Field(default_factory=dict)
     peak_memory_bytes: int = 0
     engine: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Failed(_Message):

@@ -172,6 +172,10 @@ class Backend(Protocol):
         """A factory over checkpoint tensors (a flux_core.weights.TensorSource)."""
         ...
 
+    def adapters(self, leaves: Any, precision: Any) -> Any:
+        """What LoRAs are attached with to the leaves of a factory (a flux_core.weights.lora.Adapters)."""
+        ...
+
     def from_numpy(self, x: NumpyArray) -> Any:
         """NumPy array -> device array of the same dtype."""
         ...

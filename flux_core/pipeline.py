@@ -38,12 +38,15 @@ from flux_core.sampling import preview
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.schedule import sigmas, start_step
 from flux_core.sampling.solvers import KnownRegion, Velocity, euler, noised
+from flux_core.weights.lora.library import ChosenLora, choose_loras
 
 MAX_CACHED_TEXTS = 32
 _SEEDS = 2**63
 _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
 
 Floats = NDArray[np.float32]
+TextKey = tuple[Identity, str, tuple[tuple[str, float], ...]]
+"""Which encoders, which prompt, and which LoRAs with which strengths on the encoders."""
 
 
 class Text(NamedTuple):
@@ -80,7 +83,18 @@ class Job:
     precision: Precision
     plan: Plan
     source: Source | None
+    loras: tuple[ChosenLora, ...]
     report: Report
+
+    @property
+    def resident_bytes(self) -> int:
+        """Weights in memory when every part is kept for the next job, with the LoRAs on them."""
+        return self.plan.resident_bytes + sum(lora.size_bytes for lora in self.loras)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the person."""
+        return tuple(lora.warning for lora in self.loras if lora.warning is not None)
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -136,7 +150,7 @@ class FluxEngine:
         self._auto_precision = auto_precision
         self._budget_bytes = memory_budget_bytes
         self._parts = Parts(backend)
-        self._texts: OrderedDict[tuple[Identity, str], Text] = OrderedDict()
+        self._texts: OrderedDict[TextKey, Text] = OrderedDict()
         self._preview_map: tuple[Identity, Floats] | None = None
 
     def devices(self) -> tuple[Device, ...]:
@@ -151,8 +165,13 @@ class FluxEngine:
     ) -> EngineResult:
         report = Report(say, is_cancelled)
         try:
+            job = self._prepare(request, read_blob, report)
+        except MemoryError as err:
+            self.release()
+            raise out_of_memory(request) from err
+        try:
             with self._backend.session():
-                return self._carry_out(self._prepare(request, read_blob, report))
+                return self._carry_out(job)
         except (RequestInvalid, Cancelled):
             raise
         except MemoryError as err:
@@ -176,16 +195,17 @@ class FluxEngine:
         if request.task not in spec.tasks:
             able = ", ".join(task.value for task in spec.tasks)
             raise RequestInvalid(f"{spec.title} cannot do {request.task.value}.", f"It can: {able}.")
+        loras = choose_loras(request.loras, spec, self._models_dirs)
         source = read_source(request, read_blob)
         folder = catalog.folder_of(spec, self._models_dirs)
         precision = self._auto_precision if request.precision is Precision.AUTO else request.precision
         plan = make_plan(request, spec, _BYTES_PER_VALUE[precision])
-        return Job(request, spec, folder, precision, plan, source, report)
+        return Job(request, spec, folder, precision, plan, source, loras, report)
 
     # Parts
 
     def _carry_out(self, job: Job) -> EngineResult:
-        self._parts.choose(job.spec, job.folder, job.precision)
+        self._parts.choose(job.spec, job.folder, job.precision, job.loras)
         if self._is_resident(job):
             self._load_all(job)
         text = self._encode_text(job, job.request.prompt)
@@ -195,16 +215,18 @@ class FluxEngine:
         conditions = Conditions(text, no_text, picture, freedom)
         walked = self._walk_all(job, conditions, matrix)
         images = self._decode_all(job, walked)
-        return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes())
+        return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), job.warnings)
 
     def _is_resident(self, job: Job) -> bool:
-        return job.plan.resident_bytes <= self._budget_bytes
+        return job.resident_bytes <= self._budget_bytes
 
     def _load_all(self, job: Job) -> None:
         prompts = {job.request.prompt, ""} if job.is_evaluated_twice else {job.request.prompt}
-        is_encoded = all((self._parts.identity, prompt) in self._texts for prompt in prompts)
+        is_encoded = all(self._text_key(job, prompt) in self._texts for prompt in prompts)
         skipped = {Component.CLIP, Component.T5} if is_encoded else set[Component]()
-        wanted = [part for part in job.plan.components if part not in skipped and not self._parts.has(part)]
+        wanted = [
+            part for part in job.plan.components if part not in skipped and not self._parts.is_ready(part)
+        ]
         for count, part in enumerate(wanted):
             with job.report.stage(Stage.LOADING):
                 self._parts.get(part)
@@ -213,7 +235,7 @@ class FluxEngine:
     @contextmanager
     def _part(self, job: Job, component: Component) -> Generator[Any]:
         """A part while it is used; freed afterwards unless everything fits."""
-        if not self._parts.has(component):
+        if not self._parts.is_ready(component):
             with job.report.stage(Stage.LOADING):
                 self._parts.get(component)
         try:
@@ -226,7 +248,7 @@ class FluxEngine:
 
     def _encode_text(self, job: Job, prompt: str) -> Text:
         """A prompt, encoded now or by an earlier job."""
-        key = self._parts.identity, prompt
+        key = self._text_key(job, prompt)
         if key not in self._texts:
             vec = self._encode_clip(job, prompt)
             self._texts[key] = Text(self._encode_t5(job, prompt), vec)
@@ -234,6 +256,10 @@ class FluxEngine:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)
         return self._texts[key]
+
+    def _text_key(self, job: Job, prompt: str) -> TextKey:
+        loras = [lora for lora in job.loras if lora.touches(Component.CLIP, Component.T5)]
+        return self._parts.identity, prompt, tuple((lora.key, lora.strength) for lora in loras)
 
     def _encode_clip(self, job: Job, prompt: str) -> Any:
         backend, spec = self._backend, job.spec

@@ -19,6 +19,10 @@ MIN_SIDE_PX = 64
 MAX_SIDE_PX = 4096
 SIZE_MULTIPLE_PX = 16  # eight pixels to a latent, two latents to a token
 DEFAULT_MODEL = "tiny"
+MAX_LORAS = 16
+MAX_LORA_STRENGTH = 4.0
+LORA_NAME = r"^[^./\\:\x00-\x1f\x7f][^/\\:\x00-\x1f\x7f]*$"
+"""A file name: no separator, no drive, not hidden, so that it cannot lead anywhere else."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -39,6 +43,20 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class LoraUse(BaseModel):
+    """A LoRA and how much of it.
+
+    Attributes:
+        name: Of its file in the folder `loras` beside the models; ".safetensors" may be left out.
+        strength: 1 is what its author meant, 0 is none, below 0 is the opposite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, max_length=200, pattern=LORA_NAME)
+    strength: float = Field(default=1.0, ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH)
+
+
 class GenerationRequest(BaseModel):
     """A job, complete and serialisable.
 
@@ -56,6 +74,7 @@ class GenerationRequest(BaseModel):
         strength: How much of the source may change, in (0, 1]; 1 forgets it.
         num_images: Pictures per job; picture k uses seed + k.
         precision: Number format.
+        loras: What changes the model for this job, in this order; none twice.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -74,6 +93,7 @@ class GenerationRequest(BaseModel):
     strength: float = Field(default=1.0, gt=0.0, le=1.0)
     num_images: int = Field(default=1, ge=1, le=16)
     precision: Precision = Precision.AUTO
+    loras: tuple[LoraUse, ...] = Field(default=(), max_length=MAX_LORAS)
 
     @model_validator(mode="after")
     def _check_inputs_fit_the_task(self) -> Self:
@@ -83,6 +103,9 @@ class GenerationRequest(BaseModel):
             raise ValueError(f"{self.task.value} needs a source picture")
         if (self.task is Task.FILL) != (self.mask is not None):
             raise ValueError("fill needs a mask, and only fill takes one")
+        names = [use.name for use in self.loras]
+        if len(set(names)) < len(names):
+            raise ValueError("a LoRA is named twice; add up its strengths")
         return self
 
     @property

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.mlx_metal.adapters import MlxAdapters
 from backends.mlx_metal.leaves import MlxLeaves
 from backends.mlx_metal.ops import MlxOps
 from backends.mlx_metal.packed import BITS, PackedWeight
@@ -45,6 +46,9 @@ class MlxBackend:
             return PackedWeight(raw) if raw.is_quantised else None
 
         return MlxLeaves(lambda name: _weight(tensors.read(name), dtype), packed, dtype)
+
+    def adapters(self, leaves: MlxLeaves, precision: Precision) -> MlxAdapters:
+        return MlxAdapters(leaves.leaves, self._dtype(precision))
 
     def from_numpy(self, x: NDArray[Any]) -> mx.array:
         return mx.array(x)

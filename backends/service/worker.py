@@ -85,6 +85,7 @@ class Worker:
             seconds=result.seconds,
             peak_memory_bytes=result.peak_memory_bytes,
             engine=engine_name,
+            warnings=result.warnings,
         )
 
     def _read_orders(self) -> None:

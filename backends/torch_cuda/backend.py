@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backends.torch_cuda.adapters import TorchAdapters
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
@@ -57,6 +58,9 @@ class TorchBackend:
         return TorchLeaves(
             lambda name: self._weight(tensors.read(name), dtype), self.device, dtype, get_packed=packed
         )
+
+    def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
+        return TorchAdapters(leaves.modules, self.device, self._dtype(precision))
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(x)).to(self.device)

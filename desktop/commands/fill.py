@@ -39,6 +39,7 @@ def fill(
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    lora: options.Lora = None,
     precision: options.PrecisionOption = PrecisionName.AUTO,
     backend: options.BackendOption = Backend.AUTO,
     json: options.Json = False,
@@ -60,7 +61,7 @@ def fill(
     work_image, work_mask = (codec.encode_png(part) for part in inpaint.extract(srgb, plan))
     request = build_request(
         task=Task.FILL,
-        **options.request_fields(spec, prompt, seed, steps, guidance, precision),
+        **options.request_fields(spec, prompt, seed, steps, guidance, precision, lora),
         width_px=plan.work_width_px,
         height_px=plan.work_height_px,
         image=blob_name(work_image),

@@ -24,6 +24,7 @@ def generate(
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's best by default.")] = None,
+    lora: options.Lora = None,
     precision: options.PrecisionOption = PrecisionName.AUTO,
     backend: options.BackendOption = Backend.AUTO,
     json: options.Json = False,
@@ -41,7 +42,7 @@ def generate(
     width, height = options.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
     request = build_request(
         task=Task.GENERATE,
-        **options.request_fields(spec, prompt, seed, steps, guidance, precision),
+        **options.request_fields(spec, prompt, seed, steps, guidance, precision, lora),
         width_px=width,
         height_px=height,
     )
@@ -63,6 +64,7 @@ def transform(
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    lora: options.Lora = None,
     precision: options.PrecisionOption = PrecisionName.AUTO,
     backend: options.BackendOption = Backend.AUTO,
     json: options.Json = False,
@@ -89,7 +91,7 @@ def transform(
     source = codec.encode_png(inpaint.extract(pixels, plan)[0])
     request = build_request(
         task=Task.TRANSFORM,
-        **options.request_fields(spec, prompt, seed, steps, guidance, precision),
+        **options.request_fields(spec, prompt, seed, steps, guidance, precision, lora),
         width_px=plan.work_width_px,
         height_px=plan.work_height_px,
         image=blob_name(source),
@@ -110,5 +112,7 @@ def report(screen: Screen, outcome: Outcome, output: Path, width_px: int, height
     """Says what was written."""
     seed = outcome.request.seed
     size = f"{width_px} x {height_px}"
+    for warning in outcome.finished.warnings:
+        screen.note(warning)
     screen.say(f"Wrote {output} ({size}, seed {seed}); the model took {outcome.wall_s:.1f} s.")
     screen.result({"file": str(output), "width_px": width_px, "height_px": height_px, **outcome.summary()})

@@ -145,6 +145,8 @@ def _facts(record: JobRecord) -> list[tuple[str, object]]:
         facts.append(("position", record.position))
     if record.failed is not None:
         facts.append(("reason", f"{record.failed.message} {record.failed.hint}".strip()))
+    facts += [("LoRA", f"{use.name} at {use.strength:g}") for use in request.loras]
     if record.finished is not None:
+        facts += [("warning", warning) for warning in record.finished.warnings]
         facts += [(stage, f"{seconds:.2f} s") for stage, seconds in record.finished.seconds.items()]
     return facts

@@ -42,6 +42,10 @@ Seed = Annotated[int | None, typer.Option(help="Noise seed; the same seed is the
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the model's own number by default.")]
 Guidance = Annotated[float | None, typer.Option(help="How strictly to follow the text.")]
 Strength = Annotated[float, typer.Option(help="How much may change, above 0 and up to 1.")]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", help="NAME or NAME:STRENGTH, a file in the folder loras; may be given again."),
+]
 PrecisionOption = Annotated[PrecisionName, typer.Option("--precision", help="Number format of the weights.")]
 BackendOption = Annotated[Backend, typer.Option("--backend", help="Which engine computes.")]
 
@@ -67,6 +71,20 @@ def parse_sides(text: str) -> tuple[int, int, int, int]:
     return int(match[1]), int(match[2]), int(match[3]), int(match[4])
 
 
+def parse_loras(texts: list[str] | None) -> list[dict[str, object]]:
+    """Reads "NAME" or "NAME:STRENGTH" each; whether a name may be so is for the request to say."""
+    found: list[dict[str, object]] = []
+    for text in texts or ():
+        name, colon, number = text.rpartition(":")
+        try:
+            found.append({"name": name, "strength": float(number)} if colon else {"name": text})
+        except ValueError:
+            raise RequestInvalid(
+                f"{number[:40]!r} is not the strength of a LoRA.", "Write it as NAME:0.8, or only NAME."
+            ) from None
+    return found
+
+
 def request_fields(
     spec: ModelSpec,
     prompt: str,
@@ -74,6 +92,7 @@ def request_fields(
     steps: int | None,
     guidance: float | None,
     precision: PrecisionName,
+    lora: list[str] | None = None,
 ) -> dict[str, Any]:
     """What every request has: nothing is left open, so that the file's recipe says all."""
     return {
@@ -83,6 +102,7 @@ def request_fields(
         "num_steps": spec.num_steps if steps is None else steps,
         "guidance": spec.guidance if guidance is None else guidance,
         "precision": precision.value,
+        "loras": parse_loras(lora),
     }
 
 

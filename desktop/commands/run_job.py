@@ -53,6 +53,7 @@ class Outcome:
             "wall_s": round(self.wall_s, 3),
             "seconds": self.finished.seconds,
             "peak_memory_bytes": self.finished.peak_memory_bytes,
+            "warnings": self.finished.warnings,
             "request": self.request.model_dump(mode="json", exclude_none=True),
         }
 

@@ -343,7 +343,8 @@ class JobController:
             self._end(record.job_id, pending.document_id, err)
             return
         if self._book.deliver(record.job_id, pending.document_id):
-            self._say(JobDelivered(record.job_id, pending.document_id, layer))
+            warnings = record.finished.warnings if record.finished is not None else ()
+            self._say(JobDelivered(record.job_id, pending.document_id, layer, warnings))
         self._refresh_positions()
 
     def _refresh_positions(self) -> None:

@@ -136,11 +136,15 @@ class JobPreviewed:
 
 @dataclass(frozen=True, slots=True)
 class JobDelivered:
-    """A job's result, ready to be put on top of its document. Its id is the job's id in hex."""
+    """A job's result, ready to be put on top of its document. Its id is the job's id in hex.
+
+    `warnings` are sentences about what was not done as asked.
+    """
 
     job_id: str
     document_id: str
     layer: GenerativeLayer
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class JobDesk(QObject):
     """Connects the job bridge with panel, canvas and health line.
 
     Signals:
-        noticed(Notice): A job failed.
+        noticed(Notice): A job failed, or was not done quite as asked.
         changed: Jobs began or ended.
     """
 
@@ -122,6 +122,8 @@ class JobDesk(QObject):
         self._finish(message.job_id)
         if not self._is_mine(message.document_id):
             return
+        for warning in message.warnings:
+            self.noticed.emit(Notice(warning, kind="info"))
         self._waiting.append(message)
         self._insert_waiting()
 

@@ -95,7 +95,10 @@ def parameters(request: GenerationRequest) -> str:
     if request.task is not Task.GENERATE:
         settings["Denoising strength"] = request.strength
     line = ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
-    return f"{request.prompt}\n{line}"
+    loras = "".join(
+        f" <lora:{use.name.removesuffix('.safetensors')}:{use.strength:g}>" for use in request.loras
+    )
+    return f"{request.prompt}{loras}\n{line}"
 
 
 def xmp_packet(recipe: Recipe) -> str:

@@ -5,6 +5,7 @@ Words of the prompt, in any order:
     step_s=X      a step takes so many seconds (default 0)
     until=PATH    the first step lasts until this file exists
     note=PATH     appends the seed to this file when the job starts
+    warn          says that it left something out
     print         prints to stdout, as libraries do
     hang          goes on until cancelled
     deaf          goes on for ever, whatever it is told
@@ -73,7 +74,8 @@ class FakeEngine:
             _obey(words, is_cancelled)
         png = base64.b64decode(_paint(request, request.width_px, request.height_px, "PNG"))
         images = (EngineImage(png, request.width_px, request.height_px, request.seed),)
-        return EngineResult(images=images, seconds={"denoising": 0.0}, peak_memory_bytes=1)
+        warnings = ("The fake engine left something out.",) if "warn" in words else ()
+        return EngineResult(images, {"denoising": 0.0}, peak_memory_bytes=1, warnings=warnings)
 
 
 def create(models_dirs: tuple[Path, ...]) -> FakeEngine:

@@ -57,6 +57,14 @@ def test_a_masked_photo_is_filled_with_progress_preview_and_a_layer_that_undo_re
     assert np.array_equal(render(live.document.state), after)
 
 
+def test_what_was_not_done_as_asked_is_said_when_the_layer_comes(live, picture):
+    live.open(picture)
+    live.ask("warn")
+    live.until(lambda: len(live.document.layers) == 2)
+    (notice,) = live.window.notices.notices
+    assert (notice.kind, notice.message) == ("info", "The fake engine left something out.")
+
+
 def test_painting_goes_on_while_a_job_runs_and_a_result_waits_for_the_pen(live, picture, tmp_path):
     live.open(picture)
     mask_the_middle(live)

@@ -50,6 +50,36 @@ def test_json_is_one_object_that_says_all(flowbrush):
     assert said.json["wall_s"] > 0
 
 
+@pytest.mark.parametrize("command", ["generate", "transform", "fill"])
+def test_loras_reach_the_engine_and_the_recipe(flowbrush, write, noise, tmp_path, command):
+    write("photo.png", noise(64, 64, 3))
+    write("m.png", np.full((64, 64), 255, np.uint8))
+    inputs = {
+        "generate": ["x"],
+        "transform": ["photo.png", "x"],
+        "fill": ["photo.png", "x", "--mask", "m.png"],
+    }
+    plain = flowbrush(command, *inputs[command], "--seed", 1, "-o", "plain.png")
+    said = flowbrush(
+        command, *inputs[command], "--seed", 1, "-o", "a.png", "--lora", "ink:0.75", "--lora", "oil paint"
+    )
+    assert (plain.code, said.code) == (0, 0), said.err
+    data = (tmp_path / "a.png").read_bytes()
+    request = metadata.read_request(data)
+    assert [(use.name, use.strength) for use in request.loras] == [("ink", 0.75), ("oil paint", 1.0)]
+    assert opened("a.png").text["parameters"].startswith("x <lora:ink:0.75> <lora:oil paint:1>\n")
+    assert not np.array_equal(pixels_of("a.png"), pixels_of("plain.png"))  # it paints what it was asked
+
+
+def test_what_was_not_done_as_asked_is_said_beside_the_result(flowbrush):
+    sentence = "The fake engine left something out."
+    said = flowbrush("generate", "warn", "-o", "a.png", "--size", "64x64")
+    assert (said.code, said.err.strip()) == (0, sentence)
+    found = flowbrush("generate", "warn", "-o", "a.png", "--size", "64x64", "--json").json
+    assert found["warnings"] == [sentence]
+    assert sentence in flowbrush("jobs", "show", found["job_id"]).out
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
 def test_other_formats_carry_the_recipe_too(flowbrush, tmp_path, name):
     assert flowbrush("generate", "x", "--seed", 5, "--size", "64x64", "-o", name).code == 0
@@ -69,6 +99,10 @@ def test_other_formats_carry_the_recipe_too(flowbrush, tmp_path, name):
         (["generate", "x", "-o", "a.png", "--guidance", "nan"], "guidance"),
         (["generate", "x", "-o", "a.png", "--model", "gpt"], "gpt"),
         (["generate", "y" * 1_000_000, "-o", "a.png"], "prompt"),
+        (["generate", "x", "-o", "a.png", "--lora", "ink:strong"], "strong"),
+        (["generate", "x", "-o", "a.png", "--lora", "ink:5"], "strength"),
+        (["generate", "x", "-o", "a.png", "--lora", "../ink"], "name"),
+        (["generate", "x", "-o", "a.png", "--lora", "ink", "--lora", "ink:0.5"], "twice"),
         (["generate", "x"], "output"),
         (["generate", "x", "-o", "a.png", "--seed", "seven"], "seed"),
         (["transform", "none.png", "x", "-o", "a.png"], "none.png"),
