@@ -104,8 +104,11 @@ class Linear(nn.Module):
         return self.weight(dtype) if isinstance(self.weight, PackedWeight) else self.weight.astype(dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
-        weight = self.weight(x.dtype) if isinstance(self.weight, PackedWeight) else self.weight
-        y = x @ weight.T if self.bias is None else mx.addmm(self.bias, x, weight.T)
+        if isinstance(self.weight, PackedWeight):
+            y = self.weight.matmul(x)
+            y = y if self.bias is None else y + self.bias
+        else:
+            y = x @ self.weight.T if self.bias is None else mx.addmm(self.bias, x, self.weight.T)
         for adapter in self.adapters:
             y = adapter(self, x, y)
         return y

@@ -1,0 +1,71 @@
+"""Random quantised tensors of every scheme, with scales that keep values near a tenth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flux_core.weights.quant.schemes import SCHEMES
+from flux_core.weights.tensors import RawTensor, TensorInfo
+
+HALVES = {
+    "Q8_0": (0,),
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+"""Where the float16 numbers of a GGUF block lie, in bytes; its other bytes may be anything."""
+GGUF_TYPES = tuple(HALVES)
+
+
+def random_tensor(
+    scheme: str, name: str = "layer.weight", seed: int = 0, shape: tuple[int, int] = (8, 512)
+) -> RawTensor:
+    """Random codes; the NaN codes of the eight-bit floats are left out."""
+    rng = np.random.default_rng(seed)
+    rows, columns = shape
+    codes = rng.integers(0, 256, (rows, SCHEMES[scheme].row_bytes(columns)), dtype=np.uint8)
+    if scheme.startswith("F8"):
+        codes = codes & 0xBB
+    blocks = codes.reshape(rows, -1, SCHEMES[scheme].block_bytes)
+    for at in HALVES.get(scheme, ()):
+        scales = rng.uniform(0.001, 0.01, (*blocks.shape[:2], 1)).astype("<f2")
+        blocks[:, :, at : at + 2] = scales.view(np.uint8)
+    return RawTensor(name, scheme, shape, codes.reshape(-1), random_companions(scheme, shape, rng))
+
+
+def random_companions(scheme: str, shape: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Scales near 1/20, codes of scales near one."""
+    rows, columns = shape
+    if scheme == "NVFP4":
+        return {
+            "scale": rng.integers(0x28, 0x48, (rows, columns // 16), dtype=np.uint8),
+            "tensor_scale": np.full((rows, 1), 0.03, np.float32),
+        }
+    block = SCHEMES[scheme].block
+    return {
+        name: rng.uniform(0.02, 0.08, (rows, 1 if block == 1 else columns // block)).astype(np.float32)
+        for name in SCHEMES[scheme].companions
+    }
+
+
+class OneSource:
+    """A TensorSource of given tensors."""
+
+    metadata: Mapping[str, str] = {}
+
+    def __init__(self, *tensors: RawTensor) -> None:
+        self.tensors = {tensor.name: tensor for tensor in tensors}
+
+    def names(self) -> Mapping[str, TensorInfo]:
+        return {name: TensorInfo(t.dtype, t.shape) for name, t in self.tensors.items()}
+
+    def read(self, name: str) -> RawTensor:
+        return self.tensors[name]
