@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import gguf
+import gguf.quants
 import numpy as np
 
 from flux_core.weights.quant.schemes import SCHEMES
@@ -69,3 +71,21 @@ class OneSource:
 
     def read(self, name: str) -> RawTensor:
         return self.tensors[name]
+
+
+def in_gguf_type(scheme: str, plain: RawTensor) -> RawTensor:
+    """A float32 matrix in a GGUF type, by gguf's own quantiser.
+
+    The K types have none in Python; they get random blocks whose values are spread as widely.
+    """
+    rows, columns = plain.shape
+    if not scheme.endswith("_K"):
+        codes = gguf.quants.quantize(plain.to_numpy(), gguf.GGMLQuantizationType[scheme])
+        return RawTensor(plain.name, scheme, plain.shape, codes.reshape(-1))
+    raw = random_tensor(scheme, plain.name, shape=(rows, columns))
+    gain = float(plain.to_numpy().std() / raw.to_numpy().std())
+    blocks = raw.data.reshape(rows, -1, SCHEMES[scheme].block_bytes)
+    for at in HALVES[scheme]:
+        halves = np.ascontiguousarray(blocks[:, :, at : at + 2]).view("<f2")
+        blocks[:, :, at : at + 2] = (halves * np.float16(gain)).astype("<f2").view(np.uint8)
+    return raw

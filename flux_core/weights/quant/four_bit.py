@@ -71,8 +71,8 @@ def decode_nvfp4(bits: Bits, rows: Any, companions: Mapping[str, Any]) -> Any:
         rows: Codes.
         companions: `scale` [rows, columns/16] E4M3 codes in row order; `tensor_scale` [rows, 1] float32.
     """
-    scaled = _grouped(bits, E2M1_VALUES, rows, bits.lookup(E4M3_VALUES, companions["scale"]))
-    return scaled * companions["tensor_scale"]
+    scales = bits.lookup(E4M3_VALUES, companions["scale"]) * companions["tensor_scale"]
+    return _grouped(bits, E2M1_VALUES, rows, scales)
 
 
 def _grouped(bits: Bits, table: NDArray[np.float32], rows: Any, scales: Any) -> Any:
