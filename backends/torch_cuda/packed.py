@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,6 +49,7 @@ class TorchBits:
 
 
 BITS = TorchBits()
+_CHUNK_VALUES = 2**24
 
 
 class PackedWeight(nn.Module):
@@ -73,8 +75,15 @@ class PackedWeight(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(value)).to(device))
 
     def forward(self, dtype: torch.dtype) -> Tensor:
-        """All values [rows, ...]."""
-        return self._decoded(slice(None)).reshape(self.shape).to(dtype)
+        """All values [rows, ...]; a part of the rows at a time, so that what decoding needs stays small."""
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        step = max(1, _CHUNK_VALUES // columns)
+        if rows <= step:
+            return self._decoded(slice(None)).reshape(self.shape).to(dtype)
+        values = torch.empty((rows, columns), dtype=dtype, device=self.get_buffer("codes").device)
+        for start in range(0, rows, step):
+            values[start : start + step] = self._decoded(slice(start, start + step))
+        return values.reshape(self.shape)
 
     def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Values of some rows: integers [...] -> [..., columns]; decodes no other row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from typing import Any
 
 import gguf
@@ -121,6 +122,24 @@ def test_a_leaf_that_cannot_compute_from_codes_decodes_them_when_it_loads(scheme
         leaf = device.leaves(source, Precision.FP32).conv2d("conv", COLUMNS, ROWS, 1)
         found = device.to_numpy(leaf(device.from_numpy(x)))
     assert distance(found, x.astype(np.float64) @ kernel.to_numpy().T + bias.to_numpy()[0, :ROWS]) < 1e-5
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_decoding_needs_less_than_four_times_the_values(scheme: str) -> None:
+    raw = random_tensor(scheme, shape=(256, 2048))
+    tracemalloc.start()
+    values = raw.to_numpy()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * values.nbytes
+
+
+def test_a_large_weight_is_decoded_in_parts_to_the_same_values() -> None:
+    raw = random_tensor("F8_E4M3_SCALED", shape=(4100, 4352))  # more than one part, and no whole number
+    device: Any = make_backend("torch")
+    with device.session():
+        leaf = device.leaves(OneSource(raw), Precision.FP32).linear("layer", 4352, 4100, bias=False)
+        assert np.array_equal(device.to_numpy(leaf.weight_in(torch.float32)), raw.to_numpy())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

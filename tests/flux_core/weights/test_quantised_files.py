@@ -13,7 +13,9 @@ import pytest
 
 from flux_core.weights.diffusers_keys import ConvertedSource
 from flux_core.weights.expected import check_strict
+from flux_core.weights.formats.matrix import MATRIX_ROWS
 from flux_core.weights.open import open_source
+from flux_core.weights.quant.schemes import SCHEMES
 from flux_core.weights.tensors import RawTensor, RenamedSource, TensorSource
 from tests.support.numerics import BACKENDS, ArraySource, distance, make_backend
 from tests.support.oracle import OracleBackend
@@ -51,8 +53,9 @@ def test_a_file_of_every_format_computes_what_its_library_says(
         close = np.spacing(np.abs(peer).max()) if "mflux" in format_name else 0.0
         assert np.abs(ours - peer).max() <= close, name
 
-    if format_name != "mflux unquantised" and part_name != "autoencoder":
-        assert any(source.read(name).is_quantised for name in source.names())
+    schemes = {info.dtype for info in source.names().values()} - {"F32", "BF16"}
+    row = next(row for row in MATRIX_ROWS if row.format == format_name)
+    assert schemes == set(row.schemes) or part_name == "autoencoder"
     expected = model.run(OracleBackend(), ArraySource(values))
     results = {name: model.run(make_backend(name), source) for name in BACKENDS}
     results["oracle"] = model.run(OracleBackend(), source)
@@ -73,3 +76,10 @@ def test_a_part_in_every_gguf_type_computes_what_its_values_say(scheme: str, par
     expected = model.run(OracleBackend(), ArraySource({t.name: t.to_numpy() for t in tensors}))
     gaps = {name: distance(model.run(make_backend(name), source), expected) for name in BACKENDS}
     assert max(gaps.values()) < TOLERANCE, gaps
+
+
+def test_the_matrix_claims_what_these_tests_run_and_no_more() -> None:
+    ran = {name: {p for p in PARTS if p != "autoencoder" or name in WITH_KERNELS} for name in WRITERS}
+    ran |= {f"GGUF {scheme}": {"transformer", "t5", "clip"} for scheme in GGUF_TYPES}
+    assert {row.format: set(row.parts) for row in MATRIX_ROWS} == ran
+    assert all(scheme in SCHEMES for row in MATRIX_ROWS for scheme in row.schemes)
