@@ -7,9 +7,12 @@ megabytes of memory. Every form that is written is one that is read: the copy gi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource, cut_r
 METADATA = "flowbrush_quantization"
 """Header key: a JSON object with the scheme and the version of this form."""
 _CHUNK_VALUES = 2**17
+_MOST_THREADS = 8
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _OTHERS_METADATA = ("_quantization_metadata", "quantization_level", "bits", "mflux_version", METADATA)
 """What the copy must not say of itself any more."""
@@ -100,15 +104,16 @@ def quantize(
     report = Report(form.scheme, kept=[name for name in found if name not in chosen])
     planned = [p for name, info in found.items() for p in _plan(form, name, info, name in chosen)]
 
-    def data() -> Iterator[NDArray[Any]]:
+    def data(pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
         for done, (name, info) in enumerate(found.items(), 1):
             if name in chosen:
-                yield from _coded(form, source.read(name), report)
+                yield from _coded(form, source.read(name), report, pool)
             else:
                 yield _kept(source.read(name), info)
             progress(done, len(found))
 
-    report.bytes_written = write_safetensors(output, planned, data(), _metadata(source, form))
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        report.bytes_written = write_safetensors(output, planned, data(pool), _metadata(source, form))
     return report
 
 
@@ -130,30 +135,46 @@ def _kept(raw: RawTensor, info: TensorInfo) -> NDArray[Any]:
     return to_bf16(raw.to_numpy()) if info.dtype in SCHEMES else raw.data
 
 
-def _coded(form: Form, raw: RawTensor, report: Report) -> list[NDArray[Any]]:
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Some rows of a matrix, coded; squares are the sums over the differences and over the numbers."""
+
+    codes: NDArray[np.uint8]
+    companions: dict[str, NDArray[Any]]
+    squares: tuple[float, float]
+    largest: float
+
+
+def _coded(form: Form, raw: RawTensor, report: Report, pool: ThreadPoolExecutor) -> list[NDArray[Any]]:
     rows, columns = raw.shape
     step = max(1, _CHUNK_VALUES // columns)
+    pieces = [cut_rows(raw, start, min(start + step, rows)) for start in range(0, rows, step)]
     codes = np.empty((rows, SCHEMES[form.scheme].row_bytes(columns)), np.uint8)
-    parts: list[dict[str, NDArray[Any]]] = []
-    squares = np.zeros(2)  # of the differences, of the numbers
-    largest = 0.0
-    for start in range(0, rows, step):
-        values = cut_rows(raw, start, min(start + step, rows)).to_numpy()
-        if not np.isfinite(values).all():
-            raise Corrupt(
-                f"{shown(raw.name)} holds values that are not finite numbers.",
-                "Get a sound copy of the file.",
-            )
-        chunk, companions = ENCODERS[form.scheme](values)
-        codes[start : start + step] = chunk
-        parts.append(companions)
-        difference = decode(form.scheme, chunk, companions) - values
-        squares += [np.square(x, dtype=np.float64).sum() for x in (difference, values)]
-        largest = max(largest, float(np.abs(difference).max()))
+    companions: list[dict[str, NDArray[Any]]] = []
+    squares = np.zeros(2)
+    largest = at = 0
+    for chunk in pool.map(partial(_chunk, form.scheme), pieces):
+        codes[at : at + len(chunk.codes)] = chunk.codes
+        at += len(chunk.codes)
+        companions.append(chunk.companions)
+        squares += chunk.squares
+        largest = max(largest, chunk.largest)
     relative = float(np.sqrt(squares[0] / squares[1])) if squares[1] else 0.0
     report.layers.append(LayerError(raw.name, raw.shape, relative, largest))
-    companions = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return form.arrays((rows, columns), codes, companions)
+    joined = {key: np.concatenate([part[key] for part in companions]) for key in companions[0]}
+    return form.arrays((rows, columns), codes, joined)
+
+
+def _chunk(scheme: str, piece: RawTensor) -> _Chunk:
+    values = piece.to_numpy()
+    if not np.isfinite(values).all():
+        raise Corrupt(
+            f"{shown(piece.name)} holds values that are not finite numbers.", "Get a sound copy of the file."
+        )
+    codes, companions = ENCODERS[scheme](values)
+    difference = decode(scheme, codes, companions) - values
+    lost, all_of_it = (float(np.square(x, dtype=np.float64).sum()) for x in (difference, values))
+    return _Chunk(codes, companions, (lost, all_of_it), float(np.abs(difference).max()))
 
 
 def _metadata(source: TensorSource, form: Form) -> dict[str, str]:

@@ -141,6 +141,11 @@ def bitsandbytes(kind: str, is_nested: bool, part: Part, path: Path) -> Arrays:
     return values
 
 
+def in_folder(writer: Writer, part: Part, path: Path) -> Arrays:
+    """The same under the names of a diffusers or Hugging Face folder, where q, k and v are apart."""
+    return joined(part, writer(Part(part.name, folder_tensors(part), ""), path))
+
+
 def mflux(bits: int | None, part: Part, path: Path) -> Arrays:
     """As mflux saves: MLX's quantisation of every linear layer and table, and mflux's names."""
     arrays: dict[str, mx.array] = {}
@@ -256,6 +261,8 @@ WRITERS: dict[str, Writer] = {
     "bitsandbytes NF4, nested": partial(bitsandbytes, "nf4", True),
     "bitsandbytes FP4": partial(bitsandbytes, "fp4", False),
     "bitsandbytes FP4, nested": partial(bitsandbytes, "fp4", True),
+    "bitsandbytes NF4 in a folder": partial(in_folder, partial(bitsandbytes, "nf4", True)),
+    "ComfyUI comfy_quant under diffusers' names": partial(in_folder, partial(comfy_quant_fp8, E4M3)),
     "mflux unquantised": partial(mflux, None),
     **{f"mflux {bits} bits": partial(mflux, bits) for bits in (2, 3, 4, 5, 6, 8)},
 }

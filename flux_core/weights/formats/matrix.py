@@ -52,6 +52,8 @@ MATRIX_ROWS: tuple[MatrixRow, ...] = (
     _row("bitsandbytes NF4, nested", ("NF4",), "bitsandbytes"),
     _row("bitsandbytes FP4", ("FP4",), "bitsandbytes"),
     _row("bitsandbytes FP4, nested", ("FP4",), "bitsandbytes"),
+    _row("bitsandbytes NF4 in a folder", ("NF4",), "bitsandbytes"),
+    _row("ComfyUI comfy_quant under diffusers' names", ("F8_E4M3_SCALED",), "torch"),
     MatrixRow(
         "mflux unquantised",
         (),
