@@ -188,5 +188,6 @@ class Embedding(nn.Module):
 
     def __call__(self, index: mx.array) -> mx.array:
         if isinstance(self.weight, PackedWeight):
-            return self.weight.rows(index, self.dtype)
+            rows = self.weight.rows(index, self.dtype)
+            return mx.where(mx.isnan(rows), 0, rows)  # casts to fp8 overflowed in some published T5 files
         return self.weight[index]

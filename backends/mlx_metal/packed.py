@@ -84,15 +84,19 @@ class PackedWeight(nn.Module):
 
 def _affine(width: int, group: int) -> Multiply:
     def multiply(weight: PackedWeight, x: mx.array) -> mx.array:
-        return mx.quantized_matmul(
-            x,
+        # Metal's kernel adds up in float32; that of the CPU adds in x's own dtype, which costs bfloat16
+        # nine percent over 3072 columns.
+        wide = x if mx.default_device() == mx.Device(mx.gpu) else x.astype(mx.float32)
+        y = mx.quantized_matmul(
+            wide,
             weight.codes.view(mx.uint32),
-            weight.companions["scales"].astype(x.dtype),
-            weight.companions["biases"].astype(x.dtype),
+            weight.companions["scales"].astype(wide.dtype),
+            weight.companions["biases"].astype(wide.dtype),
             transpose=True,
             group_size=group,
             bits=width,
         )
+        return y.astype(x.dtype)
 
     return multiply
 

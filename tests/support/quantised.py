@@ -10,6 +10,7 @@ import numpy as np
 
 from flux_core.weights.quant.schemes import SCHEMES
 from flux_core.weights.tensors import RawTensor, TensorInfo
+from tests.support.numerics import to_bf16
 
 HALVES = {
     "Q8_0": (0,),
@@ -52,10 +53,15 @@ def random_companions(scheme: str, shape: tuple[int, int], rng: np.random.Genera
             "tensor_scale": np.full((rows, 1), 0.03, np.float32),
         }
     block = SCHEMES[scheme].block
-    return {
-        name: rng.uniform(0.02, 0.08, (rows, 1 if block == 1 else columns // block)).astype(np.float32)
-        for name in SCHEMES[scheme].companions
+    count = 1 if block == 1 else columns // block
+    scales = {
+        name: rng.uniform(0.02, 0.08, (rows, count)).astype(np.float32) for name in SCHEMES[scheme].companions
     }
+    if scheme.startswith("MLX"):  # as MLX stores them, with codes about zero
+        top = 2 ** int(scheme[3]) - 1
+        scales["scales"] = to_bf16(scales["scales"] / top)
+        scales["biases"] = to_bf16(-scales["scales"] * top / 2)
+    return scales
 
 
 class OneSource:

@@ -83,9 +83,12 @@ def _declared(source: TensorSource) -> dict[str, str]:
 
 
 def _format(where: str, note: object) -> str:
-    kind = cast("dict[str, Any]", note).get("format") if isinstance(note, dict) else None
+    values = cast("dict[str, Any]", note) if isinstance(note, dict) else {}
+    kind = values.get("format")
     if not isinstance(kind, str):
         raise Corrupt(f"The note on {shown(where)} does not say in which format the layer is.", AGAIN)
+    if values.get("convrot"):  # the codes are of rotated weights
+        kind = f"{kind} with convrot"
     if kind not in _FP8 and kind != _NVFP4:
         raise Corrupt(
             f"{shown(where.removesuffix(_NOTE))} is stored in ComfyUI's format {shown(kind)}, "

@@ -86,10 +86,11 @@ MATRIX_ROWS: tuple[MatrixRow, ...] = (
 )
 
 REFUSED: tuple[tuple[str, str], ...] = (
-    ("Nunchaku SVDQuant", "Packed in the order of one GPU kernel; refused by its tensors' names."),
-    ("ComfyUI mxfp8", "Refused by the name in its notes."),
-    ("ComfyUI int8_tensorwise and convrot", "Refused by the name in its notes."),
-    ("ComfyUI formats to come", "Refused by the name in its notes."),
+    ("Nunchaku SVDQuant", "Packed in the order of one GPU kernel; told by its tensors' names."),
+    ("AWQ, GPTQ, optimum-quanto, bitsandbytes 8-bit", "Told by their tensors' names."),
+    ("ComfyUI mxfp8", "Told by the name in its notes."),
+    ("ComfyUI int8_tensorwise and convrot", "Told by the name in its notes."),
+    ("ComfyUI formats to come", "Told by the name in its notes."),
     (
         "bitsandbytes with a table of its own",
         "Refused, because its own kernels do not use that table either.",

@@ -14,15 +14,15 @@ from flux_core.weights.formats import (
     comfy_quant,
     mflux,
     mlx_triplets,
+    refused,
     scaled_fp8,
-    svdquant,
 )
 from flux_core.weights.tensors import TensorSource
 
 Unpack = Callable[[TensorSource], TensorSource | None]
 
 FORMATS: dict[str, Unpack] = {
-    "SVDQuant": svdquant.refuse,
+    "forms that are not read": refused.refuse,
     "bitsandbytes 4-bit": bitsandbytes_4bit.unpack,
     "ComfyUI comfy_quant": comfy_quant.unpack,
     "ComfyUI fp8_scaled": scaled_fp8.unpack,

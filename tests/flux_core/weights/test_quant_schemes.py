@@ -18,7 +18,7 @@ from flux_core.request import Precision
 from flux_core.weights.quant import four_bit, fp8
 from flux_core.weights.quant.schemes import SCHEMES
 from flux_core.weights.tensors import RawTensor, cut_rows, stacked_rows, swapped_halves
-from tests.support.numerics import BACKENDS, distance, make_backend
+from tests.support.numerics import BACKENDS, distance, make_backend, to_bf16
 from tests.support.quantised import GGUF_TYPES, OneSource, random_tensor
 
 ROWS, COLUMNS = 8, 512
@@ -105,6 +105,29 @@ def test_an_embedding_leaf_gives_rows_of_the_decoded_table(scheme: str, backend:
         leaf = device.leaves(OneSource(raw), Precision.FP32).embedding("table", ROWS, COLUMNS)
         found = device.to_numpy(leaf(device.from_numpy(index)))
     assert np.array_equal(found, raw.to_numpy()[index])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_of_an_fp8_table_that_overflowed_when_it_was_cast_is_zero_there(backend: str) -> None:
+    codes = np.array([[0x38, 0x7F, 0xFF, 0xB8]], np.uint8)  # 1, NaN, NaN, -1
+    device: Any = make_backend(backend)
+    with device.session():
+        source = OneSource(RawTensor("table.weight", "F8_E4M3", (1, 4), codes.reshape(-1)))
+        leaf = device.leaves(source, Precision.FP32).embedding("table", 1, 4)
+        found = device.to_numpy(leaf(device.from_numpy(np.zeros(1, np.int32))))
+    assert np.array_equal(found, [[1, 0, 0, -1]])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_in_bfloat16_a_leaf_is_as_near_the_oracle_as_rounding_lets_it_be(scheme: str, backend: str) -> None:
+    raw = random_tensor(scheme)
+    x = to_bf16(np.random.default_rng(1).standard_normal((3, COLUMNS)))
+    device: Any = make_backend(backend)
+    with device.session():
+        leaf = device.leaves(OneSource(raw), Precision.BF16).linear("layer", COLUMNS, ROWS, bias=False)
+        found = device.to_numpy(leaf(device.cast(device.from_numpy(x), Precision.BF16)))
+    assert distance(found, x.astype(np.float64) @ raw.to_numpy().astype(np.float64).T) < 1e-2
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

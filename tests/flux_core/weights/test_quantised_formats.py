@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flux_core.errors import Corrupt, FluxError
+from flux_core.weights.formats.refused import MARKS
 from flux_core.weights.formats.registry import FORMATS, formats_of
 from flux_core.weights.open import open_source
 from flux_core.weights.safetensors_file import SafetensorsFile
@@ -53,18 +54,27 @@ def test_a_comfy_format_that_is_not_read_is_refused_by_name(
         listed = json.dumps({"layers": {"a.layer": {"format": kind}}})
         path = written(tmp_path, codes, {"_quantization_metadata": listed})
     else:
-        path = written(tmp_path, codes | {"a.layer.comfy_quant": note(format=kind, convrot=True)})
+        path = written(tmp_path, codes | {"a.layer.comfy_quant": note(format=kind)})
     with pytest.raises(Corrupt, match=f"'a.layer' is stored in ComfyUI's format '{kind}'"):
         open_source(path)
 
 
-@pytest.mark.parametrize("is_named", [False, True])
-def test_an_svdquant_file_is_refused(is_named: bool, tmp_path: Path) -> None:
-    codes = torch.zeros(ROWS, COLUMNS // 2, dtype=torch.int8)
-    layer = "transformer_blocks.0.qkv_proj"
-    packed = {f"{layer}.qweight": codes, f"{layer}.wscales": torch.ones(2, ROWS)}
-    metadata = {"model_class": "NunchakuFluxTransformer2dModel"} if is_named else None
-    path = written(tmp_path, {"x": ONE} if is_named else packed, metadata)
+def test_rotated_weights_are_refused_in_a_format_that_is_read_otherwise(tmp_path: Path) -> None:
+    path = written(tmp_path, {"a.weight": FP8, "a.comfy_quant": note(format="float8_e4m3fn", convrot=True)})
+    with pytest.raises(Corrupt, match="'float8_e4m3fn with convrot'"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("kind", MARKS)
+def test_a_form_that_is_not_read_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    codes, scales = (f"transformer_blocks.0.attn.to_q{ending}" for ending in MARKS[kind])
+    path = written(tmp_path, {codes: torch.zeros(ROWS, COLUMNS, dtype=torch.int8), scales: torch.ones(ROWS)})
+    with pytest.raises(Corrupt, match=f"stored as {kind}"):
+        open_source(path)
+
+
+def test_a_file_of_nunchaku_is_told_by_its_header_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, {"x": ONE}, {"model_class": "NunchakuFluxTransformer2dModel"})
     with pytest.raises(Corrupt, match="SVDQuant"):
         open_source(path)
 
