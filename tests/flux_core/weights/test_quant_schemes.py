@@ -166,6 +166,12 @@ def test_a_large_weight_is_decoded_in_parts_to_the_same_values() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("shape", [(0, 512), (8, 0)])
+def test_a_tensor_without_values_has_none(scheme: str, shape: tuple[int, int]) -> None:
+    assert RawTensor("w", scheme, shape, np.zeros(0, np.uint8)).to_numpy().shape == shape
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_rows_are_cut_stacked_and_swapped_without_decoding(scheme: str) -> None:
     one, two = random_tensor(scheme, seed=1), random_tensor(scheme, seed=2)
     both = stacked_rows("both", [one, two])

@@ -12,13 +12,16 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from flux_core.catalog import DEV
 from flux_core.errors import Corrupt, RequestInvalid, StorageFull
+from flux_core.models.transformer import Transformer
+from flux_core.weights.expected import expected_shapes
 from flux_core.weights.open import open_source
 from flux_core.weights.quant import encode
 from flux_core.weights.quant.forms import FORMS
 from flux_core.weights.quant.schemes import SCHEMES, decode
-from flux_core.weights.quantize import METADATA, quantize
-from flux_core.weights.tensors import TensorSource
+from flux_core.weights.quantize import KEPT, METADATA, is_quantised_by, quantize
+from flux_core.weights.tensors import TensorInfo, TensorSource
 from tests.support.numerics import BACKENDS, ArraySource, distance, make_backend
 from tests.support.oracle import OracleBackend
 from tests.support.small_parts import MODELS, make_part
@@ -103,8 +106,6 @@ def test_the_ends_of_the_transformer_norms_and_biases_stay_as_they_are(tmp_path:
 
 
 def test_names_of_a_diffusers_folder_keep_its_ends_too() -> None:
-    from flux_core.weights.quantize import KEPT
-
     kept = (
         "x_embedder",
         "context_embedder",
@@ -119,6 +120,20 @@ def test_names_of_a_diffusers_folder_keep_its_ends_too() -> None:
     )
     assert all(KEPT.search(f"{name}.weight") for name in kept)
     assert not any(KEPT.search(f"{name}.weight") for name in coded)
+
+
+@pytest.mark.parametrize(
+    ("word", "gigabytes"), [("fp8", 11.99), ("nf4", 6.79), ("mlx4", 6.79), ("mlx8", 12.71)]
+)
+def test_of_flux_dev_all_matrices_of_the_blocks_are_coded(word: str, gigabytes: float) -> None:
+    form = FORMS[word]
+    shapes = expected_shapes(lambda ops, make: Transformer(ops, make, DEV.transformer))
+    infos = {name: TensorInfo("BF16", shape) for name, shape in shapes.items()}
+    coded = [name for name, info in infos.items() if is_quantised_by(form.scheme, name, info)]
+    assert len(coded) == 19 * 10 + 38 * 3
+    size = sum(p.num_bytes for name in coded for p in form.plan(name, (shapes[name][0], shapes[name][1])))
+    size += sum(2 * int(np.prod(shape)) for name, shape in shapes.items() if name not in coded)
+    assert size / 1e9 == pytest.approx(gigabytes, abs=0.01)
 
 
 def test_a_quantised_file_may_be_quantised_again(tmp_path: Path) -> None:
