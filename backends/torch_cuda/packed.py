@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -91,4 +91,25 @@ class PackedWeight(nn.Module):
 
     def _decoded(self, which: Tensor | slice) -> Tensor:
         companions = {name: getattr(self, name)[which] for name in self._companions}
-        return decode(self.scheme, self.get_buffer("codes")[which], companions, BITS)
+        codes = self.get_buffer("codes")[which]
+        if self.scheme in DECODE:
+            return DECODE[self.scheme](codes, companions)
+        return decode(self.scheme, codes, companions, BITS)
+
+
+def _eight_bit_float(dtype: torch.dtype) -> Decode:
+    def cast(codes: Tensor, companions: Mapping[str, Tensor]) -> Tensor:
+        values = codes.view(dtype).float()
+        return values * companions["scale"] if companions else values
+
+    return cast
+
+
+Decode = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+DECODE: dict[str, Decode] = {
+    "F8_E4M3": _eight_bit_float(torch.float8_e4m3fn),
+    "F8_E4M3_SCALED": _eight_bit_float(torch.float8_e4m3fn),
+    "F8_E5M2": _eight_bit_float(torch.float8_e5m2),
+    "F8_E5M2_SCALED": _eight_bit_float(torch.float8_e5m2),
+}
+"""Schemes that torch has a dtype of its own for: one cast instead of a table and its index."""
