@@ -109,8 +109,11 @@ class Linear(nn.Module):
         return self.weight(dtype) if isinstance(self.weight, PackedWeight) else self.weight.astype(dtype)
 
     def __call__(self, x: mx.array) -> mx.array:
-        weight = self.weight(x.dtype) if isinstance(self.weight, PackedWeight) else self.weight
-        y = x @ weight.T if self.bias is None else mx.addmm(self.bias, x, weight.T)
+        if isinstance(self.weight, PackedWeight):
+            y = self.weight.matmul(x)
+            y = y if self.bias is None else y + self.bias
+        else:
+            y = x @ self.weight.T if self.bias is None else mx.addmm(self.bias, x, self.weight.T)
         for adapter in self.adapters:
             y = adapter(self, x, y)
         return y
@@ -193,7 +196,8 @@ class Embedding(nn.Module):
 
     def __call__(self, index: mx.array) -> mx.array:
         if isinstance(self.weight, PackedWeight):
-            return self.weight.rows(index, self.dtype)
+            rows = self.weight.rows(index, self.dtype)
+            return mx.where(mx.isnan(rows), 0, rows)  # casts to fp8 overflowed in some published T5 files
         return self.weight[index]
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +13,7 @@ import numpy as np
 from mlx import nn
 from numpy.typing import NDArray
 
+from flux_core.weights.quant import mlx_affine
 from flux_core.weights.quant.schemes import decode
 from flux_core.weights.tensors import RawTensor
 
@@ -74,3 +75,36 @@ class PackedWeight(nn.Module):
         companions: dict[str, Any] = {name: value[flat] for name, value in self.companions.items()}
         decoded: mx.array = decode(self.scheme, self.codes[flat], companions, BITS)
         return decoded.reshape(*index.shape, -1).astype(dtype)
+
+    def matmul(self, x: mx.array) -> mx.array:
+        """x [..., columns] -> x @ weight.T [..., rows] in x's dtype; without decoding where MLX can."""
+        multiply = MULTIPLY.get(self.scheme)
+        return x @ self(x.dtype).T if multiply is None else multiply(self, x)
+
+
+def _affine(width: int, group: int) -> Multiply:
+    def multiply(weight: PackedWeight, x: mx.array) -> mx.array:
+        # Metal's kernel adds up in float32; that of the CPU adds in x's own dtype, which costs bfloat16
+        # nine percent over 3072 columns.
+        wide = x if mx.default_device() == mx.Device(mx.gpu) else x.astype(mx.float32)
+        y = mx.quantized_matmul(
+            wide,
+            weight.codes.view(mx.uint32),
+            weight.companions["scales"].astype(wide.dtype),
+            weight.companions["biases"].astype(wide.dtype),
+            transpose=True,
+            group_size=group,
+            bits=width,
+        )
+        return y.astype(x.dtype)
+
+    return multiply
+
+
+Multiply = Callable[[PackedWeight, mx.array], mx.array]
+MULTIPLY: dict[str, Multiply] = {
+    f"MLX{width}_G{group}": _affine(width, group)
+    for width in mlx_affine.WIDTHS
+    for group in mlx_affine.GROUPS
+}
+"""Schemes that MLX has a kernel of its own for, which reads the codes as they are."""

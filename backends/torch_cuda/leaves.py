@@ -213,7 +213,8 @@ class Embedding(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         if isinstance(self.weight, PackedWeight):
-            return self.weight.rows(index.long(), self.dtype)
+            rows = self.weight.rows(index.long(), self.dtype)
+            return rows.masked_fill(rows.isnan(), 0.0)  # casts to fp8 overflowed in some published T5 files
         return functional.embedding(index.long(), self.weight)
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class TorchBits:
 
 
 BITS = TorchBits()
+_CHUNK_VALUES = 2**24
 
 
 class PackedWeight(nn.Module):
@@ -73,8 +75,15 @@ class PackedWeight(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(value)).to(device))
 
     def forward(self, dtype: torch.dtype) -> Tensor:
-        """All values [rows, ...]."""
-        return self._decoded(slice(None)).reshape(self.shape).to(dtype)
+        """All values [rows, ...]; a part of the rows at a time, so that what decoding needs stays small."""
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        step = max(1, _CHUNK_VALUES // columns)
+        if rows <= step:
+            return self._decoded(slice(None)).reshape(self.shape).to(dtype)
+        values = torch.empty((rows, columns), dtype=dtype, device=self.get_buffer("codes").device)
+        for start in range(0, rows, step):
+            values[start : start + step] = self._decoded(slice(start, start + step))
+        return values.reshape(self.shape)
 
     def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Values of some rows: integers [...] -> [..., columns]; decodes no other row."""
@@ -82,4 +91,25 @@ class PackedWeight(nn.Module):
 
     def _decoded(self, which: Tensor | slice) -> Tensor:
         companions = {name: getattr(self, name)[which] for name in self._companions}
-        return decode(self.scheme, self.get_buffer("codes")[which], companions, BITS)
+        codes = self.get_buffer("codes")[which]
+        if self.scheme in DECODE:
+            return DECODE[self.scheme](codes, companions)
+        return decode(self.scheme, codes, companions, BITS)
+
+
+def _eight_bit_float(dtype: torch.dtype) -> Decode:
+    def cast(codes: Tensor, companions: Mapping[str, Tensor]) -> Tensor:
+        values = codes.view(dtype).float()
+        return values * companions["scale"] if companions else values
+
+    return cast
+
+
+Decode = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+DECODE: dict[str, Decode] = {
+    "F8_E4M3": _eight_bit_float(torch.float8_e4m3fn),
+    "F8_E4M3_SCALED": _eight_bit_float(torch.float8_e4m3fn),
+    "F8_E5M2": _eight_bit_float(torch.float8_e5m2),
+    "F8_E5M2_SCALED": _eight_bit_float(torch.float8_e5m2),
+}
+"""Schemes that torch has a dtype of its own for: one cast instead of a table and its index."""

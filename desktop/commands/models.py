@@ -6,10 +6,11 @@ import os
 
 import typer
 
-from desktop.commands import options
+from desktop.commands import options, quantize
 from desktop.commands.screen import Screen
 
-app = typer.Typer(help="The models: list.", no_args_is_help=True)
+app = typer.Typer(help="The models: list, quantize.", no_args_is_help=True)
+app.command("quantize")(quantize.quantize)
 
 
 @app.callback()

@@ -91,6 +91,9 @@ class _Scanner:
         return _Keys(self, where)
 
     def metadata(self) -> dict[str, str]:
+        if self.peek() == "n" and self.text.startswith("null", self.at):  # as MLX writes where there is none
+            self.at += len("null")
+            return {}
         found: dict[str, str] = {}
         for key in self.object_keys("__metadata__"):
             if self.peek() != '"':

@@ -6,10 +6,11 @@ tensors what it is and how to read it, and this makes a TensorSource of that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from flux_core.weights.tensors import RawTensor, TensorInfo
+from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,21 @@ class AssembledSource:
 
     def read(self, name: str) -> RawTensor:
         return self._assemblies[name].read()
+
+
+def replaced(
+    source: TensorSource, assemblies: Mapping[str, Assembly], used: Collection[str]
+) -> AssembledSource:
+    """A source with some tensors put together, some used up by that, and all others as they are.
+
+    Args:
+        source: The file.
+        assemblies: By name; a tensor of the source with the same name is replaced in its place.
+        used: Names that the model does not ask for: scales, notes, markers.
+    """
+    kept = {
+        name: assemblies.get(name) or Assembly(info, partial(source.read, name))
+        for name, info in source.names().items()
+        if name not in used
+    }
+    return AssembledSource(kept, source.metadata)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_core.weights.quant import fp8
+from flux_core.weights.quant import four_bit, fp8, gguf_blocks, mlx_affine
 from flux_core.weights.quant.bits import Bits, NumpyBits
 
 Decode = Callable[[Bits, Any, Mapping[str, Any]], Any]
@@ -49,6 +49,23 @@ SCHEMES: dict[str, Scheme] = {
     "F8_E5M2": Scheme(1, 1, fp8.decode_e5m2),
     "F8_E4M3_SCALED": Scheme(1, 1, fp8.decode_e4m3_scaled, ("scale",)),
     "F8_E5M2_SCALED": Scheme(1, 1, fp8.decode_e5m2_scaled, ("scale",)),
+    "Q8_0": Scheme(32, 34, gguf_blocks.decode_q8_0),
+    "Q4_0": Scheme(32, 18, gguf_blocks.decode_q4_0),
+    "Q4_1": Scheme(32, 20, gguf_blocks.decode_q4_1),
+    "Q5_0": Scheme(32, 22, gguf_blocks.decode_q5_0),
+    "Q5_1": Scheme(32, 24, gguf_blocks.decode_q5_1),
+    "Q2_K": Scheme(256, 84, gguf_blocks.decode_q2_k),
+    "Q3_K": Scheme(256, 110, gguf_blocks.decode_q3_k),
+    "Q4_K": Scheme(256, 144, gguf_blocks.decode_q4_k),
+    "Q5_K": Scheme(256, 176, gguf_blocks.decode_q5_k),
+    "Q6_K": Scheme(256, 210, gguf_blocks.decode_q6_k),
+    "NF4": Scheme(64, 32, four_bit.decode_nf4, ("absmax",)),
+    "FP4": Scheme(64, 32, four_bit.decode_fp4, ("absmax",)),
+    "NVFP4": Scheme(16, 8, four_bit.decode_nvfp4, ("scale", "tensor_scale")),
+} | {
+    f"MLX{width}_G{group}": Scheme(group, group * width // 8, mlx_affine.decoder(width), ("scales", "biases"))
+    for width in mlx_affine.WIDTHS
+    for group in mlx_affine.GROUPS
 }
 
 _NUMPY = NumpyBits()
