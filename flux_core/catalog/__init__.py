@@ -16,7 +16,16 @@ from flux_core.catalog.models import (
     SCHNELL,
     TINY,
 )
-from flux_core.catalog.places import folder_of, locate, missing_parts, model_infos, part_path, row_folder
+from flux_core.catalog.places import (
+    bytes_in,
+    folder_of,
+    locate,
+    missing_parts,
+    model_infos,
+    part_folder,
+    part_path,
+    row_folder,
+)
 from flux_core.catalog.rows import Kind, ModelFiles, ModelSpec, PartSpec, RemoteFile, Row
 
 __all__ = [
@@ -40,6 +49,7 @@ __all__ = [
     "Row",
     "T5Config",
     "TransformerConfig",
+    "bytes_in",
     "check_task",
     "find",
     "find_row",
@@ -47,6 +57,7 @@ __all__ = [
     "locate",
     "missing_parts",
     "model_infos",
+    "part_folder",
     "part_path",
     "row_folder",
     "rows",

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from flux_core.catalog.lookup import MODELS
-from flux_core.catalog.rows import ModelFiles, ModelSpec, Row
+from flux_core.catalog.rows import ModelFiles, ModelSpec, PartSpec, Row
 from flux_core.errors import ModelMissing
 from flux_core.messages import ModelInfo
 
@@ -89,6 +89,17 @@ def part_path(folder: Path, part: str, name: str) -> str | None:
         return in_gguf
     inside = _FOLDERS.get(part)
     return _weights_folder(folder, inside) if inside is not None else None
+
+
+def part_folder(row: PartSpec, models_dirs: tuple[Path, ...]) -> Path | None:
+    """The folder where a part that models share or take is, in whatever layout; None if it is nowhere."""
+    first = row.downloads[0].name
+    part = next((name for name in PART_NAMES if getattr(ModelFiles(), name) == first), "")
+    for base in models_dirs:
+        folder = row_folder(row, base)
+        if part_path(folder, part, first) is not None:
+            return folder
+    return None
 
 
 def model_infos(models_dirs: tuple[Path, ...]) -> tuple[ModelInfo, ...]:
