@@ -151,17 +151,20 @@ def _part_of(row: Row, file: RemoteFile) -> str | None:
 
 @contextlib.contextmanager
 def _quiet_hub() -> Generator[None]:
-    """Without the library's bars and log, which would show addresses."""
+    """Without the library's bars and log, which show addresses, and without its telling about this machine."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
-    before = hub_logging.get_verbosity()
+    verbosity, telemetry = hub_logging.get_verbosity(), constants.HF_HUB_DISABLE_TELEMETRY
     hub_logging.set_verbosity(logging.CRITICAL)
     disable_progress_bars("huggingface_hub.http_get")
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         yield
     finally:
-        hub_logging.set_verbosity(before)
+        hub_logging.set_verbosity(verbosity)
+        constants.HF_HUB_DISABLE_TELEMETRY = telemetry
 
 
 def _ask(wanted: Wanted) -> Remote:
