@@ -151,7 +151,7 @@ def _part_of(row: Row, file: RemoteFile) -> str | None:
 
 @contextlib.contextmanager
 def _quiet_hub() -> Generator[None]:
-    """Without the library's bars and log, which show addresses, and without its telling about this machine."""
+    """Without the library's bars and log, which show addresses, and its telling about this machine."""
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging

@@ -7,8 +7,11 @@ from our own definitions, whose equality with diffusers is proven elsewhere.
 from __future__ import annotations
 
 import functools
+import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import diffusers
 import torch
@@ -21,7 +24,7 @@ from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder
 from flux_core.models.transformer import Transformer
 from flux_core.weights.expected import expected_shapes
-from flux_core.weights.tensors import TensorInfo
+from flux_core.weights.tensors import BITS_OF_DTYPE, TensorInfo
 
 Infos = dict[str, TensorInfo]
 
@@ -185,3 +188,32 @@ def all_in_one(spec: ModelSpec) -> Infos:
         | with_prefix(clip(), "text_encoders.clip_l.transformer.")
         | with_prefix(t5(), "text_encoders.t5xxl.transformer.")
     )
+
+
+def write_sparse(path: Path, names: Infos, metadata: dict[str, str] | None = None) -> Path:
+    """A safetensors file of the true size whose weights are a hole that takes no space on the disk."""
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    at = 0
+    for name, info in names.items():
+        end = at + math.prod(info.shape) * BITS_OF_DTYPE[info.dtype] // 8
+        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+    return path
+
+
+def write_shards(folder: Path, stem: str, names: Infos, count: int) -> Path:
+    """The same in several files with an index; returns the index."""
+    groups = [dict(list(names.items())[i::count]) for i in range(count)]
+    where: dict[str, str] = {}
+    for i, group in enumerate(groups):
+        shard = f"{stem}-{i + 1:05}-of-{count:05}.safetensors"
+        write_sparse(folder / shard, group)
+        where |= dict.fromkeys(group, shard)
+    index = folder / f"{stem}.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return index
