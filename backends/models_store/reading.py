@@ -53,22 +53,38 @@ def open_any(path: Path) -> Opened:
     """
     if path.is_dir():
         return open_any(_only_weights(path))
-    if path.name.endswith(INDEX_ENDING):
-        return _open_shards(path)
     refuse_pickle(path)
-    if path.suffix == ".safetensors":
-        file = SafetensorsFile(path)
-        return Opened(path, (path,), file.names(), file.metadata, path.stat().st_size)
-    if not path.exists():
-        raise ModelMissing(f"There is no file {path}.", "Check its name.")
-    if path.suffix == ".gguf":
+    is_index = path.name.endswith(INDEX_ENDING)
+    files = (*read_index(path), path) if is_index else (path,)
+    names, metadata = _read_headers(files[:-1] if is_index else files)
+    size = sum(file.stat().st_size for file in files)
+    return Opened(path.parent if is_index else path, files, names, metadata, size)
+
+
+def _read_headers(files: tuple[Path, ...]) -> tuple[Mapping[str, TensorInfo], Mapping[str, str]]:
+    """Tensors and metadata of files that belong together. Any further kind of file is opened here."""
+    names: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    for path in files:
+        _check_kind(path)
+        source = SafetensorsFile(path)
+        if twice := names.keys() & source.names().keys():
+            raise Corrupt(f"{path.parent} holds the tensor {min(twice)[:80]!r} twice.", "Get it again.")
+        names |= source.names()
+        metadata |= source.metadata
+    return names, metadata
+
+
+def _check_kind(path: Path) -> None:
+    """Raises unless the file is of a kind that is read."""
+    if path.suffix.lower() == ".gguf":
         raise RequestInvalid(
             f"{path.name} is a GGUF file, and this version does not read those yet.",
             "Use the model's safetensors file.",
         )
-    raise RequestInvalid(
-        f"{path.name} is no file of weights.", "Choose a .safetensors file or a folder of them."
-    )
+    if path.suffix.lower() != ".safetensors" and path.exists():
+        hint = "Choose a .safetensors file or a folder of them."
+        raise RequestInvalid(f"{path.name} is no file of weights.", hint)
 
 
 def refuse_pickle(path: Path) -> None:
@@ -122,20 +138,6 @@ def _shard_names(index: Path) -> list[str]:
     if not shards:
         raise Corrupt(f"{index} names no shards.", hint)
     return sorted(shards)
-
-
-def _open_shards(index: Path) -> Opened:
-    shards = read_index(index)
-    files = [SafetensorsFile(shard) for shard in shards]
-    names: dict[str, TensorInfo] = {}
-    for file in files:
-        for name, info in file.names().items():
-            if name in names:
-                raise Corrupt(f"{index.parent} holds the tensor {name[:80]!r} twice.", "Get it again.")
-            names[name] = info
-    everything = (*shards, index)
-    size = sum(file.stat().st_size for file in everything)
-    return Opened(index.parent, everything, names, files[0].metadata, size)
 
 
 def _only_weights(folder: Path) -> Path:

@@ -341,6 +341,11 @@ def test_shards_whose_links_lead_elsewhere_are_left(tmp_path: Path, models: Path
     assert "leads out of the folder" in refused(given / index.name, models).message
 
 
+def test_a_kind_that_is_not_read_yet_is_said(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "flux1-dev-Q4_K_S.gguf").write_bytes(b"GGUF")
+    assert "does not read those yet" in refused(tmp_path / "flux1-dev-Q4_K_S.gguf", models).message
+
+
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path, models: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "gone.safetensors", models, ModelMissing).message
     (tmp_path / "x.safetensors").write_bytes(b"no")
