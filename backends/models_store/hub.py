@@ -190,27 +190,38 @@ def _ask(wanted: Wanted) -> Remote:
 
 def _fetch(remote: Remote, folder: Path, models_dir: Path, on_bytes: OnBytes) -> Path:
     """Downloads, checks and names one file."""
-    from huggingface_hub.utils import WeakFileLock
-
     partial = _partial(folder, remote)
     name = remote.wanted.file.path.rpartition("/")[2]
-    try:
-        with WeakFileLock(partial.with_suffix(".lock"), timeout=_LOCK_TIMEOUT_S):
-            _read(remote, partial, name, on_bytes)
-            if remote.sha256 and _hash(partial, name, on_bytes) != remote.sha256:
-                partial.unlink()
-                raise Corrupt(
-                    f"{name} arrived with another sha256 than the published file's and was removed.",
-                    "Run it again; if it happens again, the repository has changed: report it.",
-                )
-            final = catalog.row_folder(remote.wanted.row, models_dir) / remote.wanted.file.name
-            final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial, final)
-            sync_folder(final.parent)
-    except TimeoutError:
-        raise RequestInvalid(f"Another download of {name} is running.", "Wait until it is done.") from None
-    partial.with_suffix(".lock").unlink(missing_ok=True)
+    with _locked(partial, name):
+        _read(remote, partial, name, on_bytes)
+        if remote.sha256 and _hash(partial, name, on_bytes) != remote.sha256:
+            partial.unlink()
+            raise Corrupt(
+                f"{name} arrived with another sha256 than the published file's and was removed.",
+                "Run it again; if it happens again, the repository has changed: report it.",
+            )
+        final = catalog.row_folder(remote.wanted.row, models_dir) / remote.wanted.file.name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial, final)
+        sync_folder(final.parent)
     return final
+
+
+@contextlib.contextmanager
+def _locked(partial: Path, name: str) -> Generator[None]:
+    """While a download is running, another of the same file says so and ends."""
+    from huggingface_hub.utils import WeakFileLock
+
+    lock = partial.with_suffix(".lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(lock, timeout=_LOCK_TIMEOUT_S))
+        except TimeoutError:
+            raise RequestInvalid(
+                f"Another download of {name} is running.", "Wait until it is done."
+            ) from None
+        yield
+    lock.unlink(missing_ok=True)
 
 
 def _hash(partial: Path, name: str, on_bytes: OnBytes) -> str:
@@ -262,8 +273,19 @@ class _Counted:
 
 def _partial(folder: Path, remote: Remote) -> Path:
     """Where an unfinished file lies; another version of it has another name."""
-    safe = re.sub(r"[^\w.\-]+", "--", f"{remote.wanted.repository}/{remote.wanted.file.path}")
-    return folder / f"{safe}.{re.sub(r'[^0-9A-Za-z]+', '', remote.etag)[:64]}.part"
+    version = re.sub(r"[^0-9A-Za-z]+", "", remote.etag)[:64]
+    return folder / f"{_safe(remote.wanted.repository, remote.wanted.file)}.{version}.part"
+
+
+def _safe(repository: str, file: RemoteFile) -> str:
+    return re.sub(r"[^\w.\-]+", "--", f"{repository}/{file.path}")
+
+
+def unfinished(row: Row, models_dir: Path) -> list[Path]:
+    """What broken downloads of a row have left, to go on from."""
+    folder = models_dir / DOWNLOADS
+    stems = {_safe(file.repository or row.repository, file) for file in row.downloads}
+    return sorted(path for path in folder.glob("*.part") if path.name.rsplit(".", 2)[0] in stems)
 
 
 def _have(partial: Path) -> int:

@@ -126,7 +126,7 @@ class _Look:
         if find.tokenizer:
             return place_tokenizer(find.path, find.tokenizer)
         opened, found = self._identify(find.path)
-        is_meant = self.as_model is not None and self.as_model in found.candidates
+        is_meant = self.as_model is not None and self.as_model in found.allowed
         return place(opened, found, self.as_model if is_meant else None)
 
     def _identify(self, path: Path) -> tuple[Opened, Detected]:

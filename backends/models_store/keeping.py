@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.models_store import hub
 from backends.models_store.importing import sha256_of
 from backends.models_store.linking import OnBytes, explain
 from backends.models_store.placing import LIBRARY_FOLDERS
@@ -48,12 +49,14 @@ class Deletion:
         num_files: In it.
         freed_bytes: Of the files that have no other name anywhere.
         num_linked: Files whose originals stay.
+        unfinished: What broken downloads have left, which goes, too.
     """
 
     folder: Path
     num_files: int
     freed_bytes: int
     num_linked: int
+    unfinished: tuple[Path, ...] = ()
 
 
 def verify(
@@ -87,18 +90,20 @@ def plan_deletion(name: str, models_dir: Path) -> Deletion:
         ModelMissing: It is not in the folder.
     """
     where = _place_of(name, models_dir)
-    if not os.path.lexists(where):
+    row = catalog.MODELS.get(name) or catalog.PARTS.get(name)
+    unfinished = tuple(hub.unfinished(row, models_dir)) if row else ()
+    if not os.path.lexists(where) and not unfinished:
         if name == _BUNDLED:
             raise RequestInvalid("The bundled model comes with Flowbrush and stays.", "Choose another.")
         raise ModelMissing(f"{where} is not there.", "`flowbrush models list` shows what is.")
-    files = list(_files_in(where))
+    files = [*_files_in(where), *unfinished]
     freed = {
         (status.st_dev, status.st_ino): status.st_size
         for status in (file.lstat() for file in files if not file.is_symlink())
         if status.st_nlink == _names_inside(status.st_ino, files)
     }
     linked = sum(file.is_symlink() or file.lstat().st_nlink > 1 for file in files)
-    return Deletion(where, len(files), sum(freed.values()), linked)
+    return Deletion(where, len(files), sum(freed.values()), linked, unfinished)
 
 
 def delete(deletion: Deletion) -> None:
@@ -109,8 +114,11 @@ def delete(deletion: Deletion) -> None:
     """
     where = deletion.folder
     try:
+        for path in deletion.unfinished:
+            path.unlink(missing_ok=True)
         if where.is_symlink() or where.is_file():
             where.unlink()
+        if not where.is_dir():
             return
         doomed = where.with_name(f".deleting-{where.name}-{os.urandom(4).hex()}")
         os.rename(where, doomed)
@@ -150,8 +158,7 @@ def _check(row: Row, folder: Path, path: Path, on_bytes: OnBytes) -> Check:
         found = detect(opened.names, str(path), opened.metadata, repository=row.repository)
     except FluxError as err:
         return Check(row.model, path, False, err.message)
-    fits = row.model in found.candidates or not found.candidates
-    if not fits:
+    if found.allowed and row.model not in found.allowed:
         return Check(row.model, path, False, f"It is not {row.title}, but: {found.title}.")
     published = next((file for file in row.downloads if folder / file.name == path), None)
     return _compare(row, opened, published, found.storage, on_bytes)

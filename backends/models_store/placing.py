@@ -38,7 +38,7 @@ _SHARD_FOLDERS = {
     FileKind.SIGLIP: "image_encoder",
     FileKind.CLIP_VISION: "image_encoder",
 }
-_STORAGE_ORDER = ("bfloat16", "float16", "float32", "fp8", "ComfyUI")
+_STORAGE_RANKS = {"bfloat16": 0, "float16": 0, "float32": 0, "fp8": 1, "ComfyUI": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def place(opened: Opened, found: Detected, as_model: str | None) -> Placed:
             names = [(file, target / opened.path.name / file.name) for file in opened.files]
         return Placed(opened.path, found.title, "", tuple(names), slot=str(names[0][1]))
     places = _places(opened, found, catalog.find_row(row))
-    return Placed(opened.path, found.title, row, tuple(places), slot=row, rank=_rank(found))
+    return Placed(opened.path, found.title, row, tuple(places), slot=row, rank=_rank(opened, found))
 
 
 def place_tokenizer(folder: Path, kind: str) -> Placed:
@@ -105,9 +105,9 @@ def _row(opened: Opened, found: Detected, as_model: str | None) -> str | None:
     if as_model is not None:
         _check_fits(name, found, as_model)
         return as_model
-    if found.row is not None and not _is_guess(found):
+    if found.row is not None and not found.is_guess:
         return found.row
-    if found.kind in LIBRARY_FOLDERS and not found.title.startswith("FLUX.1 control LoRA"):
+    if found.kind in LIBRARY_FOLDERS and (found.is_guess or not found.candidates):
         return None
     if found.question is not None:
         answers = " or ".join(f"--as {model}" for model in found.candidates)
@@ -117,19 +117,14 @@ def _row(opened: Opened, found: Detected, as_model: str | None) -> str | None:
     )
 
 
-def _is_guess(found: Detected) -> bool:
-    """A ControlNet's blocks alone do not say whose it is."""
-    return found.kind is FileKind.CONTROLNET and not found.settled_by
-
-
 def _check_fits(name: str, found: Detected, as_model: str) -> None:
     row = catalog.find_row(as_model)
-    fits = as_model in found.candidates
-    if not found.candidates or _is_guess(found):
+    fits = as_model in found.allowed
+    if not found.allowed or found.is_guess:
         fits = fits or _KINDS.get(found.kind) is row.kind
     if not fits:
         notes = f" {' '.join(found.notes)}" if found.notes else ""
-        may = ", ".join(found.candidates)
+        may = ", ".join(found.allowed)
         hint = f"It may be: {may}." if may else "Import it without --as."
         raise NotPlaced(f"{name} is not {row.title}, but: {found.title}.{notes}", hint)
 
@@ -158,8 +153,9 @@ def _with_ending(name: str, file: Path) -> str:
     return str(PurePosixPath(name).with_suffix(file.suffix.lower()))
 
 
-def _rank(found: Detected) -> int:
-    for rank, word in enumerate(_STORAGE_ORDER):
-        if found.storage.startswith(word):
-            return rank
-    return len(_STORAGE_ORDER)
+def _rank(opened: Opened, found: Detected) -> int:
+    """Plain numbers before quantised ones, the published spelling before others, one file before many."""
+    word = found.storage.split(" ")[0].rstrip(",")
+    storage = _STORAGE_RANKS.get(word, len(_STORAGE_RANKS))
+    is_converted = found.naming.startswith(("diffusers", "MLX"))
+    return 4 * storage + 2 * is_converted + (len(opened.files) > 1)

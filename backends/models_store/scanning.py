@@ -8,6 +8,7 @@ at a file elsewhere on the disk.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from backends.models_store.reading import INDEX_ENDING, PICKLES, WEIGHTS, read_i
 from flux_core.errors import FluxError, RequestInvalid
 
 MAX_FILES = 100_000
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _CLIP_TOKENIZER = frozenset({"vocab.json", "merges.txt"})
 _T5_TOKENIZER = frozenset({"tokenizer.json", "spiece.model"})
 _TOKENIZER_FILES = _CLIP_TOKENIZER | _T5_TOKENIZER | {"tokenizer_config.json", "special_tokens_map.json"}
@@ -48,7 +50,8 @@ def scan(folder: Path) -> Iterator[Find]:
     roots = allowed_roots(folder)
     seen: set[Path] = set()
     count = 0
-    for where, folders, files in os.walk(folder, onerror=_cannot_read):
+    unread: list[OSError] = []
+    for where, folders, files in os.walk(folder, onerror=unread.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         count += len(files)
         if count > MAX_FILES:
@@ -57,6 +60,8 @@ def scan(folder: Path) -> Iterator[Find]:
         yield from _linked_folders(here, folders)
         yield from _tokenizers(here, files)
         yield from _weights(here, sorted(files), roots, seen)
+    for err in unread:
+        yield Find(Path(err.filename), problem=f"It cannot be read: {err.strerror or err}.")
 
 
 def allowed_roots(path: Path) -> tuple[Path, ...]:
@@ -81,6 +86,7 @@ def problem_of(file: Path, roots: tuple[Path, ...]) -> str:
 
 def _weights(here: Path, files: list[str], roots: tuple[Path, ...], seen: set[Path]) -> Iterator[Find]:
     shards: set[Path] = set()
+    has_index = any(name.endswith(INDEX_ENDING) for name in files)
     for name in files:
         if name.endswith(INDEX_ENDING):
             index = here / name
@@ -96,6 +102,8 @@ def _weights(here: Path, files: list[str], roots: tuple[Path, ...], seen: set[Pa
         ending = path.suffix.lower()
         if path in shards or ending not in WEIGHTS | PICKLES:
             continue
+        if has_index and _SHARD.search(name):
+            continue  # what is wrong with the set was said about its index
         if ending in PICKLES and not _is_big(path):
             continue  # .bin and .pt are also names of small settings
         problem = problem_of(path, roots)
@@ -145,7 +153,3 @@ def _linked_folders(here: Path, folders: list[str]) -> Iterator[Find]:
             yield Find(
                 here / name, problem="It is a link to a folder; name that folder directly to import it."
             )
-
-
-def _cannot_read(err: OSError) -> None:
-    raise RequestInvalid(f"{err.filename} cannot be read: {err.strerror or err}.", "Check its permissions.")

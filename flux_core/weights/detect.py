@@ -47,7 +47,9 @@ class Detected:
         storage: How the weights are stored: "bfloat16", "ComfyUI scaled fp8", "bitsandbytes NF4", ...
         parts: Everything it holds; more than one in an all-in-one file.
         num_double, num_single: Blocks counted; 0 where the kind has none.
-        candidates: Rows of the catalog it may be: none, the one it is, or those of the question.
+        allowed: Rows of the catalog that its tensors allow.
+        candidates: Those that are left after its hash, repository and name were asked: none, the one it
+            is, or those of the question.
         settled_by: What narrowed several candidates to one: "its sha256", "its repository", "its name".
         notes: Sentences about what is unusual.
     """
@@ -59,6 +61,7 @@ class Detected:
     parts: tuple[FileKind, ...] = ()
     num_double: int = 0
     num_single: int = 0
+    allowed: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
     settled_by: str = ""
     notes: tuple[str, ...] = ()
@@ -67,6 +70,11 @@ class Detected:
     def row(self) -> str | None:
         """The row of the catalog it is; None if there is none or the question is open."""
         return self.candidates[0] if len(self.candidates) == 1 else None
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the row is only one that it resembles."""
+        return self.kind is FileKind.CONTROLNET and not self.settled_by
 
     @property
     def question(self) -> str | None:
@@ -101,8 +109,9 @@ def detect(
     refuse_foreign(tensors, what)
     found = _detect(tensors, what)
     found = replace(found, storage=storage_of(tensors), parts=found.parts or (found.kind,))
-    candidates, settled_by = settle(found.candidates, what, repository, sha256)
-    return replace(found, candidates=candidates, settled_by=settled_by)
+    is_sure = found.kind is not FileKind.CONTROLNET  # anybody's may have the blocks of a published one
+    left, settled_by = settle(found.candidates, what, repository, sha256, is_sure=is_sure)
+    return replace(found, allowed=found.candidates, candidates=left, settled_by=settled_by)
 
 
 def _detect(tensors: Names, what: str) -> Detected:
@@ -339,7 +348,9 @@ def describe(found: Detected) -> Iterable[str]:
     parts = f" ({', '.join(part.value for part in found.parts)})" if len(found.parts) > 1 else ""
     title = found.title[0].upper() + found.title[1:]
     yield f"{title}{parts}{blocks}, {found.naming} names, {found.storage}."
-    if found.row is not None:
+    if found.row is not None and found.is_guess:
+        yield f"Its blocks are those of {catalog.find_row(found.row).title}, as anybody's may be."
+    elif found.row is not None:
         by = f", by {found.settled_by}" if found.settled_by else ""
         yield f"In the catalog: {catalog.find_row(found.row).title}{by}."
     yield from found.notes

@@ -21,11 +21,13 @@ _WORDS = {
     "flux1-depth-dev": {"depth"},
     "flux1-canny-dev-lora": {"canny"},
     "flux1-depth-dev-lora": {"depth"},
-    "xlabs-canny-v3": {"canny"},
-    "xlabs-depth-v3": {"depth"},
-    "xlabs-hed-v3": {"hed"},
+    "xlabs-canny-v3": {"canny", "v", "3"},
+    "xlabs-depth-v3": {"depth", "v", "3"},
+    "xlabs-hed-v3": {"hed", "v", "3"},
+    "instantx-canny": {"instantx", "canny"},
     "instantx-union": {"instantx", "union"},
     "shakker-union-pro": {"union", "pro"},
+    "shakker-union-pro-2": {"union", "pro", "2"},
 }
 """Row -> words that a file's name has when it is this one."""
 
@@ -33,7 +35,12 @@ _CACHE_FOLDER = re.compile(r"^models--([^/\\]+?)--([^/\\]+)$")
 
 
 def settle(
-    candidates: tuple[str, ...], what: str, repository: str = "", sha256: str = ""
+    candidates: tuple[str, ...],
+    what: str,
+    repository: str = "",
+    sha256: str = "",
+    *,
+    is_sure: bool = True,
 ) -> tuple[tuple[str, ...], str]:
     """Narrows candidates.
 
@@ -42,11 +49,12 @@ def settle(
         what: The file's path or name.
         repository: "owner/name", if known.
         sha256: If known.
+        is_sure: Whether a single candidate needs no confirmation.
 
     Returns:
         The rows that remain, and what told ("" if nothing did, or nothing had to).
     """
-    if len(candidates) < 2:
+    if not candidates or (len(candidates) == 1 and is_sure):
         return candidates, ""
     repository = repository or repository_of(what)
     tests: tuple[tuple[str, Callable[[str], bool]], ...] = (
@@ -80,7 +88,7 @@ def _is_from(model: str, repository: str) -> bool:
 def _named(candidates: tuple[str, ...], name: str) -> set[str]:
     """The candidates that a name speaks of: those with words of their own first, then the plain ones."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = set(re.findall(r"[a-z]+", spaced.lower()))
+    words = set(re.findall(r"[a-z]+|\d+", spaced.lower()))
     matching = {model for model in candidates if _WORDS.get(model, {model}) <= words}
     special = {model for model in matching if not _WORDS.get(model, set[str]()) <= _GENERIC}
     return special or matching

@@ -184,6 +184,32 @@ def test_an_open_question_is_asked_and_answered_with_as(tmp_path: Path, models: 
     assert files_of(models) == ["flux1-krea-dev/flux1-krea-dev.safetensors"]
 
 
+def test_what_a_person_says_weighs_more_than_a_name(tmp_path: Path, models: Path) -> None:
+    file = write_sparse(tmp_path / "flux1-dev.safetensors", published.bfl_transformer(DEV))
+    import_models(file, models, as_model="flux1-krea-dev")
+    assert files_of(models) == ["flux1-krea-dev/flux1-krea-dev.safetensors"]
+
+
+def test_the_published_form_is_taken_before_its_copies(tmp_path: Path, models: Path) -> None:
+    repo = tmp_path / "FLUX.1-schnell"
+    names = published.diffusers_transformer(SCHNELL)
+    write_shards(repo / "a_transformer", "diffusion_pytorch_model", names, 2)
+    write_sparse(repo / "flux1-schnell.safetensors", published.bfl_transformer(SCHNELL))
+    write_sparse(repo / "a_vae/diffusion_pytorch_model.safetensors", published.diffusers_autoencoder())
+    write_sparse(repo / "ae.safetensors", published.bfl_autoencoder())
+    done = import_models(repo, models)
+    assert sorted(placed(done)) == ["ae.safetensors", "flux1-schnell.safetensors"]
+    assert {each.path.name for each in done.left} == {"a_transformer", "diffusion_pytorch_model.safetensors"}
+
+
+def test_an_incomplete_set_of_shards_is_one_reason(tmp_path: Path, models: Path) -> None:
+    index = write_shards(tmp_path / "t", "model", published.t5(), 3)
+    next(index.parent.glob("*-00002-of-*")).unlink()
+    done = import_models(tmp_path / "t", models)
+    (left,) = done.left
+    assert "lacks 1 of 3 shards: model-00002-of-00003.safetensors" in left.reason
+
+
 def test_the_answer_goes_to_the_files_of_a_folder_that_it_fits(tmp_path: Path, models: Path) -> None:
     folder = tmp_path / "mine"
     write_sparse(folder / "a.safetensors", fp8(published.bfl_transformer(DEV)))

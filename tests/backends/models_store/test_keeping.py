@@ -121,6 +121,17 @@ def test_one_file_with_many_names_is_freed_with_the_last_of_them(tmp_path: Path,
     assert (planned.num_files, planned.freed_bytes) == (4, size)
 
 
+def test_what_a_broken_download_left_goes_with_the_row(models: Path) -> None:
+    folder = models / ".downloads"
+    folder.mkdir(parents=True)
+    repository = catalog.DEV.repository.replace("/", "--")
+    (folder / f"{repository}--flux1-dev.safetensors.abc.part").write_bytes(bytes(1000))
+    (folder / "other--model--flux1-dev.safetensors.abc.part").write_bytes(bytes(10))
+    planned = delete("flux1-dev", models)
+    assert (planned.num_files, planned.freed_bytes) == (1, 1000)
+    assert [path.name for path in folder.iterdir()] == ["other--model--flux1-dev.safetensors.abc.part"]
+
+
 def test_files_that_are_no_rows_are_listed_and_deleted_by_their_names(tmp_path: Path, models: Path) -> None:
     import_models(write_sparse(tmp_path / "Ink.safetensors", LORA), models)
     assert keeping.library_files((models,)) == [models / "loras/Ink.safetensors"]

@@ -175,8 +175,20 @@ def test_controlnets_are_told_by_blocks_and_modes(
 
 def test_controlnets_are_settled_by_name() -> None:
     assert seen(published.xlabs_controlnet(), "flux-hed-controlnet-v3.safetensors").row == "xlabs-hed-v3"
+    assert seen(published.xlabs_controlnet(), "flux-hed-controlnet_v2.safetensors").row is None
     name = "FLUX.1-dev-ControlNet-Union-Pro.safetensors"
     assert seen(published.controlnet(5, 10, 10), name).row == "shakker-union-pro"
+
+
+def test_blocks_alone_do_not_make_a_controlnet_somebody_s() -> None:
+    names = published.controlnet(6, 0, None)
+    found = seen(names, "mine.safetensors")
+    assert found.is_guess
+    assert "as anybody's may be" in "".join(describe(found))
+    found = seen(names, "FLUX.1-dev-ControlNet-Union-Pro-2.0-fp8.safetensors")
+    assert (found.row, found.is_guess, found.settled_by) == ("shakker-union-pro-2", False, "its name")
+    cache = "/c/models--Shakker-Labs--FLUX.1-dev-ControlNet-Union-Pro-2.0/snapshots/0/m.safetensors"
+    assert seen(names, cache).settled_by == "its repository"
 
 
 def test_control_loras_are_a_question_too() -> None:
