@@ -4,7 +4,18 @@ A row says what something is and where it is published (`models`, `parts`), `pla
 are on this machine, `lookup` finds rows. Everything that others need is imported from here.
 """
 
-from flux_core.catalog.configs import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
+from flux_core.catalog.configs import (
+    AutoencoderConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+    ControlNetConfig,
+    IpAdapterConfig,
+    ReduxConfig,
+    SiglipConfig,
+    T5Config,
+    Taef1Config,
+    TransformerConfig,
+)
 from flux_core.catalog.lookup import MODELS, PARTS, check_task, find, find_row, rows
 from flux_core.catalog.models import (
     CANNY,
@@ -41,6 +52,12 @@ __all__ = [
     "TINY",
     "AutoencoderConfig",
     "ClipTextConfig",
+    "ClipVisionConfig",
+    "ControlNetConfig",
+    "IpAdapterConfig",
+    "ReduxConfig",
+    "SiglipConfig",
+    "Taef1Config",
     "Kind",
     "ModelFiles",
     "ModelSpec",
