@@ -21,7 +21,6 @@ from flux_core.errors import FluxError, RequestInvalid
 from flux_core.weights.detect import Detected, detect
 
 _CHUNK_BYTES = 8 * 2**20
-_NAMES_OF_PARTS = {"t5-xxl": "t5", "clip-l": "clip", "ae": "autoencoder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +193,18 @@ def _occupant(each: Placed, models_dir: Path) -> Path | None:
         return None
     row = catalog.find_row(each.row)
     folder = catalog.row_folder(row, models_dir)
-    part = "transformer" if isinstance(row, ModelSpec) else _NAMES_OF_PARTS.get(row.model)
+    part = "transformer" if isinstance(row, ModelSpec) else _weights_part(row.model)
     if part is None:
         return None
     name = getattr(row.files if isinstance(row, ModelSpec) else catalog.DEV.files, part)
     found = catalog.part_path(folder, part, name)
     return folder / found if found is not None and not _belongs(each, models_dir, folder / found) else None
+
+
+def _weights_part(row: str) -> str | None:
+    """The part that a shared row's weights are; None for rows that no model looks into."""
+    parts = (part for part, shared in catalog.SHARED_ROWS.items() if shared == row)
+    return next((part for part in parts if not part.endswith("tokenizer")), None)
 
 
 def _belongs(each: Placed, models_dir: Path, at: Path) -> bool:

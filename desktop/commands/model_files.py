@@ -121,6 +121,15 @@ def delete(
     )
 
 
+def lacking(missing: set[str]) -> str:
+    """Missing parts in a person's words: the rows they come from, or their tokenizers alone."""
+    from flux_core import catalog
+
+    weights = {catalog.SHARED_ROWS.get(part, part) for part in missing if not part.endswith("tokenizer")}
+    tokenizers = {catalog.SHARED_ROWS[part] for part in missing if part.endswith("tokenizer")} - weights
+    return ", ".join([*sorted(weights), *(f"{row} tokenizer" for row in sorted(tokenizers))])
+
+
 def _size(count: int) -> str:
     return f"{count / 1e6:,.0f} MB"
 
@@ -134,7 +143,7 @@ def _on_disk(info: ModelInfo, folders: tuple[Path, ...]) -> str:
     missing = catalog.missing_parts(spec, folders)
     if "transformer" in missing:
         return "not here"
-    return f"lacks {', '.join(sorted(getattr(spec.files, part) for part in missing))}"
+    return f"lacks {lacking(missing)}"
 
 
 def _tasks(info: ModelInfo) -> str:

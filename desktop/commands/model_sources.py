@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from desktop.commands import options
-from desktop.commands.model_files import Name, models_dirs
+from desktop.commands.model_files import Name, lacking, models_dirs
 from desktop.commands.screen import Screen
 
 if TYPE_CHECKING:
@@ -104,5 +104,4 @@ def _report_missing(screen: Screen, done: Imported) -> None:
         spec = catalog.MODELS.get(model)
         missing = catalog.missing_parts(spec, models_dirs()) if spec else set[str]()
         if spec and missing:
-            names = ", ".join(sorted(getattr(spec.files, part) for part in missing))
-            screen.note(f"{spec.title} still lacks {names}: flowbrush models get {model}.")
+            screen.note(f"{spec.title} still lacks {lacking(missing)}: flowbrush models get {model}.")

@@ -28,6 +28,7 @@ from flux_core.catalog.models import (
     TINY,
 )
 from flux_core.catalog.places import (
+    SHARED_ROWS,
     bytes_in,
     folder_of,
     locate,
@@ -49,6 +50,7 @@ __all__ = [
     "MODELS",
     "PARTS",
     "SCHNELL",
+    "SHARED_ROWS",
     "TINY",
     "AutoencoderConfig",
     "ClipTextConfig",

@@ -24,6 +24,15 @@ _FOLDERS = {
 }
 """Part -> the folder that diffusers and MLX keep it in."""
 
+SHARED_ROWS = {
+    "autoencoder": "ae",
+    "t5": "t5-xxl",
+    "clip": "clip-l",
+    "t5_tokenizer": "t5-xxl",
+    "clip_tokenizer": "clip-l",
+}
+"""Part -> the row whose folder models share it from."""
+
 PART_NAMES = tuple(field.name for field in fields(ModelFiles))
 
 

@@ -67,7 +67,7 @@ def test_the_list_holds_every_row_with_its_licence_and_state(program, models: Pa
     lines = {line.split()[0]: line for line in said.out.splitlines() if line}
     assert {row.model for row in catalog.rows()} <= lines.keys()
     assert "335 MB" in lines["ae"]
-    assert "lacks text_encoder/model.safetensors, text_encoder_2/model.safetensors" in lines["flux1-dev"]
+    assert "lacks clip-l, t5-xxl  " in lines["flux1-dev"]
     assert "fill (not yet)" in lines["flux1-fill-dev"]
     assert "Non-Commercial" in lines["flux1-krea-dev"]
     assert "loras/Ink.safetensors" in lines
@@ -141,11 +141,14 @@ def test_import_links_reports_and_says_what_is_lacking(program, tmp_path: Path, 
     assert said.code == 0
     assert "as flux1-dev: FLUX.1 transformer, dev family." in said.out
     assert "old.ckpt is a pickle" in said.err
-    assert "FLUX.1 [dev] still lacks text_encoder/model.safetensors" in said.err
-    assert "flowbrush models get flux1-dev" in said.err
+    assert "FLUX.1 [dev] still lacks clip-l, t5-xxl: flowbrush models get flux1-dev." in said.err
+    write_sparse(folder / "clip/clip_l.safetensors", published.clip())
+    write_sparse(folder / "clip/t5xxl_fp16.safetensors", published.t5())
+    program("import", folder)
+    assert "lacks clip-l tokenizer, t5-xxl tokenizer" in program("list").out
     assert "is here already as flux1-dev" in program("import", folder).out
     done = program("import", folder, "--json").json
-    assert [each["model"] for each in done["present"]] == ["flux1-dev", "ae"]
+    assert {each["model"] for each in done["present"]} == {"flux1-dev", "ae", "clip-l", "t5-xxl"}
     assert done["left"][0]["path"].endswith("old.ckpt")
 
 
