@@ -137,8 +137,8 @@ def _transformer(tensors: Names) -> Detected | None:
     num_single = own.count_blocks("single_blocks.") or own.count_blocks("single_transformer_blocks.")
     is_bfl = own.has_prefix("double_blocks.")
     entrance = "img_in" if is_bfl else "x_embedder"
-    shape = own.logical_shape(f"{entrance}.weight")
-    if not num_double or shape is None or len(shape) != 2:
+    shape = own.matrix(f"{entrance}.weight")
+    if not num_double or shape is None:
         return None
     has_guidance = own.has_prefix("guidance_in.") or own.has_prefix("time_text_embed.guidance_embedder.")
     hidden, columns = shape
@@ -204,7 +204,7 @@ def _redux(tensors: Names) -> Detected | None:
 def _ip_adapter(tensors: Names) -> Detected | None:
     if not any("ip_adapter_double_stream_k_proj" in name for name in tensors):
         return None
-    shape = tensors.logical_shape("ip_adapter_proj_model.proj.weight")
+    shape = tensors.matrix("ip_adapter_proj_model.proj.weight")
     tokens = shape[0] // 4096 if shape else 0
     row = {4: "xlabs-ip-adapter", 16: "xlabs-ip-adapter-v2"}.get(tokens)
     return Detected(
@@ -256,7 +256,7 @@ def _t5(tensors: Names) -> Detected | None:
     if blocks is None:
         return None
     embeddings = ("shared.weight", "encoder.embed_tokens.weight", "token_embd.weight")
-    shape = next((found for name in embeddings if (found := own.logical_shape(name)) is not None), None)
+    shape = next((found for name in embeddings if (found := own.matrix(name)) is not None), None)
     num_blocks = own.count_blocks(blocks)
     if not num_blocks or shape is None:
         return None
@@ -276,7 +276,7 @@ def _t5(tensors: Names) -> Detected | None:
 def _clip(tensors: Names) -> Detected | None:
     _, own = strip_prefix(tensors, (*_TEXT_PREFIXES, "text_model."), ("text_model.", "embeddings.token_"))
     inner = own.without("text_model.")
-    width = inner.logical_shape("embeddings.token_embedding.weight")
+    width = inner.matrix("embeddings.token_embedding.weight")
     num_layers = inner.count_blocks("encoder.layers.")
     if width is None or not num_layers:
         return None
@@ -296,7 +296,7 @@ def _vision(tensors: Names) -> Detected | None:
     inner = tensors.without("vision_model.")
     shape = inner.logical_shape("embeddings.patch_embedding.weight")
     num_layers = inner.count_blocks("encoder.layers.")
-    if shape is None or not num_layers:
+    if not shape or not num_layers:
         return None
     is_clip = "embeddings.class_embedding" in inner
     kind = FileKind.CLIP_VISION if is_clip else FileKind.SIGLIP

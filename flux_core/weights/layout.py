@@ -84,13 +84,19 @@ class Names(Mapping[str, TensorInfo]):
         if f"{name}.absmax" in self:  # two weights a byte, in one column
             rows = self.get(f"{layer}.bias")
             count = 2 * math.prod(info.shape)
-            return (rows.shape[0], count // rows.shape[0]) if rows and rows.shape[0] else (count,)
-        if info.dtype == "U32" and f"{layer}.scales" in self:
-            scales = self[f"{layer}.scales"].shape
-            return (*scales[:-1], scales[-1] * _MLX_GROUP)
+            num_rows = rows.shape[0] if rows is not None and rows.shape else 0
+            return (num_rows, count // num_rows) if num_rows else (count,)
+        scales = self.get(f"{layer}.scales")
+        if info.dtype == "U32" and scales is not None and scales.shape:
+            return (*scales.shape[:-1], scales.shape[-1] * _MLX_GROUP)
         if info.dtype == "U8" and f"{layer}.weight_scale_2" in self and len(info.shape) == 2:
             return info.shape[0], 2 * info.shape[1]
         return info.shape
+
+    def matrix(self, name: str) -> tuple[int, int] | None:
+        """As logical_shape, where that is rows and columns; else None."""
+        shape = self.logical_shape(name)
+        return (shape[0], shape[1]) if shape is not None and len(shape) == 2 else None
 
     def num_parameters(self) -> int:
         """Weights, without the scales and tables that quantisation adds."""
@@ -128,12 +134,17 @@ def storage_of(tensors: Names) -> str:
         ".scale_weight"
     ):
         return "ComfyUI scaled fp8"
-    packed = next(
-        (name for name, i in tensors.items() if i.dtype == "U32" and name.endswith(".weight")), None
-    )
-    if packed is not None and (shape := tensors.logical_shape(packed)) is not None:
-        return f"MLX {32 * tensors[packed].shape[-1] // max(shape[-1], 1)}-bit"
+    if bits := next(filter(None, (_mlx_bits(tensors, name) for name in tensors)), 0):
+        return f"MLX {bits}-bit"
     return _main_dtype(tensors)
+
+
+def _mlx_bits(tensors: Names, name: str) -> int:
+    """Bits a weight of a tensor that MLX packed into 32-bit words; 0 for any other tensor."""
+    info, shape = tensors[name], tensors.matrix(name)
+    if info.dtype != "U32" or not name.endswith(".weight") or shape is None or len(info.shape) != 2:
+        return 0
+    return 32 * info.shape[1] // max(shape[1], 1)
 
 
 def _main_dtype(tensors: Names) -> str:
