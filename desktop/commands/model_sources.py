@@ -32,6 +32,8 @@ def get(model: Name, json: options.Json = False, debug: options.Debug = False) -
     wanted = hub.wanted_files(row, folders[0], folders)
     for each in dict.fromkeys(one.row for one in wanted):
         screen.note(f"{each.title}: {each.licence}")
+    for one in wanted:
+        screen.note(f"  {one.repository}/{one.file.path}")
     with screen.byte_progress() as watch:
         paths = hub.get(wanted, folders[0], watch)
     for path in paths:

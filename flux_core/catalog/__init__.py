@@ -38,7 +38,7 @@ from flux_core.catalog.places import (
     part_path,
     row_folder,
 )
-from flux_core.catalog.rows import Kind, ModelFiles, ModelSpec, PartSpec, RemoteFile, Row
+from flux_core.catalog.spec import Kind, ModelFiles, ModelSpec, PartSpec, RemoteFile, Row
 
 __all__ = [
     "CANNY",

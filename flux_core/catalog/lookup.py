@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from flux_core.catalog import models, parts
-from flux_core.catalog.rows import ModelSpec, PartSpec, Row
+from flux_core.catalog.spec import ModelSpec, PartSpec, Row
 from flux_core.errors import RequestInvalid
 from flux_core.request import Task
 

@@ -9,7 +9,7 @@ Source: black-forest-labs/flux (util.py, docs/), diffusers pipelines (examples i
 from __future__ import annotations
 
 from flux_core.catalog.configs import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
-from flux_core.catalog.rows import ModelFiles, ModelSpec, RemoteFile
+from flux_core.catalog.spec import ModelFiles, ModelSpec, RemoteFile
 from flux_core.request import Task
 
 DEV_LICENCE = "FLUX.1 [dev] Non-Commercial License"

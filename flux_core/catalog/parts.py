@@ -9,7 +9,7 @@ Source: the repositories' file lists; formats.md's sizes; BFL docs for the sha25
 from __future__ import annotations
 
 from flux_core.catalog.models import DEV_LICENCE
-from flux_core.catalog.rows import Kind, PartSpec, RemoteFile
+from flux_core.catalog.spec import Kind, PartSpec, RemoteFile
 
 _SCHNELL_REPOSITORY = "black-forest-labs/FLUX.1-schnell"
 _CLIP_REPOSITORY = "openai/clip-vit-large-patch14"

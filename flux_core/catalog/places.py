@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from flux_core.catalog.lookup import MODELS
-from flux_core.catalog.rows import ModelFiles, ModelSpec, PartSpec, Row
+from flux_core.catalog.spec import ModelFiles, ModelSpec, PartSpec, Row
 from flux_core.errors import ModelMissing
 from flux_core.messages import ModelInfo
 

@@ -97,7 +97,11 @@ def test_get_downloads_checks_and_says_where(program, hub: Hub, models: Path) ->
     said = program("get", "taef1")
     assert said.code == 0
     assert str(models / "taef1/diffusion_pytorch_model.safetensors") in said.out
-    assert said.err == "TAEF1 small autoencoder: MIT\n"
+    assert said.err.splitlines() == [
+        "TAEF1 small autoencoder: MIT",
+        f"  {TAEF1}/diffusion_pytorch_model.safetensors",
+        f"  {TAEF1}/config.json",
+    ]
     assert program("get", "taef1").out == "TAEF1 small autoencoder is here already.\n"
     assert program("get", "taef1", "--json").json == {"model": "taef1", "files": []}
     assert "ok  " in program("verify", "taef1").out
