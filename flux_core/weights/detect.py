@@ -10,6 +10,7 @@ Source: research on the published files' layouts (BFL, diffusers, ComfyUI, kohya
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ _CHECKPOINT_PARTS = {
 }
 """Prefix in an all-in-one file -> the part behind it."""
 
+_TAEF1 = re.compile(r"(?:taesd_)?(?P<half>encoder|decoder)\.(?P<layers>layers\.)?\d+\.conv\.0\.weight$")
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "")
 _TEXT_PREFIXES = ("text_encoders.clip_l.transformer.", "text_encoders.t5xxl.transformer.", "")
 
@@ -311,11 +313,18 @@ def _vision(tensors: Names) -> Detected | None:
 
 
 def _taef1(tensors: Names) -> Detected | None:
-    if not (tensors.has_prefix("decoder.layers.") or tensors.has_prefix("encoder.layers.")):
+    matches = [match for name in tensors if (match := _TAEF1.match(name))]
+    if not matches:
         return None
-    if not tensors.has_part(".conv.0."):
-        return None
-    return Detected(FileKind.TAEF1, "TAEF1 small autoencoder", "diffusers", candidates=("taef1",))
+    halves = {match["half"] for match in matches}
+    is_whole = halves == {"encoder", "decoder"}
+    return Detected(
+        FileKind.TAEF1,
+        "TAEF1 small autoencoder",
+        "diffusers" if matches[0]["layers"] else "madebyollin",
+        candidates=("taef1",) if is_whole else (),
+        notes=() if is_whole else (f"It holds the {halves.pop()} only.",),
+    )
 
 
 def _autoencoder(tensors: Names) -> Detected | None:

@@ -57,6 +57,14 @@ def _latent_channels(tensors: Names) -> int:
     return 0
 
 
+def _taesd_channels(tensors: Names) -> int:
+    """Latent channels of a small autoencoder's decoder; 0 if it is none."""
+    for name in ("decoder.layers.0.weight", "decoder.1.weight", "taesd_decoder.1.weight"):
+        if info := tensors.get(name):
+            return info.shape[1] if len(info.shape) == 4 else 0
+    return 0
+
+
 def _embedding(tensors: Names, *ends: str) -> tuple[int, ...]:
     """Shape of the embedding whose name ends so; () if there is none."""
     for name in tensors:
@@ -88,6 +96,9 @@ _RULES: tuple[Rule, ...] = (
     (_part("single_stream_modulation.", "double_stream_modulation_img."), "a FLUX.2 model"),
     (_part("distilled_guidance_layer."), "a Chroma model"),
     (_part("individual_token_refiner"), "a HunyuanVideo model"),
+    (_part("transformer_blocks.0.img_mlp.", "transformer_blocks.0.img_mod."), "a Qwen-Image model"),
+    (_all_parts("blocks.0.self_attn.", "blocks.0.cross_attn."), "a Wan model"),
+    (_part("cap_embedder."), "a Lumina or Z-Image model"),
     (_part("conditioner.embedders."), "a Stable Diffusion XL checkpoint"),
     (_part("cond_stage_model.model."), "a Stable Diffusion 2 checkpoint"),
     (_part("cond_stage_model.transformer."), "a Stable Diffusion 1 checkpoint"),
@@ -103,6 +114,7 @@ _RULES: tuple[Rule, ...] = (
         "a LoRA for Stable Diffusion",
     ),
     (lambda tensors: _latent_channels(tensors) == 4, "an autoencoder of Stable Diffusion 1, 2 or XL"),
+    (lambda tensors: _taesd_channels(tensors) == 4, "the small autoencoder of Stable Diffusion (TAESD)"),
     (lambda tensors: _latent_channels(tensors) == 32, "an autoencoder of FLUX.2"),
     (_part("DenseReluDense.wi.weight"), "a T5 of version 1.0, where FLUX.1 needs T5 v1.1 XXL"),
     (

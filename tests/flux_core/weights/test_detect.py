@@ -91,6 +91,19 @@ def test_clip_is_known_without_its_prefix_and_whole() -> None:
     assert seen(vision).row == "clip-vision-l"
 
 
+def test_the_small_autoencoder_is_known_in_its_author_s_names_and_by_halves() -> None:
+    whole = {name.replace(".layers.", "."): info for name, info in published.taef1().items()}
+    found = seen(whole)
+    assert (found.kind, found.row, found.naming) == (FileKind.TAEF1, "taef1", "madebyollin")
+    half = {f"taesd_{name}": info for name, info in whole.items() if name.startswith("decoder.")}
+    found = seen(half)
+    assert (found.kind, found.candidates, found.notes) == (
+        FileKind.TAEF1,
+        (),
+        ("It holds the decoder only.",),
+    )
+
+
 def test_an_all_in_one_file_names_its_parts() -> None:
     found = seen(published.all_in_one(SCHNELL))
     assert found.kind is FileKind.ALL_IN_ONE
@@ -274,6 +287,10 @@ FOREIGN = {
     },
     "autoencoder of Stable Diffusion 1": {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)},
     "autoencoder of FLUX.2": {"decoder.conv_in.weight": (512, 32, 3, 3)},
+    "Qwen-Image": {"transformer_blocks.0.img_mlp.net.0.proj.weight": (12288, 3072)},
+    "Wan": {"blocks.0.self_attn.q.weight": (1, 1), "blocks.0.cross_attn.q.weight": (1, 1)},
+    "Lumina": {"cap_embedder.1.weight": (1, 1)},
+    "TAESD": {"decoder.layers.0.weight": (64, 4, 3, 3)},
     "HunyuanVideo": {"txt_in.individual_token_refiner.blocks.0.norm1.weight": (1,)},
     "T5 of version 1.0": {"encoder.block.0.layer.1.DenseReluDense.wi.weight": (16384, 1024)},
     "CLIP-G in OpenCLIP": {"transformer.resblocks.31.attn.in_proj_weight": (3840, 1280)},
