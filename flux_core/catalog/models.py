@@ -28,6 +28,7 @@ TINY = ModelSpec(
     guidance=3.5,
     t5_tokens=32,
     clip_tokens=32,
+    is_guidance_distilled=False,
     has_time_shift=False,
     working_side_px=256,
     max_side_px=256,
@@ -41,7 +42,7 @@ TINY = ModelSpec(
         vec_in_dim=256,
         axes_dim=(8, 28, 28),
     ),
-    autoencoder=AutoencoderConfig(channels=32),
+    autoencoder=AutoencoderConfig(channels=32, shift=-0.2631, scale=0.4672),
     t5=T5Config(vocab_size=2048, d_model=256, num_heads=4, d_kv=64, d_ff=512, num_layers=4),
     clip=ClipTextConfig(vocab_size=2048, hidden_size=256, num_heads=4, mlp_hidden=1024, num_layers=2),
 )

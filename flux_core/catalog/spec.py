@@ -107,6 +107,8 @@ class ModelSpec(Row):
         tasks: What this version can do with it.
         not_yet: Why `tasks` is empty, if it is: the end of "this version cannot run it yet: ...".
         t5_tokens, clip_tokens: Padded length of each prompt, in tokens.
+        is_guidance_distilled: Whether the transformer was taught to answer a guidance in one evaluation;
+            else a step takes two, with and without the prompt (Ho & Salimans 2022).
         has_time_shift: Whether the schedule is shifted with the number of image tokens (all but schnell).
         working_side_px: Side of the square whose area the model paints best.
         max_side_px: Longest side it was trained for; the inpaint working size stays within it.
@@ -119,6 +121,7 @@ class ModelSpec(Row):
     guidance: float
     t5_tokens: int
     clip_tokens: int = 77
+    is_guidance_distilled: bool = True
     has_time_shift: bool = True
     working_side_px: int = 1024
     max_side_px: int = 2048
