@@ -135,4 +135,4 @@ def identify(spec: ModelSpec, folder: Path, precision: Precision) -> Identity:
     """What must be equal for loaded weights and encoded texts to be used again."""
     files = [folder / name for name in spec.files.all]
     stamps = tuple((status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files))
-    return spec.model, str(folder), precision, stamps
+    return spec.model, str(folder), spec.files, precision, stamps

@@ -192,12 +192,10 @@ class FluxEngine:
     def _prepare(self, request: GenerationRequest, read_blob: Callable[[str], bytes], report: Report) -> Job:
         report.check()
         spec = catalog.find(request.model)
-        if request.task not in spec.tasks:
-            able = ", ".join(task.value for task in spec.tasks)
-            raise RequestInvalid(f"{spec.title} cannot do {request.task.value}.", f"It can: {able}.")
+        catalog.check_task(spec, request.task)
         loras = choose_loras(request.loras, spec, self._models_dirs)
         source = read_source(request, read_blob)
-        folder = catalog.folder_of(spec, self._models_dirs)
+        spec, folder = catalog.locate(spec, self._models_dirs)
         precision = self._auto_precision if request.precision is Precision.AUTO else request.precision
         plan = make_plan(request, spec, _BYTES_PER_VALUE[precision])
         return Job(request, spec, folder, precision, plan, source, loras, report)

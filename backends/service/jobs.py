@@ -320,7 +320,7 @@ class JobService:
                 self._spawn(self._work(engine, pool))
 
     def _check(self, request: GenerationRequest) -> None:
-        catalog.find(request.model)
+        catalog.check_task(catalog.find(request.model), request.task)
         for sha256 in request.blobs:
             if not self.blobs.has(sha256):
                 raise Refused(f"The picture {sha256[:12]} was not sent.", "Send it before the job.")

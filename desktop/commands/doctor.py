@@ -128,7 +128,8 @@ def _models(home: Path) -> list[Finding]:
     if installed:
         return [Finding("Models", True, ", ".join(installed))]
     looked = " or ".join(map(str, folders))
-    return [Finding("Models", False, "none is installed", f"Put one into {looked}.")]
+    hint = f"Run flowbrush models get or import, or put one into {looked}."
+    return [Finding("Models", False, "none is installed", hint)]
 
 
 def _service(home: Path) -> list[Finding]:

@@ -1,40 +1,28 @@
-"""`flowbrush models`: which models there are and which are on this machine."""
+"""`flowbrush models`: which models there are, getting them, importing them, and looking after them.
+
+Each command is a function in a small file of its subject; they come together here.
+"""
 
 from __future__ import annotations
 
-import os
-
 import typer
 
-from desktop.commands import options, quantize
-from desktop.commands.screen import Screen
+from desktop.commands import model_files, model_sources, quantize
 
-app = typer.Typer(help="The models: list, quantize.", no_args_is_help=True)
-app.command("quantize")(quantize.quantize)
+app = typer.Typer(
+    help="The models: list, get, import, inspect, verify, quantize, delete.", no_args_is_help=True
+)
 
 
 @app.callback()
 def models() -> None:
-    """Which models there are."""
+    """Which models there are, and getting, importing and checking them."""
 
 
-@app.command("list")
-def list_models(json: options.Json = False, debug: options.Debug = False) -> None:
-    """List all models that Flowbrush knows, and whether they are installed here."""
-    from backends.service.state_folder import default_home, default_models_dirs
-    from flux_core import catalog
-
-    screen = Screen(json)
-    infos = catalog.model_infos(default_models_dirs(default_home(os.environ)))
-    rows = [
-        (
-            info.model,
-            f"{info.bytes_on_disk / 1e6:,.0f} MB" if info.is_installed else "not here",
-            ", ".join(info.tasks),
-            info.licence,
-            info.title,
-        )
-        for info in infos
-    ]
-    screen.table(("MODEL", "ON DISK", "TASKS", "LICENCE", "TITLE"), rows)
-    screen.result([info.model_dump(mode="json") for info in infos])
+app.command("list")(model_files.list_models)
+app.command("get")(model_sources.get)
+app.command("import")(model_sources.import_models)
+app.command("inspect")(model_files.inspect)
+app.command("verify")(model_files.verify)
+app.command("quantize")(quantize.quantize)
+app.command("delete")(model_files.delete)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flux_core.messages import JobEvent
 
 Watcher = Callable[["JobEvent"], None]
+ByteWatcher = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +76,27 @@ class Screen:
                     bar.update(task, completed=now.fraction, description=f"{now.stage.capitalize()}{step}")
                 elif event.record is not None and event.record.position:
                     bar.update(task, description=f"Waiting for {event.record.position} jobs")
+
+            yield watch
+
+    @contextlib.contextmanager
+    def byte_progress(self) -> Generator[ByteWatcher]:
+        """A progress bar on stderr that is told (what, done, total) in bytes; silent as `progress` is."""
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        is_hidden = self.is_json or not console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
+            task = bar.add_task("Waiting", total=None)
+            shown = ""
+
+            def watch(what: str, done: int, total: int) -> None:
+                nonlocal shown
+                if what != shown:
+                    bar.reset(task, description=what, total=total, completed=done)
+                    shown = what
+                bar.update(task, completed=done, total=total)
 
             yield watch

@@ -113,12 +113,12 @@ class GeneratePanel(QWidget):
         self._refresh()
 
     def set_models(self, models: Iterable[ModelInfo]) -> None:
-        """Offers the models that are installed; keeps the choice if it is among them."""
+        """Offers the models that are installed and can be run; keeps the choice if it is among them."""
         self.models = tuple(models)
         chosen = self.model.currentData()
         self.model.clear()
         for model in self.models:
-            if model.is_installed:
+            if model.is_installed and model.tasks:
                 self.model.addItem(model.title, model.model)
         index = self.model.findData(chosen)
         self.model.setCurrentIndex(max(index, 0))

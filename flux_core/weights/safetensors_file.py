@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from flux_core.weights.header import Header, parse_header
 from flux_core.weights.tensors import RawTensor, TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE
 
 
 class SafetensorsFile:
@@ -77,6 +79,16 @@ def _open(path: Path) -> tuple[int, Header, mmap.mmap]:
         if header_bytes > size - 8:
             raise ValueError(f"it claims a header of {header_bytes} bytes, but only {size - 8} follow")
         header = parse_header(file.read(header_bytes), size - 8 - header_bytes)
-        # A private map: the pages may be handed to libraries that insist on writable memory,
-        # and a write would never reach the file.
-        return header_bytes, header, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        return header_bytes, header, _map(file.fileno(), size)
+
+
+def _map(descriptor: int, size: int) -> mmap.mmap:
+    """A private map: its pages may be handed to libraries that insist on writable memory.
+
+    A write would never reach the file, and none happens, so no memory is reserved for copies: Linux would
+    refuse to map a file larger than the machine's memory.
+    """
+    if os.name != "posix":
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+    flags = mmap.MAP_PRIVATE | _NO_RESERVE
+    return mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)

@@ -131,6 +131,14 @@ def test_models_are_listed_with_licence_and_size(flowbrush):
     assert "Non-Commercial" in flowbrush("models", "list").out
 
 
+def test_a_model_that_cannot_be_run_yet_is_refused_before_the_job_is_made(flowbrush, client):
+    before = len(client.jobs())
+    said = flowbrush("generate", "x", "--model", "flux1-fill-dev", "-o", "a.png", "--size", "64x64")
+    assert said.code == 2
+    assert said.err.startswith("FLUX.1 Fill [dev] is in the catalog, but this version cannot run it yet: ")
+    assert len(client.jobs()) == before
+
+
 def test_doctor_looks_at_everything_and_says_what_to_do(flowbrush):
     said = flowbrush("doctor", "--json")
     findings = {finding["name"]: finding for finding in said.json}

@@ -30,8 +30,8 @@ def panel(qtbot) -> GeneratePanel:
     return panel
 
 
-def model(name: str, *, is_installed: bool) -> ModelInfo:
-    return ModelInfo(model=name, title=name.title(), licence="", tasks=(), is_installed=is_installed)
+def model(name: str, *, is_installed: bool, tasks: tuple[str, ...] = ("generate",)) -> ModelInfo:
+    return ModelInfo(model=name, title=name.title(), licence="", tasks=tasks, is_installed=is_installed)
 
 
 def test_the_button_names_the_act(panel):
@@ -68,8 +68,9 @@ def test_an_untouched_panel_lets_the_model_choose(panel):
     assert (wish.seed, wish.num_steps, wish.guidance, wish.num_images) == (None, None, None, 1)
 
 
-def test_only_installed_models_are_offered_and_the_choice_is_kept(panel):
-    panel.set_models([model("tiny", is_installed=True), model("flux1-dev", is_installed=False)])
+def test_only_models_that_are_here_and_run_are_offered_and_the_choice_is_kept(panel):
+    not_yet = model("flux1-fill-dev", is_installed=True, tasks=())
+    panel.set_models([model("tiny", is_installed=True), model("flux1-dev", is_installed=False), not_yet])
     assert [panel.model.itemData(row) for row in range(panel.model.count())] == ["tiny"]
     panel.set_models([model("flux1-dev", is_installed=True), model("tiny", is_installed=True)])
     assert panel.model.currentData() == "tiny"

@@ -1,0 +1,151 @@
+"""Opens whatever holds weights, for its names and shapes only, and says no to what must not be opened.
+
+A single safetensors file, or a folder whose index says which shards belong together. Nothing of the
+weights is read: headers only, and an index is a stranger's text like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flux_core.errors import Corrupt, ModelMissing, RequestInvalid
+from flux_core.weights.safetensors_file import SafetensorsFile
+from flux_core.weights.tensors import TensorInfo
+
+INDEX_ENDING = ".safetensors.index.json"
+PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
+WEIGHTS = frozenset({".safetensors", ".gguf"})
+_MAX_INDEX_BYTES = 50_000_000
+_PLAIN_NAME = re.compile(r"[\w.\- ]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a file or a folder of shards holds.
+
+    Attributes:
+        path: The file, or the folder.
+        files: Every file that belongs to it, the index included.
+        names: Tensors by name.
+        metadata: The free text of the (first) header.
+        size_bytes: Of all its files.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    names: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    size_bytes: int
+
+
+def open_any(path: Path) -> Opened:
+    """Reads the headers of a file, of an index, or of a folder that holds one of either.
+
+    Raises:
+        ModelMissing: There is no such file.
+        Corrupt: It is damaged, or an index and its shards do not agree.
+        RequestInvalid: It is a pickle, or no kind of file that is read.
+    """
+    if path.is_dir():
+        return open_any(_only_weights(path))
+    refuse_pickle(path)
+    is_index = path.name.endswith(INDEX_ENDING)
+    files = (*read_index(path), path) if is_index else (path,)
+    names, metadata = _read_headers(files[:-1] if is_index else files)
+    size = sum(file.stat().st_size for file in files)
+    return Opened(path.parent if is_index else path, files, names, metadata, size)
+
+
+def _read_headers(files: tuple[Path, ...]) -> tuple[Mapping[str, TensorInfo], Mapping[str, str]]:
+    """Tensors and metadata of files that belong together. Any further kind of file is opened here."""
+    names: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    for path in files:
+        _check_kind(path)
+        source = SafetensorsFile(path)
+        if twice := names.keys() & source.names().keys():
+            raise Corrupt(f"{path.parent} holds the tensor {min(twice)[:80]!r} twice.", "Get it again.")
+        names |= source.names()
+        metadata |= source.metadata
+    return names, metadata
+
+
+def _check_kind(path: Path) -> None:
+    """Raises unless the file is of a kind that is read."""
+    if path.suffix.lower() == ".gguf":
+        raise RequestInvalid(
+            f"{path.name} is a GGUF file, and this version does not read those yet.",
+            "Use the model's safetensors file.",
+        )
+    if path.suffix.lower() != ".safetensors" and path.exists():
+        hint = "Choose a .safetensors file or a folder of them."
+        raise RequestInvalid(f"{path.name} is no file of weights.", hint)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Says why a pickle is not opened, and how its owner can convert it.
+
+    Raises:
+        RequestInvalid: The name is that of a pickle.
+    """
+    if path.suffix.lower() not in PICKLES:
+        return
+    name = path.name if _PLAIN_NAME.fullmatch(path.name) else f"FILE{path.suffix}"  # it stands in a command
+    target = Path(name).with_suffix(".safetensors").name
+    load = f"torch.load('{name}', map_location='cpu', weights_only=True)"
+    raise RequestInvalid(
+        f"{path.name} is a pickle, which can run any program when it is opened: Flowbrush never opens one.",
+        f'Convert it once: python -c "import torch, safetensors.torch as s; d = {load}; '
+        f"s.save_file(d.get('state_dict', d), '{target}')\".",
+    )
+
+
+def read_index(index: Path) -> tuple[Path, ...]:
+    """The shards that an index names, each of them beside it.
+
+    Raises:
+        Corrupt: It is no index, or names a file that is missing or lies elsewhere.
+    """
+    names = _shard_names(index)
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise Corrupt(f"{index} names the shard {name[:80]!r}, which is not beside it.", "Get it again.")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise Corrupt(
+            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}.",
+            "Get the missing files.",
+        )
+    return tuple(index.parent / name for name in names)
+
+
+def _shard_names(index: Path) -> list[str]:
+    hint = "Get it again."
+    try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            raise Corrupt(f"{index} is larger than any index.", hint)
+        content: Any = json.loads(index.read_bytes())
+        shards = {str(value) for value in content["weight_map"].values()}
+    except OSError as err:
+        raise ModelMissing(f"{index} cannot be read: {err.strerror or err}.", "Check its name.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Corrupt(f"{index} is not an index of shards.", hint) from None
+    if not shards:
+        raise Corrupt(f"{index} names no shards.", hint)
+    return sorted(shards)
+
+
+def _only_weights(folder: Path) -> Path:
+    """The one index or weights file of a folder."""
+    for pattern in (f"*{INDEX_ENDING}", "*.safetensors", "*.gguf"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise RequestInvalid(f"{folder} holds {len(found)} files of weights.", "Name one of them.")
+    raise RequestInvalid(f"{folder} holds no weights.", "Choose a .safetensors file or a folder of them.")

@@ -1,0 +1,48 @@
+"""A model whose parts lie in the folders that models share paints what it paints from one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flux_core import catalog
+from flux_core.errors import RequestInvalid
+from flux_core.pipeline import FluxEngine
+from tests.support.engine_runs import run
+from tests.support.tiny_random import MICRO, write_models_dir
+
+SHARED = {
+    "ae.safetensors": "ae",
+    "text_encoder": "clip-l",
+    "tokenizer": "clip-l",
+    "text_encoder_2": "t5-xxl",
+    "tokenizer_2": "t5-xxl",
+}
+
+
+def test_shared_parts_paint_the_same_picture(
+    make_engine: Callable[[Path], FluxEngine],
+    models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = run(make_engine(models_dir)).result.images[0].png
+    shared = write_models_dir(tmp_path, MICRO)
+    for name, row in SHARED.items():
+        (shared / row).mkdir(exist_ok=True)
+        (shared / "micro" / name).rename(shared / row / name)
+    monkeypatch.setitem(catalog.MODELS, MICRO.model, replace(MICRO, needs=("t5-xxl", "clip-l", "ae")))
+    engine = make_engine(shared)
+    assert run(engine).result.images[0].png == expected
+    (shared / "t5-xxl" / "text_encoder_2").rename(shared / "micro" / "text_encoder_2")
+    assert run(engine).result.images[0].png == expected  # found again where it lies now
+
+
+def test_a_model_that_cannot_be_run_yet_is_refused_before_files_are_looked_for(
+    make_engine: Callable[[Path], FluxEngine], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestInvalid, match="this version cannot run it yet: editing by instruction"):
+        run(make_engine(tmp_path), model="flux1-kontext-dev")
