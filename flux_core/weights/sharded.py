@@ -14,13 +14,12 @@ from pathlib import Path
 from flux_core.errors import Corrupt
 from flux_core.weights.header import MAX_METADATA, MAX_TENSORS
 from flux_core.weights.json_cursor import JsonCursor, shown
-from flux_core.weights.mapped import unreadable, unsound
+from flux_core.weights.mapped import Content, open_mapped
 from flux_core.weights.safetensors_file import SafetensorsFile
 from flux_core.weights.tensors import RawTensor, TensorInfo
 
 MAX_INDEX_BYTES = 20_000_000
 MAX_SHARDS = 1000
-_KIND = "index of weights"
 
 
 class ShardedSource:
@@ -88,29 +87,25 @@ def open_index(path: Path) -> ShardedSource:
         ModelMissing: The index or one of its files is not there.
         Corrupt: The index is unsound, names files outside its folder, or does not fit its files.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_INDEX_BYTES + 1)
-        weight_map, metadata = _Index(_text(content)).read()
-        files = {name: path.parent / _checked(name) for name in dict.fromkeys(weight_map.values())}
-        if len(files) > MAX_SHARDS:
-            raise ValueError(f"it names {len(files)} files, more than {MAX_SHARDS}")
-    except OSError as err:
-        raise unreadable(path, err) from None
-    except ValueError as err:
-        raise unsound(path, _KIND, err) from None
+    (weight_map, metadata), _ = open_mapped(path, "index of weights", _parse)
+    files = {name: path.parent / name for name in dict.fromkeys(weight_map.values())}
     return ShardedSource(
         files.values(), metadata, {key: files[name] for key, name in weight_map.items()}, path
     )
 
 
-def _text(content: bytes) -> str:
+def _parse(content: Content) -> tuple[dict[str, str], dict[str, str]]:
     if len(content) > MAX_INDEX_BYTES:
         raise ValueError(f"it is longer than {MAX_INDEX_BYTES} bytes")
     try:
-        return content.decode()
+        text = content[:].decode()
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
+    weight_map, metadata = _Index(text).read()
+    files = set(map(_checked, weight_map.values()))
+    if len(files) > MAX_SHARDS:
+        raise ValueError(f"it names {len(files)} files, more than {MAX_SHARDS}")
+    return weight_map, metadata
 
 
 def _checked(name: str) -> str:

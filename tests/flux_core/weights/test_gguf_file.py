@@ -15,6 +15,7 @@ from flux_core.errors import Corrupt, ModelMissing
 from flux_core.weights.gguf_file import GgufFile
 from flux_core.weights.gguf_header import STORAGES
 from flux_core.weights.quant.schemes import SCHEMES
+from tests.support.weights_by_hand import Claim, gguf_bytes, gguf_entry, gguf_text
 
 QUANTISED = [storage.dtype for storage in STORAGES.values() if storage.block > 1]
 
@@ -111,44 +112,10 @@ def test_the_block_sizes_are_those_of_ggml_and_of_the_schemes() -> None:
 @pytest.mark.parametrize("kind", [k.name for k in gguf.GGMLQuantizationType if k.value not in STORAGES])
 def test_other_types_of_ggml_are_refused_by_name(path: Path, kind: str) -> None:
     number = gguf.GGMLQuantizationType[kind].value
-    path.write_bytes(raw_file([("w", [256, 2], number, 0)], bytes(4096)))
+    path.write_bytes(gguf_bytes([("w", [256, 2], number, 0)], bytes(4096)))
     named = f"as {kind}" if number < 40 else f"in the unknown type {number}"
     with pytest.raises(Corrupt, match=f"tensor 'w' is stored {named}, which is not read here"):
         GgufFile(path)
-
-
-Claim = tuple[str, list[int], int, int]
-
-
-def text(value: str | bytes) -> bytes:
-    data = value if isinstance(value, bytes) else value.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def entry(key: str, kind: int, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + value
-
-
-def raw_file(
-    claims: list[Claim],
-    data: bytes,
-    metadata: list[bytes] | None = None,
-    version: int = 3,
-    num_tensors: int | None = None,
-    num_metadata: int | None = None,
-) -> bytes:
-    """A file by hand, so that it can lie: claims are (name, ne, type, offset)."""
-    entries = metadata or []
-    head = b"GGUF" + struct.pack(
-        "<IQQ",
-        version,
-        len(claims) if num_tensors is None else num_tensors,
-        len(entries) if num_metadata is None else num_metadata,
-    )
-    head += b"".join(entries)
-    for name, ne, kind, offset in claims:
-        head += text(name) + struct.pack(f"<I{len(ne)}QIQ", len(ne), *ne, kind, offset)
-    return head + bytes(-len(head) % 32) + data
 
 
 F32, Q8 = 0, 8
@@ -157,7 +124,7 @@ DATA = bytes(range(48))
 
 
 def test_a_file_by_hand_opens(path: Path) -> None:
-    path.write_bytes(raw_file(SOUND, DATA))
+    path.write_bytes(gguf_bytes(SOUND, DATA))
     file = GgufFile(path)
     assert file.names()["weight"].shape == (2, 3)
     assert np.array_equal(file.read("bias").data, np.arange(32, 48, dtype=np.uint8))
@@ -165,7 +132,7 @@ def test_a_file_by_hand_opens(path: Path) -> None:
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_versions_two_and_three_open(path: Path, version: int) -> None:
-    path.write_bytes(raw_file(SOUND, DATA, version=version))
+    path.write_bytes(gguf_bytes(SOUND, DATA, version=version))
     assert len(GgufFile(path).names()) == 2
 
 
@@ -173,25 +140,28 @@ def lying(index: int = 0, **changes: Any) -> bytes:
     fields = dict(zip(("name", "ne", "kind", "offset"), SOUND[index], strict=True)) | changes
     claims = [*SOUND]
     claims[index] = (fields["name"], fields["ne"], fields["kind"], fields["offset"])
-    return raw_file(claims, DATA)
+    return gguf_bytes(claims, DATA)
 
 
 LIES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "version 4": (lambda: raw_file(SOUND, DATA, version=4), "unknown version 4"),
-    "version 1": (lambda: raw_file(SOUND, DATA, version=1), "unknown version 1"),
-    "big-endian": (lambda: raw_file(SOUND, DATA, version=3 << 24), "it is big-endian"),
-    "too many tensors": (lambda: raw_file(SOUND, DATA, num_tensors=2**63), f"claims {2**63} tensors"),
+    "version 4": (lambda: gguf_bytes(SOUND, DATA, version=4), "unknown version 4"),
+    "version 1": (lambda: gguf_bytes(SOUND, DATA, version=1), "unknown version 1"),
+    "big-endian": (lambda: gguf_bytes(SOUND, DATA, version=3 << 24), "it is big-endian"),
+    "too many tensors": (lambda: gguf_bytes(SOUND, DATA, num_tensors=2**63), f"claims {2**63} tensors"),
     "more tensors than there are": (
-        lambda: raw_file(SOUND, DATA, num_tensors=40_000),
+        lambda: gguf_bytes(SOUND, DATA, num_tensors=40_000),
         "within what|a tensor whose name",
     ),
-    "too much metadata": (lambda: raw_file(SOUND, DATA, num_metadata=2**40), "entries of metadata, more"),
-    "an endless name": (lambda: raw_file([("w" * 2000, [1], F32, 0)], DATA), "a name|name has 2000 bytes"),
+    "too much metadata": (lambda: gguf_bytes(SOUND, DATA, num_metadata=2**40), "entries of metadata, more"),
+    "an endless name": (lambda: gguf_bytes([("w" * 2000, [1], F32, 0)], DATA), "a name|name has 2000 bytes"),
     "no name": (lambda: lying(name=""), "a tensor whose name has 0 bytes"),
-    "a name that is not UTF-8": (lambda: raw_file(SOUND, DATA).replace(b"weight", b"\xff" * 6), "not UTF-8"),
+    "a name that is not UTF-8": (
+        lambda: gguf_bytes(SOUND, DATA).replace(b"weight", b"\xff" * 6),
+        "not UTF-8",
+    ),
     "the same name twice": (lambda: lying(1, name="weight"), "tensor 'weight' appears twice"),
     "five dimensions": (lambda: lying(ne=[1] * 5), "tensor 'weight' has 5 dimensions"),
-    "a billion dimensions": (lambda: raw_file(SOUND, DATA).replace(b"weight\2", b"weight\xee"), "238 dim"),
+    "a billion dimensions": (lambda: gguf_bytes(SOUND, DATA).replace(b"weight\2", b"weight\xee"), "238 dim"),
     "no length": (lambda: lying(ne=[0, 3]), r"tensor 'weight' has the impossible shape \[3, 0\]"),
     "huge dimensions": (lambda: lying(ne=[2**40, 2**40]), "impossible shape"),
     "a shape larger than the data": (lambda: lying(1, ne=[5]), "tensor 'bias' ends at byte"),
@@ -200,45 +170,48 @@ LIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "an offset beyond everything": (lambda: lying(1, offset=2**63), "tensor 'bias' leaves a hole"),
     "an odd offset": (lambda: lying(1, offset=33), "tensor 'bias' is not aligned"),
     "rows that are no whole blocks": (
-        lambda: raw_file([("w", [33, 2], Q8, 0)], bytes(512)),
+        lambda: gguf_bytes([("w", [33, 2], Q8, 0)], bytes(512)),
         "rows of 33 values, which do not divide into the blocks of 32 of Q8_0",
     ),
-    "a quantised vector": (lambda: raw_file([("w", [32], Q8, 0)], bytes(64)), "only matrices are quantised"),
+    "a quantised vector": (
+        lambda: gguf_bytes([("w", [32], Q8, 0)], bytes(64)),
+        "only matrices are quantised",
+    ),
     "an unknown type": (lambda: lying(kind=4), "stored in the unknown type 4"),
     "metadata twice": (
-        lambda: raw_file(SOUND, DATA, [entry("a", 0, b"\1")] * 2),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("a", 0, b"\1")] * 2),
         "its metadata 'a' appears twice",
     ),
     "metadata of an unknown type": (
-        lambda: raw_file(SOUND, DATA, [entry("a", 77, b"")]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("a", 77, b"")]),
         "its metadata 'a' has the unknown type 77",
     ),
     "a list of lists": (
-        lambda: raw_file(SOUND, DATA, [entry("a", 9, struct.pack("<IQ", 9, 2**40))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("a", 9, struct.pack("<IQ", 9, 2**40))]),
         "'a' is a list of the unknown type 9",
     ),
     "an endless list": (
-        lambda: raw_file(SOUND, DATA, [entry("a", 9, struct.pack("<IQ", 10, 2**62))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("a", 9, struct.pack("<IQ", 10, 2**62))]),
         "within what it says about itself",
     ),
     "an endless list of texts": (
-        lambda: raw_file(SOUND, DATA, [entry("a", 9, struct.pack("<IQ", 8, 2**62))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("a", 9, struct.pack("<IQ", 8, 2**62))]),
         "texts, more than",
     ),
     "an endless text": (
-        lambda: raw_file(SOUND, DATA, [entry("a", 8, struct.pack("<Q", 2**63))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("a", 8, struct.pack("<Q", 2**63))]),
         "within what it says about itself",
     ),
     "an alignment of three": (
-        lambda: raw_file(SOUND, DATA, [entry("general.alignment", 4, struct.pack("<I", 3))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("general.alignment", 4, struct.pack("<I", 3))]),
         "alignment '3' is not a power of two",
     ),
     "an alignment of none": (
-        lambda: raw_file(SOUND, DATA, [entry("general.alignment", 4, bytes(4))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("general.alignment", 4, bytes(4))]),
         "alignment '0' is not a power of two",
     ),
     "an alignment in words": (
-        lambda: raw_file(SOUND, DATA, [entry("general.alignment", 8, text("wide"))]),
+        lambda: gguf_bytes(SOUND, DATA, [gguf_entry("general.alignment", 8, gguf_text("wide"))]),
         "alignment 'wide' is not a power of two",
     ),
 }
@@ -255,7 +228,7 @@ def test_a_lying_file_is_refused_by_name(path: Path, lie: str) -> None:
 
 
 def test_every_truncation_is_refused(path: Path) -> None:
-    whole = raw_file(SOUND, DATA, [entry("a", 8, text("words"))])
+    whole = gguf_bytes(SOUND, DATA, [gguf_entry("a", 8, gguf_text("words"))])
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(Corrupt):
@@ -263,7 +236,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
 
 
 def test_bytes_after_the_last_tensor_are_ignored_as_llama_cpp_does(path: Path) -> None:
-    path.write_bytes(raw_file(SOUND, DATA + bytes(100)))
+    path.write_bytes(gguf_bytes(SOUND, DATA + bytes(100)))
     assert len(GgufFile(path).names()) == 2
 
 
