@@ -19,9 +19,11 @@ from backends.mlx_metal.packed import BITS, PackedWeight
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
+from flux_core.weights.fetch import Fetcher
 from flux_core.weights.quant.schemes import decode
 from flux_core.weights.tensors import RawTensor, TensorSource
 
+_NATIVE = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 _STORAGE = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 
 
@@ -44,7 +46,8 @@ class MlxBackend:
             raw = tensors.read(name)
             return PackedWeight(raw) if raw.is_quantised else None
 
-        return MlxLeaves(lambda name: _weight(tensors.read(name), dtype), packed, dtype)
+        fetcher = Fetcher()
+        return MlxLeaves(lambda name: _weight(tensors.read(name), fetcher, dtype), packed, dtype)
 
     def from_numpy(self, x: NDArray[Any]) -> mx.array:
         return mx.array(x)
@@ -84,7 +87,16 @@ def array_of(raw: RawTensor) -> mx.array:
     return mx.array(raw.data.view(_STORAGE[raw.dtype]).reshape(raw.shape))
 
 
-def _weight(raw: RawTensor, dtype: mx.Dtype) -> mx.array:
-    weight = array_of(raw).astype(dtype)
+def _weight(raw: RawTensor, fetcher: Fetcher, dtype: mx.Dtype) -> mx.array:
+    stored = _NATIVE.get(raw.dtype)
+    weight = (array_of(raw) if stored is None else _fetched(raw, fetcher, stored)).astype(dtype)
     mx.eval(weight)  # now, so that the bytes it came from are not held
     return weight
+
+
+def _fetched(raw: RawTensor, fetcher: Fetcher, stored: mx.Dtype) -> mx.array:
+    """The tensor in its own dtype, read straight into an array's memory."""
+    codes = mx.zeros((raw.data.size,), mx.uint8)
+    mx.eval(codes)
+    fetcher.into(raw.data, np.array(codes, copy=False))
+    return codes.view(stored).reshape(raw.shape)

@@ -8,14 +8,44 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from flux_core.errors import Corrupt, ModelMissing
 
 T = TypeVar("T")
-Content = mmap.mmap | bytes
+
+
+class FileMap(mmap.mmap):
+    """A private map of a whole file: the pages may be handed to libraries that insist on writable
+    memory, and a write would never reach the file.
+
+    Attributes:
+        path: The file.
+        descriptor: The file, still open, for reading.
+        address: Where the map begins.
+    """
+
+    path: Path
+    descriptor: int
+    address: int
+
+    @classmethod
+    def of(cls, path: Path, descriptor: int, size: int) -> FileMap:
+        """Maps an open file of at least one byte; keeps a descriptor of its own."""
+        found = cls(descriptor, size, access=mmap.ACCESS_COPY)
+        found.path = path
+        found.address = np.frombuffer(found, np.uint8).ctypes.data
+        found.descriptor = os.dup(descriptor)
+        weakref.finalize(found, os.close, found.descriptor)
+        return found
+
+
+Content = FileMap | bytes
 """A file's bytes; slicing copies."""
 
 
@@ -35,9 +65,7 @@ def open_mapped(path: Path, kind: str, parse: Callable[[Content], T]) -> tuple[T
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            # A private map: the pages may be handed to libraries that insist on writable memory,
-            # and a write would never reach the file.
-            content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) if size else b""
+            content = FileMap.of(path, file.fileno(), size) if size else b""
         return parse(content), content
     except OSError as err:
         raise unreadable(path, err) from None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import Corrupt
+from flux_core.weights.fetch import concatenated
 from flux_core.weights.quant.schemes import SCHEMES, decode
 
 BITS_OF_DTYPE: dict[str, int] = {
@@ -126,8 +127,8 @@ def stacked_rows(name: str, parts: Sequence[RawTensor]) -> RawTensor:
         name,
         first.dtype,
         (sum(part.num_rows for part in parts), *first.shape[1:]),
-        np.concatenate([part.data for part in parts]),
-        {key: np.concatenate([part.companions[key] for part in parts]) for key in first.companions},
+        concatenated([part.data for part in parts]),
+        {key: concatenated([part.companions[key] for part in parts]) for key in first.companions},
     )
 
 
