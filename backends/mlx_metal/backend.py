@@ -89,6 +89,11 @@ def array_of(raw: RawTensor) -> mx.array:
 
 def _weight(raw: RawTensor, fetcher: Fetcher, dtype: mx.Dtype) -> mx.array:
     stored = _NATIVE.get(raw.dtype)
+    if raw.dtype in ("BF16", "F16") and dtype == mx.float32:
+        weight = mx.zeros(raw.shape, dtype)
+        mx.eval(weight)
+        fetcher.floats_into(raw.dtype, raw.data, np.array(weight, copy=False).reshape(-1))
+        return weight
     weight = (array_of(raw) if stored is None else _fetched(raw, fetcher, stored)).astype(dtype)
     mx.eval(weight)  # now, so that the bytes it came from are not held
     return weight

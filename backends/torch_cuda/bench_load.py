@@ -27,7 +27,7 @@ from backends.torch_cuda.backend import TorchBackend
 from flux_core.catalog import TransformerConfig
 from flux_core.models.transformer import Transformer
 from flux_core.request import Precision
-from flux_core.weights.diffusers_keys import transformer_recipes
+from flux_core.weights.diffusers_keys import from_diffusers, transformer_recipes
 from flux_core.weights.expected import check_strict, expected_shapes
 from flux_core.weights.open import open_source
 from flux_core.weights.tensors import TensorSource, cut_rows, swapped_halves
@@ -35,7 +35,24 @@ from flux_core.weights.tensors import TensorSource, cut_rows, swapped_halves
 SINGLE = "transformer.safetensors"
 FOLDER = "transformer"
 _SEED_VALUES = 2**24
-_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What to load, where to, and in which precision.
+
+    Attributes:
+        device: "cpu" or "cuda".
+    """
+
+    folder: Path
+    config: TransformerConfig
+    device: str
+    precision: Precision
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision is Precision.BF16 else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +96,20 @@ def write(folder: Path, config: TransformerConfig, seed: int = 0) -> int:
     return 2 * sum(map(prod, shapes.values()))
 
 
-def measure(what: str, folder: Path, config: TransformerConfig) -> Load:
+def measure(what: str, case: Case) -> Load:
     """Loads once, with one of LOADERS."""
-    prepare, load = LOADERS[what]
-    prepare()
+    loader = LOADERS[what]
+    loader.prepare()
+    torch.zeros(1, device=case.device)  # a device that has to wake up does so now
     process = psutil.Process()
     _forget_peak()
     before = process.memory_info().rss
     started = time.perf_counter()
-    tensors = list(load(folder, config))
+    tensors = list(loader.load(case))
     returned = time.perf_counter()
     weight_bytes = sum(_read_once(tensor) for tensor in tensors)
+    if case.device == "cuda":
+        torch.cuda.synchronize()
     ready = time.perf_counter()
     return Load(
         returned_s=returned - started,
@@ -100,61 +120,60 @@ def measure(what: str, folder: Path, config: TransformerConfig) -> Load:
     )
 
 
-def _ours(folder: Path, config: TransformerConfig) -> Iterable[torch.Tensor]:
-    def build(ops: Any, make: Any) -> Transformer:
-        return Transformer(ops, make, config)
+class _Ours:
+    """A TorchBackend, as the engine loads: checked strictly, then leaf by leaf."""
 
-    backend = TorchBackend("cpu")
-    source = open_source(folder / SINGLE)
-    check_strict(expected_shapes(build), source.names(), folder / SINGLE)
-    leaves = backend.leaves(source, Precision.BF16)
-    build(backend.ops, leaves)
-    return (parameter for leaf in leaves.modules.values() for parameter in leaf.parameters())
+    def __init__(self, layout: str) -> None:
+        self.layout = layout
 
+    def prepare(self) -> None:
+        pass
 
-def _ours_from_diffusers(folder: Path, config: TransformerConfig) -> Iterable[torch.Tensor]:
-    from flux_core.weights.diffusers_keys import from_diffusers
+    def load(self, case: Case) -> Iterable[torch.Tensor]:
+        def build(ops: Any, make: Any) -> Transformer:
+            return Transformer(ops, make, case.config)
 
-    def build(ops: Any, make: Any) -> Transformer:
-        return Transformer(ops, make, config)
-
-    backend = TorchBackend("cpu")
-    source = from_diffusers(open_source(folder / FOLDER), transformer_recipes(config))
-    check_strict(expected_shapes(build), source.names(), folder / FOLDER)
-    leaves = backend.leaves(source, Precision.BF16)
-    build(backend.ops, leaves)
-    return (parameter for leaf in leaves.modules.values() for parameter in leaf.parameters())
+        path = case.folder / self.layout
+        source = from_diffusers(open_source(path), transformer_recipes(case.config))
+        check_strict(expected_shapes(build), source.names(), path)
+        backend = TorchBackend(case.device)
+        leaves = backend.leaves(source, case.precision)
+        build(backend.ops, leaves)
+        return (parameter for leaf in leaves.modules.values() for parameter in leaf.parameters())
 
 
-def _safetensors(folder: Path, config: TransformerConfig) -> Iterable[torch.Tensor]:
-    from safetensors.torch import load_file
+class _Safetensors:
+    """safetensors' load_file, then to the dtype and the device."""
 
-    return load_file(folder / SINGLE).values()
+    def prepare(self) -> None:
+        import safetensors.torch  # noqa: F401
 
+    def load(self, case: Case) -> Iterable[torch.Tensor]:
+        from safetensors.torch import load_file
 
-def _diffusers(folder: Path, config: TransformerConfig) -> Iterable[torch.Tensor]:
-    from diffusers import FluxTransformer2DModel
-
-    model = FluxTransformer2DModel.from_pretrained(folder / FOLDER, torch_dtype=torch.bfloat16)
-    return model.parameters()
-
-
-def _import_safetensors() -> None:
-    import safetensors.torch  # noqa: F401
+        found = load_file(case.folder / SINGLE)
+        return [found.pop(name).to(case.device, case.dtype) for name in list(found)]
 
 
-def _import_diffusers() -> None:
-    from diffusers import FluxTransformer2DModel  # noqa: F401
+class _Diffusers:
+    """diffusers' from_pretrained in the dtype, then to the device."""
+
+    def prepare(self) -> None:
+        from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel  # noqa: F401
+
+    def load(self, case: Case) -> Iterable[torch.Tensor]:
+        from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
+        model: Any = FluxTransformer2DModel.from_pretrained(case.folder / FOLDER, torch_dtype=case.dtype)
+        return model.to(case.device).parameters()
 
 
-Loader = Callable[[Path, TransformerConfig], Iterable[torch.Tensor]]
-LOADERS: dict[str, tuple[Callable[[], object], Loader]] = {
-    "ours": (lambda: None, _ours),
-    "ours, diffusers folder": (lambda: None, _ours_from_diffusers),
-    "safetensors load_file": (_import_safetensors, _safetensors),
-    "diffusers from_pretrained": (_import_diffusers, _diffusers),
+LOADERS: dict[str, _Ours | _Safetensors | _Diffusers] = {
+    "flowbrush": _Ours(SINGLE),
+    "flowbrush, diffusers folder": _Ours(FOLDER),
+    "safetensors load_file": _Safetensors(),
+    "diffusers from_pretrained": _Diffusers(),
 }
-"""Name -> what to import beforehand, and the load itself."""
 
 
 def _read_once(tensor: torch.Tensor) -> int:
@@ -247,14 +266,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the loading of a transformer.")
     parser.add_argument("what", choices=["write", *LOADERS])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--depth", type=int, default=2)
-    parser.add_argument("--depth-single", type=int, default=5)
+    parser.add_argument("--depth", type=int, default=2, help="double blocks; 340 M parameters each")
+    parser.add_argument("--depth-single", type=int, default=5, help="single blocks; 142 M parameters each")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     options = parser.parse_args()
     config = TransformerConfig(depth=options.depth, depth_single=options.depth_single)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = Precision(options.precision)
+    if precision is Precision.AUTO:
+        precision = Precision.BF16 if device == "cuda" else Precision.FP32
     if options.what == "write":
         found: dict[str, Any] = {"weight_bytes": write(options.folder, config)}
     else:
-        found = asdict(measure(options.what, options.folder, config))
+        found = asdict(measure(options.what, Case(options.folder, config, device, precision)))
+    found |= {"device": device, "precision": precision.value}
     sys.stdout.write(json.dumps(found) + "\n")
 
 

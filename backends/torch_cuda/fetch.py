@@ -1,7 +1,7 @@
 """From a checkpoint's bytes to a torch tensor on its device, in its dtype, in aligned memory of its own.
 
-Where nothing has to change, threads read the file straight into the tensor. Else they read small pieces
-ahead into a ring of buffers (pinned, for a GPU) while this thread casts or sends the piece before.
+For the processor, threads read the file straight into the tensor, widening half precision on the way.
+For a GPU they read pieces ahead into a ring of pinned buffers while the piece before is being sent.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flux_core.weights.fetch import PIECE_BYTES, Fetcher
+from flux_core.weights.fetch import Fetcher
 from flux_core.weights.tensors import RawTensor
 
-_SMALL_BYTES = 2**18
+_PIECE_BYTES = 2**22
 _BUFFERS_PER_THREAD = 2
 
 
@@ -43,27 +43,27 @@ class TorchFetcher:
         Raises:
             Corrupt: The file became shorter, or cannot be read any more.
         """
-        out = torch.empty(raw.shape, dtype=dtype, device=self.device)
-        flat = out.reshape(-1)
-        if raw.data.size < _SMALL_BYTES:
-            buffer = torch.empty(flat.numel(), dtype=stored)
-            self._fetcher.into(raw.data, buffer.view(torch.uint8).numpy())
-            flat.copy_(buffer)
-        elif stored == dtype and self.device.type == "cpu":
-            self._fetcher.into(raw.data, flat.view(torch.uint8).numpy())
-        else:
-            self._stream(raw, stored, flat)
-        return out
+        if self.device.type == "cuda":
+            out = torch.empty(raw.shape, dtype=dtype, device=self.device)
+            self._send(raw, stored, out.reshape(-1))
+            return out
+        if dtype == torch.float32 and raw.dtype in ("BF16", "F16"):
+            out = torch.empty(raw.shape, dtype=dtype)
+            self._fetcher.floats_into(raw.dtype, raw.data, out.reshape(-1).numpy())
+            return out
+        out = torch.empty(raw.shape, dtype=stored)
+        self._fetcher.into(raw.data, out.reshape(-1).view(torch.uint8).numpy())
+        return out.to(dtype)
 
-    def _stream(self, raw: RawTensor, stored: torch.dtype, flat: Tensor) -> None:
-        """Piece by piece through the ring."""
+    def _send(self, raw: RawTensor, stored: torch.dtype, flat: Tensor) -> None:
+        """Piece by piece through the ring; the GPU casts."""
         ring = self._ring or self._make_ring()
-        starts = range(0, raw.data.size, PIECE_BYTES)
+        starts = range(0, raw.data.size, _PIECE_BYTES)
         pending: dict[int, Future[None]] = {}
 
         def read_ahead(number: int) -> None:
             if number < len(starts):
-                piece = raw.data[starts[number] : starts[number] + PIECE_BYTES]
+                piece = raw.data[starts[number] : starts[number] + _PIECE_BYTES]
                 buffer = ring[number % len(ring)]
                 buffer.wait()
                 pending[number] = self._fetcher.start(piece, buffer.bytes.numpy()[: piece.size])
@@ -74,16 +74,16 @@ class TorchFetcher:
         for number in range(len(starts)):
             pending.pop(number).result()
             buffer = ring[number % len(ring)]
-            count = min(PIECE_BYTES, raw.data.size - starts[number]) // stored.itemsize
-            flat[at : at + count].copy_(buffer.bytes.view(stored)[:count], non_blocking=True)
-            buffer.mark(self.device)
+            count = min(_PIECE_BYTES, raw.data.size - starts[number]) // stored.itemsize
+            piece = buffer.bytes.view(stored)[:count].to(self.device, non_blocking=True)
+            buffer.mark()
+            flat[at : at + count].copy_(piece)
             at += count
             read_ahead(number + len(ring))
 
     def _make_ring(self) -> list[_Buffer]:
-        is_cuda = self.device.type == "cuda"
         self._ring = [
-            _Buffer(torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=is_cuda))
+            _Buffer(torch.empty(_PIECE_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available()))
             for _ in range(_BUFFERS_PER_THREAD * self._fetcher.num_threads)
         ]
         return self._ring
@@ -96,10 +96,10 @@ class _Buffer:
     bytes: Tensor
     sent: torch.cuda.Event | None = None
 
-    def mark(self, device: torch.device) -> None:
-        if device.type == "cuda":
+    def mark(self) -> None:
+        if torch.cuda.is_available():
             self.sent = torch.cuda.Event()
-            self.sent.record(torch.cuda.current_stream(device))
+            self.sent.record()
 
     def wait(self) -> None:
         if self.sent is not None:
