@@ -42,11 +42,14 @@ class MlxBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> MlxLeaves:
         dtype = self._dtype(precision)
 
+        fetcher = Fetcher()
+
         def packed(name: str) -> PackedWeight | None:
             raw = tensors.read(name)
-            return PackedWeight(raw) if raw.is_quantised else None
+            if not raw.is_quantised:
+                return None
+            return PackedWeight(raw, _bytes(raw, fetcher).reshape(raw.num_rows, -1))
 
-        fetcher = Fetcher()
         return MlxLeaves(lambda name: _weight(tensors.read(name), fetcher, dtype), packed, dtype)
 
     def from_numpy(self, x: NDArray[Any]) -> mx.array:
@@ -94,14 +97,15 @@ def _weight(raw: RawTensor, fetcher: Fetcher, dtype: mx.Dtype) -> mx.array:
         mx.eval(weight)
         fetcher.floats_into(raw.dtype, raw.data, np.array(weight, copy=False).reshape(-1))
         return weight
-    weight = (array_of(raw) if stored is None else _fetched(raw, fetcher, stored)).astype(dtype)
+    own = array_of(raw) if stored is None else _bytes(raw, fetcher).view(stored).reshape(raw.shape)
+    weight = own.astype(dtype)
     mx.eval(weight)  # now, so that the bytes it came from are not held
     return weight
 
 
-def _fetched(raw: RawTensor, fetcher: Fetcher, stored: mx.Dtype) -> mx.array:
-    """The tensor in its own dtype, read straight into an array's memory."""
+def _bytes(raw: RawTensor, fetcher: Fetcher) -> mx.array:
+    """The tensor's bytes [size] uint8, read straight into an array's memory."""
     codes = mx.zeros((raw.data.size,), mx.uint8)
     mx.eval(codes)
     fetcher.into(raw.data, np.array(codes, copy=False))
-    return codes.view(stored).reshape(raw.shape)
+    return codes

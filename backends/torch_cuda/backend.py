@@ -51,11 +51,12 @@ class TorchBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
         dtype = self._dtype(precision)
 
+        fetcher = TorchFetcher(self.device)
+
         def packed(name: str) -> PackedWeight | None:
             raw = tensors.read(name)
-            return PackedWeight(raw, self.device) if raw.is_quantised else None
+            return PackedWeight(raw, self.device, fetcher.codes(raw)) if raw.is_quantised else None
 
-        fetcher = TorchFetcher(self.device)
         return TorchLeaves(
             lambda name: _weight(tensors.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
         )

@@ -7,7 +7,7 @@ For a GPU they read pieces ahead into a ring of pinned buffers while the piece b
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,11 @@ class TorchFetcher:
         out = torch.empty(raw.shape, dtype=stored)
         self._fetcher.into(raw.data, out.reshape(-1).view(torch.uint8).numpy())
         return out.to(dtype)
+
+    def codes(self, raw: RawTensor) -> Tensor:
+        """The bytes of a quantised tensor: [rows, row_bytes] uint8."""
+        rows = replace(raw, dtype="U8", shape=(raw.num_rows, raw.data.size // max(raw.num_rows, 1)))
+        return self.plain(rows, torch.uint8, torch.uint8)
 
     def _send(self, raw: RawTensor, stored: torch.dtype, flat: Tensor) -> None:
         """Piece by piece through the ring; the GPU casts."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,14 @@ from flux_core.errors import Corrupt, ModelMissing
 T = TypeVar("T")
 
 
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE
+
+
 class FileMap(mmap.mmap):
-    """A private map of a whole file: the pages may be handed to libraries that insist on writable
-    memory, and a write would never reach the file.
+    """A private map of a whole file: the pages may be handed to libraries that insist on writable memory.
+
+    A write would never reach the file, and none happens, so no memory is reserved for copies: Linux would
+    refuse to map a file larger than the machine's memory.
 
     Attributes:
         path: The file.
@@ -37,7 +43,11 @@ class FileMap(mmap.mmap):
     @classmethod
     def of(cls, path: Path, descriptor: int, size: int) -> FileMap:
         """Maps an open file of at least one byte; keeps a descriptor of its own."""
-        found = cls(descriptor, size, access=mmap.ACCESS_COPY)
+        if os.name == "posix":
+            flags = mmap.MAP_PRIVATE | _NO_RESERVE
+            found = cls(descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        else:
+            found = cls(descriptor, size, access=mmap.ACCESS_COPY)
         found.path = path
         found.address = np.frombuffer(found, np.uint8).ctypes.data
         found.descriptor = os.dup(descriptor)

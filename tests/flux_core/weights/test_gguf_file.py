@@ -243,3 +243,12 @@ def test_bytes_after_the_last_tensor_are_ignored_as_llama_cpp_does(path: Path) -
 def test_a_file_that_is_not_there_is_missing(path: Path) -> None:
     with pytest.raises(ModelMissing, match="cannot be read: No such file"):
         GgufFile(path)
+
+
+def test_a_file_larger_than_the_memory_opens(path: Path) -> None:
+    path.write_bytes(gguf_bytes([("w", [2**20, 2**14], F32, 0)], b""))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 2**36)  # 64 GB, of which the disk holds none
+    raw = GgufFile(path).read("w")
+    assert raw.data.size == 2**36
+    assert not raw.data[-4096:].any()
