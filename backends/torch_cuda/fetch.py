@@ -9,11 +9,10 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from flux_core.weights.fetch import Fetcher, aligned
+from flux_core.weights.fetch import Fetcher
 from flux_core.weights.tensors import RawTensor
 
 _PIECE_BYTES = 2**22
@@ -49,12 +48,12 @@ class TorchFetcher:
             self._send(raw, stored, out.reshape(-1))
             return out
         if dtype == torch.float32 and raw.dtype in ("BF16", "F16"):
-            memory = aligned(2 * raw.data.size)
-            self._fetcher.floats_into(raw.dtype, raw.data, memory.view(np.float32))
-            return torch.from_numpy(memory).view(dtype).reshape(raw.shape)
-        memory = aligned(raw.data.size)
-        self._fetcher.into(raw.data, memory)
-        return torch.from_numpy(memory).view(stored).reshape(raw.shape).to(dtype)
+            out = torch.empty(raw.shape, dtype=dtype)
+            self._fetcher.floats_into(raw.dtype, raw.data, out.reshape(-1).numpy())
+            return out
+        out = torch.empty(raw.shape, dtype=stored)
+        self._fetcher.into(raw.data, out.reshape(-1).view(torch.uint8).numpy())
+        return out.to(dtype)
 
     def codes(self, raw: RawTensor) -> Tensor:
         """The bytes of a quantised tensor: [rows, row_bytes] uint8."""

@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 from flux_core.errors import Corrupt
 from flux_core.weights.mapped import FileMap
 
-HUGE_PAGE_BYTES = 2**21
-PIECE_BYTES = HUGE_PAGE_BYTES
-"""What one thread fills at a time: a whole huge page, so that no two threads need the same one at once."""
-_MANY_BYTES = 2**22
+PIECE_BYTES = 2**20
 MAX_THREADS = 8
 
 
@@ -47,7 +44,7 @@ class Fetcher:
         if data.size <= PIECE_BYTES:
             _copy(data, out)
         else:
-            self._each_piece(data.size, PIECE_BYTES, lambda at, end: _copy(data[at:end], out[at:end]))
+            self._each_piece(data.size, lambda at, end: _copy(data[at:end], out[at:end]))
 
     def floats_into(self, dtype: str, data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         """Fills `out` [elements] with half-precision numbers of a file.
@@ -70,14 +67,16 @@ class Fetcher:
             else:
                 np.copyto(target, words.view("<f2"))
 
-        self._each_piece(data.size, PIECE_BYTES // 2, piece)
+        self._each_piece(data.size, piece)
 
     def start(self, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> Future[None]:
         """As `into`, in one thread and without waiting."""
         return self._pool.submit(_copy, data, out)
 
-    def _each_piece(self, size: int, step: int, work: Callable[[int, int], None]) -> None:
-        futures = [self._pool.submit(work, at, min(at + step, size)) for at in range(0, size, step)]
+    def _each_piece(self, size: int, work: Callable[[int, int], None]) -> None:
+        futures = [
+            self._pool.submit(work, at, min(at + PIECE_BYTES, size)) for at in range(0, size, PIECE_BYTES)
+        ]
         for future in futures:
             future.result()
 
@@ -85,20 +84,8 @@ class Fetcher:
         """Room that this thread uses again and again, so that it stays in the processor's cache."""
         room: NDArray[np.uint8] | None = getattr(self._rooms, "room", None)
         if room is None:
-            self._rooms.room = room = np.empty(PIECE_BYTES // 2, np.uint8)
+            self._rooms.room = room = np.empty(PIECE_BYTES, np.uint8)
         return room[:size]
-
-
-def aligned(size: int) -> NDArray[np.uint8]:
-    """Uninitialised memory that begins on a huge page if it is large, else on 64 bytes.
-
-    NumPy asks Linux for huge pages where an array is large: a weight is then touched page by page five
-    hundred times less often, which is most of what loading on a processor costs.
-    """
-    step = HUGE_PAGE_BYTES if size >= _MANY_BYTES else 64
-    memory = np.empty(size + step, np.uint8)
-    begin = -memory.ctypes.data % step
-    return memory[begin : begin + size]
 
 
 def concatenated(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from flux_core.errors import Corrupt
-from flux_core.weights.fetch import HUGE_PAGE_BYTES, PIECE_BYTES, Fetcher, aligned, concatenated, file_range
+from flux_core.weights.fetch import PIECE_BYTES, Fetcher, concatenated, file_range
 from flux_core.weights.safetensors_file import SafetensorsFile
 from flux_core.weights.tensors import cut_rows, stacked_rows
 
@@ -48,13 +48,6 @@ def test_half_precision_is_widened_to_the_same_values(path: Path, dtype: torch.d
     out = np.zeros(count, np.float32)
     Fetcher(2).floats_into(raw.dtype, raw.data, out)
     assert np.array_equal(out.view(np.uint32), x.float().numpy().view(np.uint32))
-
-
-@pytest.mark.parametrize(("size", "step"), [(1, 64), (1000, 64), (2**22 - 1, 64), (2**22, HUGE_PAGE_BYTES)])
-def test_memory_for_a_weight_begins_on_a_boundary(size: int, step: int) -> None:
-    memory = aligned(size)
-    assert memory.size == size
-    assert memory.ctypes.data % step == 0
 
 
 def test_any_view_of_a_file_is_known_by_its_place_and_a_copy_is_not(path: Path) -> None:
