@@ -20,9 +20,11 @@ from backends.mlx_metal.packed import BITS, PackedWeight
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
+from flux_core.weights.fetch import Fetcher
 from flux_core.weights.quant.schemes import decode
 from flux_core.weights.tensors import RawTensor, TensorSource
 
+_NATIVE = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 _STORAGE = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 
 
@@ -41,11 +43,15 @@ class MlxBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> MlxLeaves:
         dtype = self._dtype(precision)
 
+        fetcher = Fetcher()
+
         def packed(name: str) -> PackedWeight | None:
             raw = tensors.read(name)
-            return PackedWeight(raw) if raw.is_quantised else None
+            if not raw.is_quantised:
+                return None
+            return PackedWeight(raw, _bytes(raw, fetcher).reshape(raw.num_rows, -1))
 
-        return MlxLeaves(lambda name: _weight(tensors.read(name), dtype), packed, dtype)
+        return MlxLeaves(lambda name: _weight(tensors.read(name), fetcher, dtype), packed, dtype)
 
     def adapters(self, leaves: MlxLeaves, precision: Precision) -> MlxAdapters:
         return MlxAdapters(leaves.leaves, self._dtype(precision))
@@ -88,7 +94,22 @@ def array_of(raw: RawTensor) -> mx.array:
     return mx.array(raw.data.view(_STORAGE[raw.dtype]).reshape(raw.shape))
 
 
-def _weight(raw: RawTensor, dtype: mx.Dtype) -> mx.array:
-    weight = array_of(raw).astype(dtype)
+def _weight(raw: RawTensor, fetcher: Fetcher, dtype: mx.Dtype) -> mx.array:
+    stored = _NATIVE.get(raw.dtype)
+    if raw.dtype in ("BF16", "F16") and dtype == mx.float32:
+        weight = mx.zeros(raw.shape, dtype)
+        mx.eval(weight)
+        fetcher.floats_into(raw.dtype, raw.data, np.array(weight, copy=False).reshape(-1))
+        return weight
+    own = array_of(raw) if stored is None else _bytes(raw, fetcher).view(stored).reshape(raw.shape)
+    weight = own.astype(dtype)
     mx.eval(weight)  # now, so that the bytes it came from are not held
     return weight
+
+
+def _bytes(raw: RawTensor, fetcher: Fetcher) -> mx.array:
+    """The tensor's bytes [size] uint8, read straight into an array's memory."""
+    codes = mx.zeros((raw.data.size,), mx.uint8)
+    mx.eval(codes)
+    fetcher.into(raw.data, np.array(codes, copy=False))
+    return codes

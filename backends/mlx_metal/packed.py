@@ -51,17 +51,18 @@ class PackedWeight(nn.Module):
 
     Args:
         raw: A tensor whose dtype is a scheme.
+        codes: [rows, row_bytes] uint8, where somebody has read them already.
 
     Attributes:
         scheme: Name in flux_core.weights.quant.schemes.SCHEMES.
         shape: Of the values.
     """
 
-    def __init__(self, raw: RawTensor) -> None:
+    def __init__(self, raw: RawTensor, codes: mx.array | None = None) -> None:
         super().__init__()
         self.scheme = raw.dtype
         self.shape = raw.shape
-        self.codes = mx.array(raw.data.reshape(raw.num_rows, -1))
+        self.codes = mx.array(raw.data.reshape(raw.num_rows, -1)) if codes is None else codes
         self.companions = {name: mx.array(np.array(value)) for name, value in raw.companions.items()}
         mx.eval(self.codes, self.companions)  # now, so that the bytes they came from are not held
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.errors import Corrupt, ModelMissing, RequestInvalid
-from flux_core.weights.safetensors_file import SafetensorsFile
+from flux_core.weights.open import open_container
 from flux_core.weights.tensors import TensorInfo
 
 INDEX_ENDING = ".safetensors.index.json"
@@ -56,35 +56,10 @@ def open_any(path: Path) -> Opened:
     refuse_pickle(path)
     is_index = path.name.endswith(INDEX_ENDING)
     files = (*read_index(path), path) if is_index else (path,)
-    names, metadata = _read_headers(files[:-1] if is_index else files)
+    source = open_container(path)
+    metadata: Mapping[str, str] = getattr(source, "metadata", {})
     size = sum(file.stat().st_size for file in files)
-    return Opened(path.parent if is_index else path, files, names, metadata, size)
-
-
-def _read_headers(files: tuple[Path, ...]) -> tuple[Mapping[str, TensorInfo], Mapping[str, str]]:
-    """Tensors and metadata of files that belong together. Any further kind of file is opened here."""
-    names: dict[str, TensorInfo] = {}
-    metadata: dict[str, str] = {}
-    for path in files:
-        _check_kind(path)
-        source = SafetensorsFile(path)
-        if twice := names.keys() & source.names().keys():
-            raise Corrupt(f"{path.parent} holds the tensor {min(twice)[:80]!r} twice.", "Get it again.")
-        names |= source.names()
-        metadata |= source.metadata
-    return names, metadata
-
-
-def _check_kind(path: Path) -> None:
-    """Raises unless the file is of a kind that is read."""
-    if path.suffix.lower() == ".gguf":
-        raise RequestInvalid(
-            f"{path.name} is a GGUF file, and this version does not read those yet.",
-            "Use the model's safetensors file.",
-        )
-    if path.suffix.lower() != ".safetensors" and path.exists():
-        hint = "Choose a .safetensors file or a folder of them."
-        raise RequestInvalid(f"{path.name} is no file of weights.", hint)
+    return Opened(path.parent if is_index else path, files, source.names(), metadata, size)
 
 
 def refuse_pickle(path: Path) -> None:

@@ -1,7 +1,7 @@
 """One torch device as a flux_core backend: weights from checkpoint bytes, arrays in and out.
 
-The CPU computes in float32 and CUDA in bfloat16 unless told otherwise. Weights go from the mapped
-file to the device in one step each, so loading never holds a second copy of a model.
+The CPU computes in float32 and CUDA in bfloat16 unless told otherwise. Weights go from the file to the
+device leaf by leaf, so loading never holds a second copy of a model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
+from backends.torch_cuda.fetch import TorchFetcher
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
@@ -51,12 +52,14 @@ class TorchBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
         dtype = self._dtype(precision)
 
+        fetcher = TorchFetcher(self.device)
+
         def packed(name: str) -> PackedWeight | None:
             raw = tensors.read(name)
-            return PackedWeight(raw, self.device) if raw.is_quantised else None
+            return PackedWeight(raw, self.device, fetcher.codes(raw)) if raw.is_quantised else None
 
         return TorchLeaves(
-            lambda name: self._weight(tensors.read(name), dtype), self.device, dtype, get_packed=packed
+            lambda name: _weight(tensors.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
         )
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
@@ -80,13 +83,17 @@ class TorchBackend:
             return torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return torch.bfloat16 if precision is Precision.BF16 else torch.float32
 
-    def _weight(self, raw: RawTensor, dtype: torch.dtype) -> Tensor:
-        # A copy even on the CPU: results depend on alignment in the last bit, and a mapped file's tensors
-        # lie where its header's length put them.
-        weight = tensor_of(raw).to(self.device, dtype, copy=True)
-        if weight.ndim == 4:  # what convolutions over [B, H, W, C] want
-            return weight.contiguous(memory_format=torch.channels_last)
-        return weight
+
+def _weight(raw: RawTensor, fetcher: TorchFetcher, dtype: torch.dtype) -> Tensor:
+    # A copy even on the CPU: results depend on alignment in the last bit, and a mapped file's tensors
+    # lie where its header's length put them.
+    if raw.dtype in DTYPE_OF_NAME:
+        weight = fetcher.plain(raw, DTYPE_OF_NAME[raw.dtype], dtype)
+    else:
+        weight = tensor_of(raw).to(fetcher.device, dtype)
+    if weight.ndim == 4:  # what convolutions over [B, H, W, C] want
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight
 
 
 def tensor_of(raw: RawTensor) -> Tensor:

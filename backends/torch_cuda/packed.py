@@ -58,18 +58,20 @@ class PackedWeight(nn.Module):
     Args:
         raw: A tensor whose dtype is a scheme.
         device: Where the codes live.
+        codes: [rows, row_bytes] uint8 on the device, where somebody has put them there already.
 
     Attributes:
         scheme: Name in flux_core.weights.quant.schemes.SCHEMES.
         shape: Of the values.
     """
 
-    def __init__(self, raw: RawTensor, device: torch.device | str) -> None:
+    def __init__(self, raw: RawTensor, device: torch.device | str, codes: Tensor | None = None) -> None:
         super().__init__()
         self.scheme = raw.dtype
         self.shape = raw.shape
-        rows = torch.from_numpy(raw.data).reshape(raw.num_rows, -1)
-        self.register_buffer("codes", rows.to(device, copy=True))
+        if codes is None:
+            codes = torch.from_numpy(raw.data).reshape(raw.num_rows, -1).to(device, copy=True)
+        self.register_buffer("codes", codes)
         self._companions = tuple(raw.companions)
         for name, value in raw.companions.items():
             self.register_buffer(name, torch.from_numpy(np.array(value)).to(device))

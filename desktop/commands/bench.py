@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from json import loads as decode_json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
     from desktop.commands.run_job import Outcome
 
 _START_TIMEOUT_S = 120.0
+_DIFFUSERS = "diffusers from_pretrained"
+_FIXED_GB = 1.49  # two double blocks and what stands before and after the blocks
+_SINGLE_BLOCK_GB = 0.2833
 
-app = typer.Typer(help="Measurements: first-picture.", no_args_is_help=True)
+app = typer.Typer(help="Measurements: first-picture, load.", no_args_is_help=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,110 @@ def first_picture(
             process.terminate()
             process.wait()
     _report(screen, _measured(model, f"{width}x{height}", cold_s, first, warm))
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderTimes:
+    """What `bench load` measured of one loader, each number the median of its runs.
+
+    Attributes:
+        returned_s: Until it came back; a loader that maps the file has read nothing by then.
+        ready_s: Until every weight had been read once, which is what a picture waits for.
+        peak_memory_bytes: Resident memory of its process above what it had before.
+        ready_ratio, memory_ratio: To diffusers; None where diffusers is not installed.
+    """
+
+    loader: str
+    returned_s: float
+    ready_s: float
+    peak_memory_bytes: int
+    ready_ratio: float | None
+    memory_ratio: float | None
+
+
+@app.command("load")
+def load(
+    gigabytes: Annotated[float, typer.Option(min=1.0, max=12.0, help="Size of the transformer.")] = 3.0,
+    precision: options.PrecisionOption = options.PrecisionName.AUTO,
+    repeats: Annotated[int, typer.Option(min=1, max=20, help="Runs of each loader, in turn.")] = 4,
+    folder: Annotated[Path | None, typer.Option(help="Where the files are written for a while.")] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Time and memory to load a random transformer: ours, safetensors' load_file, diffusers."""
+    screen = Screen(json)
+    loaders = ["flowbrush", "flowbrush, diffusers folder", "safetensors load_file"]
+    if importlib.util.find_spec("diffusers") is not None:
+        loaders.append(_DIFFUSERS)
+    blocks = [
+        "--depth",
+        "2",
+        "--depth-single",
+        str(max(1, round((gigabytes - _FIXED_GB) / _SINGLE_BLOCK_GB))),
+    ]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in loaders}
+    with tempfile.TemporaryDirectory(prefix="flowbrush-bench-", dir=folder) as base:
+        written = _load_child("write", base, *blocks)
+        for turn in range(repeats):
+            first = turn % len(loaders)  # whoever follows a process that gave memory back may pay for it
+            for name in loaders[first:] + loaders[:first]:
+                found[name].append(_load_child(name, base, *blocks, "--precision", precision.value))
+    where = found["flowbrush"][0]
+    times = _loader_times(found)
+    screen.table(
+        ("LOADER", "RETURNS", "READY", "PEAK MEMORY", "READY / DIFFUSERS", "MEMORY / DIFFUSERS"),
+        [
+            (
+                one.loader,
+                f"{one.returned_s:.2f} s",
+                f"{one.ready_s:.2f} s",
+                f"{one.peak_memory_bytes / 1e9:.2f} GB",
+                "" if one.ready_ratio is None else f"{one.ready_ratio:.2f}",
+                "" if one.memory_ratio is None else f"{one.memory_ratio:.2f}",
+            )
+            for one in times
+        ],
+    )
+    screen.result(
+        {
+            "weight_bytes": written["weight_bytes"],
+            "device": where["device"],
+            "precision": where["precision"],
+            "loaders": [asdict(one) for one in times],
+        }
+    )
+
+
+def _load_child(what: str, folder: str, *arguments: str) -> dict[str, Any]:
+    """One fresh process that writes or loads, and says what it measured."""
+    from flux_core.errors import Internal
+
+    command = [sys.executable, "-m", "backends.torch_cuda.bench_load", what, folder, *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise Internal(f"The measurement {what!r} ended with {done.returncode}: {last}.", "Run it again.")
+    return decode_json(done.stdout.splitlines()[-1])
+
+
+def _loader_times(found: dict[str, list[dict[str, Any]]]) -> list[LoaderTimes]:
+    def middle(name: str, key: str) -> Any:
+        return statistics.median(run[key] for run in found[name])
+
+    def ratio(name: str, key: str) -> float | None:
+        return middle(name, key) / middle(_DIFFUSERS, key) if _DIFFUSERS in found else None
+
+    return [
+        LoaderTimes(
+            loader=name,
+            returned_s=middle(name, "returned_s"),
+            ready_s=middle(name, "ready_s"),
+            peak_memory_bytes=int(middle(name, "peak_bytes")),
+            ready_ratio=ratio(name, "ready_s"),
+            memory_ratio=ratio(name, "peak_bytes"),
+        )
+        for name in found
+    ]
 
 
 def _measured(model: str, size: str, cold_s: float, first: Outcome, warm: list[Outcome]) -> FirstPicture:

@@ -1,7 +1,8 @@
 """From a model's folder to its parts, ready to be called: open, check strictly, build.
 
 Each function loads one part and nothing else, because the caller decides what is in memory when.
-Files are the ones the catalog names; the names inside may be any published spelling.
+Files are the ones the catalog names: single files, folders, shards or one checkpoint for everything, and
+the names inside may be any published spelling.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from flux_core.models.t5 import T5Encoder
 from flux_core.models.transformer import Transformer
 from flux_core.ops import Backend, LeafFactory, Ops
 from flux_core.request import Precision
-from flux_core.weights import synonyms
+from flux_core.weights import all_in_one, synonyms
+from flux_core.weights.diffusers_keys import Recipes, autoencoder_recipes, from_diffusers, transformer_recipes
 from flux_core.weights.expected import Build, check_strict, expected_shapes
 from flux_core.weights.open import open_source
 from flux_core.weights.tensors import TensorSource
@@ -38,7 +40,13 @@ def load_transformer(spec: ModelSpec, folder: Path, backend: Backend, precision:
     def build(ops: Ops, make: LeafFactory) -> Transformer:
         return Transformer(ops, make, spec.transformer)
 
-    source = open_checked(folder / spec.files.transformer, synonyms.transformer_name, build)
+    source = open_checked(
+        folder / spec.files.transformer,
+        synonyms.transformer_name,
+        build,
+        part=all_in_one.TRANSFORMER,
+        recipes=transformer_recipes(spec.transformer),
+    )
     return build(backend.ops, backend.leaves(source, precision))
 
 
@@ -60,7 +68,7 @@ def load_t5(spec: ModelSpec, folder: Path, backend: Backend, precision: Precisio
     def build(ops: Ops, make: LeafFactory) -> T5Encoder:
         return T5Encoder(ops, make, spec.t5)
 
-    source = open_checked(folder / spec.files.t5, synonyms.t5_name, build)
+    source = open_checked(folder / spec.files.t5, synonyms.t5_name, build, part=all_in_one.T5)
     return build(backend.ops, backend.leaves(source, precision))
 
 
@@ -70,19 +78,32 @@ def load_clip(spec: ModelSpec, folder: Path, backend: Backend, precision: Precis
     def build(ops: Ops, make: LeafFactory) -> ClipText:
         return ClipText(ops, make, spec.clip)
 
-    source = open_checked(folder / spec.files.clip, synonyms.clip_name, build)
+    source = open_checked(folder / spec.files.clip, synonyms.clip_name, build, part=all_in_one.CLIP)
     return build(backend.ops, backend.leaves(source, precision))
 
 
-def open_checked(path: Path, rename: synonyms.Rename, *builds: Build) -> TensorSource:
+def open_checked(
+    path: Path,
+    rename: synonyms.Rename,
+    *builds: Build,
+    part: str | None = None,
+    recipes: Recipes | None = None,
+) -> TensorSource:
     """A file's tensors under the models' names, after the strict check.
 
     Args:
-        path: A safetensors file.
+        path: Anything that `open_source` opens.
         rename: How its names become the models' names.
         builds: The models that share the file.
+        part: Which part of a checkpoint that holds several, by its name in all_in_one.
+        recipes: How diffusers' names become the single file's, where diffusers has its own.
     """
-    source = synonyms.canonical(open_source(path), rename)
+    source = open_source(path)
+    if part is not None:
+        source = all_in_one.part_of(source, part, path)
+    if recipes is not None:
+        source = from_diffusers(source, recipes)
+    source = synonyms.canonical(source, rename)
     check_strict(expected_shapes(*builds), source.names(), path)
     return source
 
@@ -93,4 +114,6 @@ def _autoencoder(spec: ModelSpec, folder: Path) -> TensorSource:
         synonyms.autoencoder_name,
         lambda ops, make: Encoder(ops, make, spec.autoencoder),
         lambda ops, make: Decoder(ops, make, spec.autoencoder),
+        part=all_in_one.AUTOENCODER,
+        recipes=autoencoder_recipes(spec.autoencoder),
     )

@@ -14,8 +14,15 @@ from dataclasses import dataclass, replace
 
 from flux_core.catalog import AutoencoderConfig, ControlNetConfig, TransformerConfig
 from flux_core.errors import Corrupt
-from flux_core.weights.header import shown
-from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource, stacked_rows, swapped_halves
+from flux_core.weights.json_cursor import shown
+from flux_core.weights.tensors import (
+    RawTensor,
+    TensorInfo,
+    TensorSource,
+    stacked_dtype,
+    stacked_rows,
+    swapped_halves,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,18 @@ class ConvertedSource:
         if recipe.is_swapped:
             raw = swapped_halves(raw)
         return replace(raw, shape=info.shape)
+
+
+def from_diffusers(source: TensorSource, recipes: Recipes) -> TensorSource:
+    """The source under the single file's names, whichever of the two ways it is named.
+
+    Some names are the same in both (the autoencoder's first layer), so those that only one has decide.
+    """
+    names = source.names()
+    theirs = {part for recipe in recipes.values() for part in recipe.parts}
+    num_theirs = sum(name in theirs and name not in recipes for name in names)
+    num_ours = sum(name in recipes and name not in theirs for name in names)
+    return ConvertedSource(source, recipes) if num_theirs > num_ours else source
 
 
 def transformer_recipes(config: TransformerConfig) -> Recipes:
@@ -203,13 +222,12 @@ def _stacked(recipes: Recipes, ours: str, theirs: list[str]) -> None:
 def _joined(name: str, recipe: Recipe, found: Mapping[str, TensorInfo]) -> TensorInfo:
     parts = [found[part] for part in recipe.parts]
     first = parts[0]
-    if len(parts) > 1 and not all(
-        part.shape and part.shape[1:] == first.shape[1:] and part.dtype == first.dtype for part in parts
-    ):
+    if len(parts) > 1 and not all(part.shape and part.shape[1:] == first.shape[1:] for part in parts):
         listed = ", ".join(shown(part) for part in recipe.parts)
         raise Corrupt(
-            f"The tensors {listed} differ in width or dtype and cannot form {shown(name)}.",
+            f"The tensors {listed} differ in width and cannot form {shown(name)}.",
             "Download or export the file again.",
         )
     shape = first.shape if len(parts) == 1 else (sum(p.shape[0] for p in parts), *first.shape[1:])
-    return TensorInfo(first.dtype, (*shape, 1, 1) if recipe.is_pointwise else shape)
+    dtype = stacked_dtype([part.dtype for part in parts])
+    return TensorInfo(dtype, (*shape, 1, 1) if recipe.is_pointwise else shape)

@@ -12,7 +12,7 @@ from typing import Any
 
 from flux_core.errors import Corrupt
 from flux_core.ops import LeafFactory, Padding
-from flux_core.weights.header import shown
+from flux_core.weights.json_cursor import shown
 from flux_core.weights.tensors import TensorInfo
 
 _SHOWN = 8

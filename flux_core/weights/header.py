@@ -12,15 +12,14 @@ import re
 from dataclasses import dataclass
 from typing import cast
 
+from flux_core.weights.json_cursor import JsonCursor, shown
 from flux_core.weights.tensors import BITS_OF_DTYPE
 
 MAX_TENSORS = 50_000
 MAX_METADATA = 10_000  # entries
 MAX_RANK = 16
 _MAX_ELEMENTS = 2**56
-_SPACE = re.compile(r"[ \t\r\n]*")
 _INTEGERS = re.compile(r"\[[-0-9, \t\r\n]{0,1000}\]")
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +54,15 @@ def parse_header(content: bytes, data_bytes: int) -> Header:
         text = content.decode()
     except UnicodeDecodeError:
         raise ValueError("its header is not UTF-8 text") from None
-    header = _Scanner(text).header()
+    header = _Scanner(text, "its header").header()
     for name, entry in header.entries.items():
         _check_entry(name, entry)
     _check_layout(header.entries, data_bytes)
     return header
 
 
-class _Scanner:
-    """A cursor over the header's text."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
+class _Scanner(JsonCursor):
+    """A cursor over a safetensors header."""
 
     def header(self) -> Header:
         entries: dict[str, Entry] = {}
@@ -83,12 +78,8 @@ class _Scanner:
             if len(entries) == MAX_TENSORS:
                 raise ValueError(f"its header lists more than {MAX_TENSORS} tensors")
             entries[name] = self.entry(name)
-        if self.peek():
-            raise ValueError("its header is not valid JSON (text after the end)")
+        self.end()
         return Header(entries, metadata or {})
-
-    def object_keys(self, where: str) -> _Keys:
-        return _Keys(self, where)
 
     def metadata(self) -> dict[str, str]:
         if self.peek() == "n" and self.text.startswith("null", self.at):  # as MLX writes where there is none
@@ -133,54 +124,6 @@ class _Scanner:
         self.at = match.end()
         return values
 
-    def string(self, where: str) -> str:
-        if self.peek() != '"':
-            raise ValueError(f"its header is not valid JSON (text expected in {where})")
-        try:
-            value, self.at = _DECODER.raw_decode(self.text, self.at)
-        except ValueError:
-            raise ValueError(f"its header is not valid JSON (broken text in {where})") from None
-        return cast("str", value)
-
-    def peek(self) -> str:
-        """The next character that is not white space, "" at the end."""
-        match = _SPACE.match(self.text, self.at)
-        self.at = match.end() if match else self.at
-        return self.text[self.at : self.at + 1]
-
-    def take(self, allowed: str, where: str) -> str:
-        char = self.peek()
-        if not char or char not in allowed:
-            raise ValueError(f"its header is not valid JSON ({' or '.join(allowed)} expected in {where})")
-        self.at += 1
-        return char
-
-
-class _Keys:
-    """Iterates over an object's keys; the caller reads each value before the next key."""
-
-    def __init__(self, scanner: _Scanner, where: str) -> None:
-        self.scanner = scanner
-        self.where = where
-        self.is_first = True
-
-    def __iter__(self) -> _Keys:
-        return self
-
-    def __next__(self) -> str:
-        scanner = self.scanner
-        if self.is_first:
-            scanner.take("{", self.where)
-            if scanner.peek() == "}":
-                scanner.at += 1
-                raise StopIteration
-            self.is_first = False
-        elif scanner.take(",}", self.where) == "}":
-            raise StopIteration
-        key = scanner.string(self.where)
-        scanner.take(":", self.where)
-        return key
-
 
 def _check_entry(name: str, entry: Entry) -> None:
     where = f"tensor {shown(name)}"
@@ -218,8 +161,3 @@ def _check_layout(entries: dict[str, Entry], data_bytes: int) -> None:
         at = entry.end
     if at != data_bytes:
         raise ValueError(f"{data_bytes - at} bytes at its end belong to no tensor")
-
-
-def shown(name: str) -> str:
-    """A name from a file, quoted and cut for a message."""
-    return repr(name if len(name) <= 120 else f"{name[:117]}...")

@@ -17,6 +17,7 @@ Rename = Callable[[str], str | None]
 _NORM_WEIGHT = re.compile(r"((?:query|key)_norm)\.weight$")
 _CLIP_UNUSED = re.compile(
     r"(?:text_model\.)?embeddings\.position_ids|text_projection(?:\.weight)?|logit_scale"
+    r"|vision_model\..*|visual_projection\.weight"
 )
 _CLIP_BARE = re.compile(r"(?:embeddings|encoder|final_layer_norm)\.")
 _VISION_UNUSED = re.compile(
@@ -25,6 +26,21 @@ _VISION_UNUSED = re.compile(
 _VISION_BARE = re.compile(r"(?:embeddings|encoder|pre_layrnorm|post_layernorm|head)\.")
 _TAEF1 = re.compile(r"(?:(?:taesd_)?(encoder|decoder)\.)?(layers\.)?(\d+)\.(.+)")
 _IP_PROCESSOR = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.")
+_T5_UNUSED = re.compile(r"decoder\..*|lm_head\..*|dec\..*|output\.weight")
+_T5_GGUF_BLOCK = re.compile(r"enc\.blk\.(\d+)\.(\w+)\.weight")
+_T5_GGUF = {
+    "token_embd.weight": "shared.weight",
+    "enc.output_norm.weight": "encoder.final_layer_norm.weight",
+}
+_T5_GGUF_LAYERS = {
+    **{f"attn_{letter}": f"layer.0.SelfAttention.{letter}" for letter in "qkvo"},
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "attn_norm": "layer.0.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+    "ffn_norm": "layer.1.layer_norm",
+}
 
 
 def transformer_name(name: str) -> str | None:
@@ -38,8 +54,16 @@ def autoencoder_name(name: str) -> str | None:
 
 
 def t5_name(name: str) -> str | None:
-    """The input embedding by its shared name."""
-    return "shared.weight" if name == "encoder.embed_tokens.weight" else name
+    """The input embedding by its shared name; llama.cpp's names in full; without a decoder.
+
+    Source: llama.cpp gguf-py tensor_mapping.py.
+    """
+    if _T5_UNUSED.fullmatch(name):
+        return None
+    block = _T5_GGUF_BLOCK.fullmatch(name)
+    if block is not None and block[2] in _T5_GGUF_LAYERS:
+        return f"encoder.block.{block[1]}.{_T5_GGUF_LAYERS[block[2]]}.weight"
+    return "shared.weight" if name == "encoder.embed_tokens.weight" else _T5_GGUF.get(name, name)
 
 
 def clip_name(name: str) -> str | None:

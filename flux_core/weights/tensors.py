@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import Corrupt
+from flux_core.weights.fetch import concatenated
 from flux_core.weights.quant.schemes import SCHEMES, decode
 
 BITS_OF_DTYPE: dict[str, int] = {
@@ -103,18 +104,39 @@ class RawTensor:
         return self.data.view(_NUMPY_FLOATS[self.dtype]).astype(np.float32, copy=False).reshape(self.shape)
 
 
+def as_float(raw: RawTensor) -> RawTensor:
+    """The same values in float32.
+
+    Raises:
+        Corrupt: As RawTensor.to_numpy.
+    """
+    values = np.ascontiguousarray(raw.to_numpy())
+    return RawTensor(raw.name, "F32", raw.shape, values.reshape(-1).view(np.uint8))
+
+
 def stacked_rows(name: str, parts: Sequence[RawTensor]) -> RawTensor:
-    """Tensors of one dtype and width, one after the other along the first axis."""
-    first = parts[0]
+    """Tensors of one width, one after the other along the first axis.
+
+    Where their dtypes differ (a GGUF file mixes its types, fp8 lies beside bfloat16) the values become
+    float32; `stacked_dtype` says so beforehand.
+    """
     if len(parts) == 1:
-        return replace(first, name=name)
+        return replace(parts[0], name=name)
+    if any(part.dtype != parts[0].dtype for part in parts):
+        parts = [as_float(part) for part in parts]
+    first = parts[0]
     return RawTensor(
         name,
         first.dtype,
         (sum(part.num_rows for part in parts), *first.shape[1:]),
-        np.concatenate([part.data for part in parts]),
-        {key: np.concatenate([part.companions[key] for part in parts]) for key in first.companions},
+        concatenated([part.data for part in parts]),
+        {key: concatenated([part.companions[key] for part in parts]) for key in first.companions},
     )
+
+
+def stacked_dtype(dtypes: Sequence[str]) -> str:
+    """The dtype that stacked_rows gives tensors of these dtypes."""
+    return dtypes[0] if len(set(dtypes)) == 1 else "F32"
 
 
 def cut_rows(raw: RawTensor, start: int, stop: int) -> RawTensor:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import diffusers
+import gguf
+import numpy as np
 import torch
 import transformers
 
@@ -217,3 +219,26 @@ def write_shards(folder: Path, stem: str, names: Infos, count: int) -> Path:
     index = folder / f"{stem}.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
     return index
+
+
+def write_sparse_gguf(path: Path, names: Infos) -> Path:
+    """A GGUF file of the true size in Q4_K, by the format's own library; the weights are a hole."""
+    writer = gguf.GGUFWriter(path, "flux")
+    for name, info in names.items():
+        is_packed = len(info.shape) == 2 and not name.startswith(_KEPT_BY_GGUF)
+        kind = gguf.GGMLQuantizationType.Q4_K if is_packed else gguf.GGMLQuantizationType.F32
+        shape = gguf.quant_shape_to_byte_shape(info.shape, kind) if is_packed else info.shape
+        dtype = np.dtype(np.uint8 if is_packed else np.float32)
+        size = math.prod(shape) * dtype.itemsize
+        writer.add_tensor_info(name, shape, dtype, size, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file = writer.fout[0]
+    start = -(-file.tell() // 32) * 32
+    file.truncate(start + sum(-(-info.nbytes // 32) * 32 for info in writer.tensors[0].values()))
+    writer.close()
+    return path
+
+
+_KEPT_BY_GGUF = ("img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.", "final_layer.")

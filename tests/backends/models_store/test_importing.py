@@ -22,7 +22,7 @@ from flux_core.catalog import CANNY, DEV, FILL, SCHNELL, RemoteFile
 from flux_core.errors import Corrupt, FluxError, ModelMissing, RequestInvalid
 from flux_core.weights.tensors import TensorInfo
 from tests.support import published
-from tests.support.published import Infos, infos, write_shards, write_sparse
+from tests.support.published import Infos, infos, write_shards, write_sparse, write_sparse_gguf
 
 LORA = infos({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072)})
 CONTROL_LORA = infos(
@@ -367,9 +367,13 @@ def test_shards_whose_links_lead_elsewhere_are_left(tmp_path: Path, models: Path
     assert "leads out of the folder" in refused(given / index.name, models).message
 
 
-def test_a_kind_that_is_not_read_yet_is_said(tmp_path: Path, models: Path) -> None:
-    (tmp_path / "flux1-dev-Q4_K_S.gguf").write_bytes(b"GGUF")
-    assert "does not read those yet" in refused(tmp_path / "flux1-dev-Q4_K_S.gguf", models).message
+def test_gguf_files_are_taken_under_their_own_ending(tmp_path: Path, models: Path) -> None:
+    file = write_sparse_gguf(tmp_path / "flux1-kontext-dev-Q4_K_S.gguf", published.bfl_transformer(DEV))
+    assert (found := inspect(file)).num_parameters == 11_901_408_320
+    assert found.dtypes == {"F32": 476, "Q4_K": 304}
+    import_models(file, models)
+    assert files_of(models) == ["flux1-kontext-dev/flux1-kontext-dev.gguf"]
+    assert "transformer" not in catalog.missing_parts(catalog.KONTEXT, (models,))
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path, models: Path) -> None:
@@ -377,7 +381,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path: Path, models: Path) -> Non
     (tmp_path / "x.safetensors").write_bytes(b"no")
     assert "not a sound safetensors file" in refused(tmp_path / "x.safetensors", models, Corrupt).message
     (tmp_path / "x.txt").write_bytes(b"no")
-    assert "is no file of weights" in refused(tmp_path / "x.txt", models).message
+    assert "neither a safetensors nor a GGUF" in refused(tmp_path / "x.txt", models, Corrupt).message
     (tmp_path / "empty").mkdir()
     assert "holds no weights" in refused(tmp_path / "empty", models).message
 

@@ -72,10 +72,6 @@ def rewrite(path: Path, change: Callable[[Tensors], Tensors]) -> None:
     save_file(change(load_file(path)), path)
 
 
-def renamed(rename: Callable[[str], str]) -> Callable[[Tensors], Tensors]:
-    return lambda weights: {rename(name): array for name, array in weights.items()}
-
-
 def pooled(folder: Path, backend: Any) -> np.ndarray:
     model = components.load_clip(SPEC, folder, backend, Precision.FP32)
     ids = (np.arange(9, dtype=np.int32)[None], np.arange(9, dtype=np.int32), np.array([8], np.int32))
@@ -154,55 +150,6 @@ def test_weights_in_bfloat16_load_in_float32(folder: Path, name: str) -> None:
         assert np.array_equal(found, pooled(folder, backend))
 
 
-SPELLINGS = {
-    "transformer of an all-in-one file": (
-        SPEC.files.transformer,
-        velocity,
-        renamed(lambda name: f"model.diffusion_model.{name}"),
-    ),
-    "transformer norms called weight": (
-        SPEC.files.transformer,
-        velocity,
-        renamed(lambda name: name.replace("_norm.scale", "_norm.weight")),
-    ),
-    "clip without its prefix": (
-        SPEC.files.clip,
-        pooled,
-        renamed(lambda name: name.removeprefix("text_model.")),
-    ),
-    "clip with what only whole CLIP needs": (
-        SPEC.files.clip,
-        pooled,
-        lambda weights: {
-            **weights,
-            "text_model.embeddings.position_ids": np.arange(9)[None],
-            "text_projection.weight": np.zeros((24, 24), np.float32),
-            "logit_scale": np.zeros((), np.float32),
-        },
-    ),
-    "t5 with its embedding twice": (
-        SPEC.files.t5,
-        states,
-        lambda weights: {"encoder.embed_tokens.weight": 0 * weights["shared.weight"], **weights},
-    ),
-    "t5 with its embedding under the other name": (
-        SPEC.files.t5,
-        states,
-        renamed(lambda name: name.replace("shared.weight", "encoder.embed_tokens.weight")),
-    ),
-}
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_published_spelling_gives_the_same_model(folder: Path, spelling: str) -> None:
-    file, answer, change = SPELLINGS[spelling]
-    backend = make_backend("torch")
-    with backend.session():
-        before = answer(folder, backend)
-        rewrite(folder / file, change)
-        assert np.array_equal(answer(folder, backend), before)
-
-
 def test_one_error_lists_what_is_missing_unexpected_and_misshapen(folder: Path) -> None:
     def spoil(weights: Tensors) -> Tensors:
         weights["img_in.weight"] = weights["img_in.weight"][:, :60].copy()
@@ -265,7 +212,5 @@ def test_diffusers_parts_of_different_width_are_refused() -> None:
     }
     (recipe,) = recipes.values()
     source = ArraySource({part: np.zeros((4, 4 + i)) for i, part in enumerate(recipe.parts)})
-    with pytest.raises(
-        Corrupt, match="differ in width or dtype and cannot form 'single_blocks.0.linear1.weight'"
-    ):
+    with pytest.raises(Corrupt, match="differ in width and cannot form 'single_blocks.0.linear1.weight'"):
         ConvertedSource(source, recipes)
