@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import typer
 
-from desktop.commands import model_files, model_sources, quantize
+from desktop.commands import matrix, model_files, model_sources, quantize
 
 app = typer.Typer(
-    help="The models: list, get, import, inspect, verify, quantize, delete.", no_args_is_help=True
+    help="The models: list, get, import, inspect, verify, quantize, matrix, delete.", no_args_is_help=True
 )
 
 
@@ -25,4 +25,5 @@ app.command("import")(model_sources.import_models)
 app.command("inspect")(model_files.inspect)
 app.command("verify")(model_files.verify)
 app.command("quantize")(quantize.quantize)
+app.command("matrix")(matrix.matrix)
 app.command("delete")(model_files.delete)

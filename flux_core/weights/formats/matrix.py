@@ -1,4 +1,4 @@
-"""Which stored forms of weights are read, on which models, and how that was proven.
+"""Which models, layouts and stored forms of weights are read, and how that was proven.
 
 The rows are facts for people; a test holds them to what the test suite really runs, so that no row can
 claim a form that is not tried, and no form can be added without its row.
@@ -9,6 +9,56 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flux_core.weights.quant.schemes import SCHEMES
+
+MODELS: tuple[tuple[str, str], ...] = (
+    ("transformer, with and without guidance", "diffusers"),
+    ("autoencoder", "diffusers"),
+    ("T5 encoder", "transformers"),
+    ("CLIP text encoder", "transformers"),
+    ("CLIP vision tower", "transformers"),
+    ("SigLIP vision tower", "transformers"),
+    ("Redux", "diffusers"),
+    ("ControlNet: InstantX, Shakker, 68 columns", "diffusers"),
+    ("ControlNet: XLabs", "plain formulas"),
+    ("IP-Adapter: XLabs", "plain formulas"),
+    ("TAEF1", "diffusers"),
+)
+"""Model and peer: float32 outputs on torch and on MLX within 2e-5 of the peer, and 1e-5 of the oracle."""
+
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "transformer": (
+        "bfloat16",
+        "model.diffusion_model. before every name",
+        "diffusion_model. before every name",
+        "norms called weight",
+        "whole checkpoint",
+        "diffusers folder in shards",
+        "diffusers folder in one file",
+        "numbered shards",
+        "numbered shards without an index",
+        "GGUF",
+        "GGUF of the architecture cow",
+        "GGUF with a prefix",
+    ),
+    "autoencoder": (
+        "bfloat16",
+        "vae. before every name",
+        "first_stage_model. before every name",
+        "whole checkpoint",
+        "diffusers folder",
+    ),
+    "t5": (
+        "bfloat16",
+        "whole checkpoint",
+        "transformers folder in shards",
+        "embedding under its other name",
+        "embedding twice",
+        "with a decoder",
+        "GGUF",
+    ),
+    "clip": ("bfloat16", "whole checkpoint", "transformers folder", "without its prefix", "whole CLIP"),
+}
+"""Part -> layouts of plain weights that give, on torch and on MLX, bit for bit what a single file gives."""
 
 _PARTS = ("transformer", "t5", "clip")
 _ALL_PARTS = (*_PARTS, "autoencoder")

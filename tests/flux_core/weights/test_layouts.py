@@ -16,6 +16,7 @@ from flux_core.catalog import ModelSpec
 from flux_core.errors import Corrupt
 from flux_core.request import Precision
 from flux_core.weights import components
+from flux_core.weights.formats import matrix
 from tests.support import layouts
 from tests.support.layouts import SPEC, Tensors, Writer, weights_of
 from tests.support.numerics import BACKENDS, make_backend
@@ -129,6 +130,10 @@ def test_a_layout_gives_the_numbers_of_the_single_file(
     part: str, layout: str, backend: str, compare: Callable[..., None]
 ) -> None:
     compare(part, weights_of(part), LAYOUTS[part][layout], backend)
+
+
+def test_the_matrix_claims_the_layouts_that_are_tried_here() -> None:
+    assert {part: tuple(table) for part, table in LAYOUTS.items()} == matrix.LAYOUTS
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
