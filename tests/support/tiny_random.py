@@ -37,6 +37,7 @@ MICRO = replace(
     TINY,
     model="micro",
     title="Micro FLUX",
+    is_guidance_distilled=True,
     transformer=TransformerConfig(
         hidden_size=32,
         num_heads=2,

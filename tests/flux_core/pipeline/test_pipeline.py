@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import numpy as np
 import pytest
 
+from flux_core import catalog
 from flux_core.errors import Cancelled, Corrupt, RequestInvalid
 from flux_core.imaging import codec
 from flux_core.messages import Preview, Progress, Stage
 from flux_core.pipeline import FluxEngine
 from flux_core.request import Task
 from tests.support.engine_runs import psnr_db, run, scene
+from tests.support.tiny_random import MICRO
 
 PICTURE = scene(64, 64)
 
@@ -36,6 +39,18 @@ def test_another_seed_or_prompt_gives_another_picture(engine: FluxEngine) -> Non
 
 def test_guidance_reaches_the_model(engine: FluxEngine) -> None:
     assert not np.array_equal(run(engine, guidance=1.0).pixels, run(engine, guidance=6.0).pixels)
+
+
+def test_without_distillation_guidance_is_the_difference_that_the_prompt_makes(
+    engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_one = run(engine, prompt="a red apple", guidance=1.0).pixels
+    teacher = dataclasses.replace(MICRO, is_guidance_distilled=False)
+    monkeypatch.setitem(catalog.MODELS, MICRO.model, teacher)
+    assert np.array_equal(run(engine, prompt="a red apple", guidance=1.0).pixels, told_one)
+    assert not np.array_equal(run(engine, prompt="a red apple", guidance=6.0).pixels, told_one)
+    empty = [run(engine, prompt="", guidance=g).pixels for g in (1.0, 6.0)]
+    assert psnr_db(*empty) > 60  # there is no difference to follow
 
 
 def test_picture_k_of_a_batch_is_the_picture_of_seed_plus_k(engine: FluxEngine) -> None:

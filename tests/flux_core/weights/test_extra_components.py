@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,8 @@ class Accepted(Exception):
 
 class ShapesOnly:
     """A TensorSource that knows names and shapes."""
+
+    metadata: Mapping[str, str] = {}
 
     def __init__(self, shapes: dict[str, Shape]) -> None:
         self._names = {name: TensorInfo("F32", shape) for name, shape in shapes.items()}

@@ -56,6 +56,8 @@ CLIP_VISION = ClipVisionConfig()
 class ShapesOnly:
     """A TensorSource that knows names and shapes."""
 
+    metadata: Mapping[str, str] = {}
+
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._names = {name: TensorInfo("BF16", shape) for name, shape in shapes.items()}
 
