@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flux_core.imaging.codec import Pixels
 
 PHOTO = Path(__file__).parents[2] / "resources" / "samples" / "photo.png"
+PROMPT = "a red apple on a brown background"
 # Where the sample photo's table is empty: centre and radii of an ellipse, as shares of width and height.
 _MASK_CENTRE = (0.62, 0.785)
 _MASK_RADII = (0.124, 0.165)
@@ -51,7 +52,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(
         "flowbrush-demo"
     ),
-    prompt: Annotated[str, typer.Option(help="What to paint into the photo.")] = "a red apple",
+    prompt: Annotated[str, typer.Option(help="What to paint into the photo.")] = PROMPT,
     model: options.Model = "tiny",
     seed: options.Seed = 7,
     backend: options.BackendOption = Backend.AUTO,

@@ -40,7 +40,7 @@ class AutoencoderTraining:
     perceptual_weight: float = 0.15
     adversarial_weight: float = 0.05  # of the reconstruction gradient at the last layer
     adversarial_from: float = 0.6  # fraction of the run
-    whole_from: float = 0.55  # fraction of the run; then whole pictures, so that norms see true statistics
+    whole_from: float = 0.45  # fraction of the run; then whole pictures, so that norms see true statistics
     photo_share: float = 0.15
 
 

@@ -14,11 +14,11 @@ from backends.torch_cuda.training import autoencoder, distil, flow
 class Plan:
     """Seconds of each stage and sizes of batches; a JSON file may replace any field."""
 
-    judge_s: float = 45.0
-    autoencoder_s: float = 300.0
-    text_s: float = 30.0
-    flow_s: float = 780.0
-    distil_s: float = 120.0
+    judge_s: float = 35.0
+    autoencoder_s: float = 280.0
+    text_s: float = 20.0
+    flow_s: float = 980.0
+    distil_s: float = 110.0
     small_until: float = 0.2  # fraction of the flow stage that sees 128 px only
     batch_small: int = 512
     batch_large: int = 256

@@ -1,7 +1,7 @@
 """One training step, captured as a CUDA graph per input shape.
 
-The tiny models launch many small kernels a step, and 20 and 17 steps/s for very different sizes suggest
-that the processor sets the pace without a graph (inferred, not profiled). Off CUDA the step runs eagerly.
+The tiny models launch many small kernels a step, and without a graph the processor sets the pace: on an
+H200 graphs made 20 and 17 steps/s (128 and 256 px) into 49 and 37. Off CUDA the step runs eagerly.
 """
 
 from __future__ import annotations
