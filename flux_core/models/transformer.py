@@ -152,13 +152,12 @@ class Condition:
     def __call__(self, vec: Any, sigma: Any, guidance: Any | None) -> Any:
         """vec [B, vec_in_dim], sigma [B], guidance [B] or None -> [B, D]."""
         ops = self.ops
-        out = self.vector_in(vec)
-        out = out + self.time_in(ops.cast_like(ops.sinusoid(sigma, TIME_EMBEDDING_DIM), vec))
+        out = self.time_in(ops.cast_like(ops.sinusoid(sigma, TIME_EMBEDDING_DIM), vec))
         if self.guidance_in is not None:
             if guidance is None:
                 raise ValueError("this model was distilled with guidance and needs a guidance value")
             out = out + self.guidance_in(ops.cast_like(ops.sinusoid(guidance, TIME_EMBEDDING_DIM), vec))
-        return out
+        return out + self.vector_in(vec)  # last, as BFL adds it: the order decides how bfloat16 rounds
 
 
 class DoubleBlock:

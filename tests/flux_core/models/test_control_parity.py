@@ -230,9 +230,8 @@ def test_in_bfloat16_a_controlnet_is_about_as_near_to_the_truth_as_diffusers(
         return torch.cat([*double, *(single or ())], dim=1)
 
     found = bfloat16_distances(peer_control(kind), tmp_path, answer, peer_answer)
-    # Noise level, guidance and words are summed in another order here. Over eight draws torch came to 0.82
-    # to 1.18 times diffusers' distance, 1.04 on average; MLX to 1.35, where there are convolutions.
-    assert found["torch"] < 1.25 * found["peer"], found
+    # Torch measured 0.97 to 1.02 of diffusers' distance; MLX 0.93 to 1.05, and 1.32 with XLabs' convolutions.
+    assert found["torch"] < 1.05 * found["peer"], found
     assert found["mlx"] < 1.5 * found["peer"], found
 
 
