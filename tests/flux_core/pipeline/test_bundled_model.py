@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from backends.torch_cuda.engine import TorchEngine
 from flux_core.catalog import TINY
 from flux_core.request import Precision, Task
 from flux_core.sampling import preview
+from flux_core.weights.open import open_source
+from flux_core.weights.quant.forms import FORMS
+from flux_core.weights.quantize import quantize
 from tests.support.engine_runs import psnr_db, run, scene
 
 MODELS = Path(__file__).parents[3] / "resources" / "models"
@@ -110,6 +114,20 @@ def test_torch_and_mlx_paint_the_same_picture(engine: TorchEngine) -> None:
         run(which, precision=Precision.FP32, **fields).pixels for which in (engine, MlxEngine((MODELS,)))
     ]
     assert psnr_db(*pictures) >= 35
+
+
+@pytest.mark.parametrize(("form", "least_db"), [("fp8", 30), ("nf4", 25), ("mlx8", 35)])
+def test_a_quantised_copy_paints_nearly_the_same_picture(
+    engine: TorchEngine, tmp_path: Path, form: str, least_db: float
+) -> None:
+    copy = tmp_path / TINY.model
+    shutil.copytree(MODELS / TINY.model, copy, ignore=shutil.ignore_patterns("transformer.safetensors"))
+    whole = MODELS / TINY.model / TINY.files.transformer
+    quantize(open_source(whole), FORMS[form], copy / TINY.files.transformer)
+    fields: dict[str, Any] = {"model": "tiny", "prompt": "a red apple on a blue background", "seed": 7}
+    fields |= {"num_steps": 4, "width_px": 128, "height_px": 128}
+    pictures = [run(which, **fields).pixels for which in (engine, TorchEngine("cpu", (tmp_path,)))]
+    assert psnr_db(*pictures) > least_db
 
 
 def test_it_has_a_preview_map_of_its_own() -> None:
