@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.catalog import ModelSpec
+from flux_core.errors import ModelMissing
 from flux_core.ops import Backend, LeafFactory
 from flux_core.plan import Component
 from flux_core.request import Precision
@@ -132,7 +133,17 @@ class _FactoryKeeper:
 
 
 def identify(spec: ModelSpec, folder: Path, precision: Precision) -> Identity:
-    """What must be equal for loaded weights and encoded texts to be used again."""
-    files = [folder / name for name in spec.files.all]
-    stamps = tuple((status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files))
-    return spec.model, str(folder), spec.files, precision, stamps
+    """What must be equal for loaded weights and encoded texts to be used again.
+
+    Raises:
+        ModelMissing: A file went away meanwhile.
+    """
+    stamps: list[tuple[str, int, int]] = []
+    try:
+        for place in (folder / name for name in spec.files.all):
+            for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+                status = file.stat()
+                stamps.append((file.name, status.st_mtime_ns, status.st_size))
+    except OSError as err:
+        raise ModelMissing(f"{err.filename} cannot be read.", "Try again, or get the model again.") from err
+    return spec.model, str(folder), spec.files, precision, tuple(stamps)

@@ -24,7 +24,7 @@ from flux_core.conditioning.packing import pack, position_ids, rotary_table, unp
 from flux_core.conditioning.source import Source, read_source
 from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer
 from flux_core.engine import EngineImage, EngineResult
-from flux_core.errors import Cancelled, Corrupt, FluxError, Internal, OutOfMemory, RequestInvalid
+from flux_core.errors import Cancelled, Corrupt, Internal, OutOfMemory, RequestInvalid
 from flux_core.imaging import codec
 from flux_core.messages import Device, Preview, Progress, Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
@@ -177,8 +177,8 @@ class FluxEngine:
         except MemoryError as err:
             self.release()
             raise out_of_memory(request) from err
-        except FluxError:
-            self.release()  # what was loaded is in doubt
+        except Exception:
+            self.release()  # what was loaded or attached is in doubt
             raise
 
     def release(self) -> None:
@@ -415,6 +415,8 @@ def check_finite(values: Floats, job: Job, when: str) -> None:
     if np.isfinite(values).all():
         return
     message = f"{job.spec.title} gave values that are not numbers {when}."
+    if job.loras:
+        raise RequestInvalid(message, "Leave its LoRAs out, or lower their strengths.")
     if job.precision is Precision.FP32:
         raise Corrupt(message, "Its files are probably damaged: get them again.")
     raise Internal(message, "Try again with precision fp32; if that fails too, get the model's files again.")

@@ -30,6 +30,7 @@ def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .ora file to write.")],
     image: Annotated[Path | None, typer.Argument(help="A picture to begin with.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of an empty project.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a project that is there.")] = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -38,6 +39,8 @@ def new(
         raise RequestInvalid("A new project needs a picture or a size.", "Give IMAGE or --size, not both.")
     if output.suffix.lower() != ".ora":
         raise RequestInvalid(f"{output.name} is no project's name.", "End it in .ora.")
+    if output.exists() and not force:
+        raise RequestInvalid(f"{output} is there already.", "Choose another name, or add --force.")
     options.check_folder(output)
     with qt_libraries.explained():
         from desktop.document.document import Document

@@ -144,7 +144,8 @@ def _info(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ModelInfo:
 def _parts_in(spec: ModelSpec, base: Path, models_dirs: Iterable[Path]) -> dict[str, str]:
     """Part -> where it lies, for a model whose own folder is in `base`."""
     own = row_folder(spec, base)
-    shared = [each / row for row in spec.needs for each in models_dirs]
+    others = [row_folder(spec, each) for each in models_dirs if each != base]
+    shared = others + [each / row for row in spec.needs for each in models_dirs]
     found: dict[str, str] = {}
     for part in PART_NAMES:
         name = getattr(spec.files, part)

@@ -70,11 +70,11 @@ class Adapters(ABC):
             else:
                 new.adapters.append((patch.layer, patch.columns, self._adapter(leaf, patch, strength)))
         self._attached[name] = new
+        self.structure += 1
         self._fit_widths({layer for layer, _, _ in new.adapters})
         for layer, _, adapter in new.adapters:
             self._insert(self._leaves[layer], adapter)
         self._write_norms({layer for layer, _ in new.norms})
-        self.structure += 1
 
     def detach(self, name: str) -> None:
         """Takes a LoRA away; raises KeyError if there is none of this name."""

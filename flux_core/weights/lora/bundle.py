@@ -82,7 +82,8 @@ class Bundle:
         used: frozenset[Role] = frozenset()
         present = frozenset(self.keys)
         if self.target.layer.is_norm:
-            used = present & ({Role.WHOLE} if Role.WHOLE in present else _ADDED)
+            added = _ADDED if self.target.layer.has_bias else frozenset({Role.DIFF})
+            used = present & ({Role.WHOLE} if Role.WHOLE in present else added)
         else:
             for form, ways in _FORMS.items():
                 needed = next((roles for roles in ways if roles <= present), None)

@@ -27,6 +27,7 @@ class Layer:
         rows: Outputs of a matrix, length of a norm.
         columns: Inputs of a matrix, 0 for a norm.
         key: What the checkpoint calls the weight: "weight" or "scale".
+        has_bias: Whether a norm adds something; matrices always may.
     """
 
     component: Component
@@ -34,6 +35,7 @@ class Layer:
     rows: int
     columns: int
     key: str = "weight"
+    has_bias: bool = True
 
     @property
     def is_norm(self) -> bool:
@@ -72,7 +74,7 @@ class _Notes(Recorder):
         self.layers.append(Layer(self.component, name, out_dim, in_dim))
 
     def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> None:
-        self.layers.append(Layer(self.component, name, dim, 0, key))
+        self.layers.append(Layer(self.component, name, dim, 0, key, has_bias=False))
 
     def layer_norm(self, name: str, dim: int, eps: float) -> None:
         self.layers.append(Layer(self.component, name, dim, 0))

@@ -50,6 +50,16 @@ def test_a_wrong_project_command_is_one_sentence(flowbrush, write, noise, argume
     assert said.out == ""
 
 
+def test_a_project_that_is_there_is_replaced_only_when_that_is_said(flowbrush, tmp_path):
+    assert flowbrush("project", "new", "--size", "320x200", "-o", "p.ora").code == 0
+    before = (tmp_path / "p.ora").read_bytes()
+    said = flowbrush("project", "new", "--size", "64x64", "-o", "p.ora")
+    assert said.code == 2
+    assert "--force" in said.err
+    assert (tmp_path / "p.ora").read_bytes() == before
+    assert flowbrush("project", "new", "--size", "64x64", "-o", "p.ora", "--force").code == 0
+
+
 def test_a_project_that_reaches_outside_itself_is_refused(flowbrush, tmp_path):
     stack = '<image version="0.0.3" w="8" h="8"><stack><layer src="../../x" name="evil"/></stack></image>'
     with zipfile.ZipFile(tmp_path / "p.ora", "w") as file:

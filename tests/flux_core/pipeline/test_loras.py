@@ -45,6 +45,12 @@ FILES: dict[str, Arrays] = {
     | text_lora("lora_unet_mystery_", T5, Component.T5),
     "control.safetensors": lora_files.control(MICRO),
     "sdxl.safetensors": Draw().pair("lora_unet_down_blocks_1_proj_in", 4, 4, 2, KOHYA),
+    "bias.safetensors": lora_files.kohya(MICRO, LAYERS[:5], seed=2)
+    | {"lora_unet_double_blocks_0_img_attn_norm_query_norm.diff_b": np.ones(16, np.float32)},
+    "huge.safetensors": {
+        name: np.asarray(1e30 * array, np.float32)
+        for name, array in lora_files.kohya(MICRO, LAYERS[:5], seed=2).items()
+    },
     "norms.safetensors": {"double_blocks.0.img_attn.norm.query_norm.scale": 3 * np.ones(16, np.float32)},
 }
 
@@ -158,6 +164,14 @@ def test_a_lora_of_which_something_was_left_out_is_used_and_says_so(engine: Flux
     assert paint(engine, ("ink", 1.0)).result.warnings == ()
 
 
+def test_a_bias_for_a_norm_that_has_none_is_left_out_every_time(engine: FluxEngine) -> None:
+    for _ in range(2):
+        done = paint(engine, ("bias", 1.0))
+        (warning,) = done.result.warnings
+        assert "query_norm.diff_b" in warning
+        assert png(done) == png(paint(engine, ("oil", 1.0)))
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "word"),
     [
@@ -166,6 +180,7 @@ def test_a_lora_of_which_something_was_left_out_is_used_and_says_so(engine: Flux
         ("control", RequestInvalid, "control picture"),
         ("damaged", Corrupt, "damaged.safetensors"),
         ("poisoned", Corrupt, "not numbers"),
+        ("huge", RequestInvalid, "not numbers"),
     ],
 )
 def test_a_lora_that_cannot_be_used_is_one_sentence_and_the_engine_lives_on(
