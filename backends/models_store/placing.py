@@ -7,13 +7,15 @@ of its kind.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from backends.models_store.reading import Opened
 from backends.models_store.scanning import tokenizer_files
 from flux_core import catalog
-from flux_core.catalog import Kind, ModelSpec
+from flux_core.catalog import ClipTextConfig, Kind, ModelSpec, T5Config
 from flux_core.errors import RequestInvalid
 from flux_core.weights.detect import Detected, FileKind
 
@@ -39,6 +41,12 @@ _SHARD_FOLDERS = {
     FileKind.CLIP_VISION: "image_encoder",
 }
 _STORAGE_RANKS = {"bfloat16": 0, "float16": 0, "float32": 0, "fp8": 1, "ComfyUI": 2}
+
+_VOCABULARIES = {
+    "clip": (ClipTextConfig().vocab_size, ClipTextConfig().vocab_size),
+    "t5": (32_000, T5Config().vocab_size),  # SentencePiece's own, and with the extra ids and padding
+}
+_MAX_TOKENIZER_BYTES = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +101,33 @@ def place(opened: Opened, found: Detected, as_model: str | None) -> Placed:
 
 
 def place_tokenizer(folder: Path, kind: str) -> Placed:
-    """Where a tokenizer's folder goes."""
+    """Where a tokenizer's folder goes.
+
+    Raises:
+        NotPlaced: It is damaged, or has the vocabulary of another model: its words would mean other things.
+    """
+    count = _num_tokens(folder, kind)
+    fewest, most = _VOCABULARIES[kind]
+    if not fewest <= count <= most:
+        raise NotPlaced(
+            f"{folder} is the tokenizer of another model: it knows {count} tokens and not {most}.",
+            "Use the tokenizer of FLUX.1.",
+        )
     row, name = ("clip-l", "tokenizer") if kind == "clip" else ("t5-xxl", "tokenizer_2")
     places = ((file, PurePosixPath(row, name, file.name)) for file in tokenizer_files(folder))
     return Placed(folder, f"{kind.upper()} tokenizer", row, tuple(places), slot=f"{row}/{name}")
+
+
+def _num_tokens(folder: Path, kind: str) -> int:
+    """Entries of a tokenizer's vocabulary."""
+    file = folder / ("vocab.json" if kind == "clip" else "tokenizer.json")
+    try:
+        if file.stat().st_size > _MAX_TOKENIZER_BYTES:
+            raise ValueError("too large")
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        return len(content if kind == "clip" else content["model"]["vocab"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise NotPlaced(f"{file} holds no vocabulary.", "Get the tokenizer again.") from None
 
 
 def _row(opened: Opened, found: Detected, as_model: str | None) -> str | None:

@@ -41,6 +41,9 @@ def write_tokenizers(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
         for file in files:
             (folder / name / file).write_text(name)
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({f"w{i}": i for i in range(49_408)}))
+    vocabulary = [[f"w{i}", 0.0] for i in range(32_100)]
+    (folder / "tokenizer_2" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
 
 
 @pytest.fixture
@@ -138,9 +141,19 @@ def test_a_diffusers_folder_becomes_a_model_and_its_shared_parts(tmp_path: Path,
     spec, own = catalog.locate(SCHNELL, (models,))
     assert own / spec.files.transformer == models / "flux1-schnell/transformer"
     assert own / spec.files.t5 == models / "t5-xxl/text_encoder_2"
-    assert (own / spec.files.t5_tokenizer / "tokenizer.json").read_text() == "tokenizer_2"
-    assert (own / spec.files.clip_tokenizer / "vocab.json").read_text() == "tokenizer"
+    for at, name in ((spec.files.t5_tokenizer, "tokenizer_2"), (spec.files.clip_tokenizer, "tokenizer")):
+        assert all((own / at / file).samefile(folder / name / file) for file in TOKENIZERS[name])
     assert import_models(folder, models).taken == ()
+
+
+def test_the_tokenizers_of_another_model_are_left(tmp_path: Path, models: Path) -> None:
+    bundled = Path(__file__).parents[3] / "resources" / "models" / "tiny"
+    for name in TOKENIZERS:
+        shutil.copytree(bundled / name, tmp_path / "other" / name)
+    write_sparse(tmp_path / "other" / "ae.safetensors", published.bfl_autoencoder())
+    done = import_models(tmp_path / "other", models)
+    assert len([left for left in done.left if "the tokenizer of another model" in left.reason]) == 2
+    assert catalog.missing_parts(DEV, (models,)) >= {"t5_tokenizer", "clip_tokenizer"}
 
 
 def test_a_hugging_face_cache_is_read_through_its_links(tmp_path: Path, models: Path) -> None:
