@@ -54,7 +54,8 @@ def encode_nf4(values: NDArray[np.float32]) -> Encoded:
     rows, columns = values.shape
     blocks = values.reshape(rows, columns // 64, 64)
     absmax = np.abs(blocks).max(axis=2)  # [rows, columns / 64]
-    inverse = np.divide(1, absmax, out=np.zeros_like(absmax), where=absmax > 0)
+    is_normal = absmax >= np.finfo(np.float32).tiny  # less has no finite inverse, and counts as nothing
+    inverse = np.divide(1, absmax, out=np.zeros_like(absmax), where=is_normal)
     codes = _nearest_nf4(blocks * inverse[..., None]).reshape(rows, columns)
     return _nibbles(codes[:, 1::2], codes[:, 0::2]), {"absmax": absmax}
 

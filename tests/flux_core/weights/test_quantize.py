@@ -208,3 +208,12 @@ def test_bitsandbytes_reads_our_nf4(tmp_path: Path) -> None:
 
 def test_every_scheme_that_is_written_is_one_that_is_read() -> None:
     assert {form.scheme for form in FORMS.values()} == set(encode.ENCODERS) <= set(SCHEMES)
+
+
+def test_nf4_of_values_too_small_for_an_inverse_is_nothing_and_no_warning() -> None:
+    values = np.zeros((1, 128), np.float32)
+    values[0, 3], values[0, 70] = 1e-40, 2.0
+    codes, companions = encode.encode_nf4(values)
+    again = decode("NF4", codes.reshape(1, -1), companions)
+    assert np.abs(again[0, :64]).max() < 1e-38
+    assert again[0, 70] == 2.0
