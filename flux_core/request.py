@@ -66,7 +66,8 @@ class GenerationRequest(BaseModel):
         prompt: What should be there; may be empty.
         seed: Noise seed in [0, 2**63); the same request with the same seed is the same picture.
         num_steps: Denoising steps in [1, 200]; None means the model's default.
-        guidance: Distilled guidance in [0, 100]; None means the model's default.
+        guidance: How strongly the picture follows the prompt, in [0, 100]: distilled into the model, or
+            the weight of two evaluations where it was not; None means the model's default.
         width_px, height_px: Size of the result. Sides that are not multiples of 16 are generated
             larger and cut, never stretched.
         image: Blob of the source picture (PNG, any mode; resized by the sender to the size above).
