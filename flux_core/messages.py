@@ -8,7 +8,7 @@ every client reads.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,7 +59,10 @@ class ResultImage(_Message):
 
 
 class Finished(_Message):
-    """The job's pictures, seconds per stage, and sentences about what was not done as asked."""
+    """The job's pictures, seconds per stage, and sentences about what was not done as asked.
+
+    findings: What a look found (flux_core.looking), else empty.
+    """
 
     kind: Literal["finished"] = "finished"
     images: tuple[ResultImage, ...]
@@ -67,6 +70,7 @@ class Finished(_Message):
     peak_memory_bytes: int = 0
     engine: str = ""
     warnings: tuple[str, ...] = ()
+    findings: dict[str, Any] = Field(default_factory=dict)
 
 
 class Failed(_Message):
