@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from backends.torch_cuda.vision import library
-from backends.torch_cuda.vision.pictures import Pixels, as_tensor, nearness_map
+from backends.torch_cuda.vision.pictures import Pixels, as_tensor, nearness_map, on_white
 from backends.torch_cuda.vision.registry import Looked, Source
 from flux_core.looking import DepthFound, Look
 
@@ -62,7 +62,7 @@ class DepthPro:
 
     def _pixel_values(self, image: Pixels) -> torch.Tensor:
         """[1, 3, H, W] float32; stretched to the model's square, as it was trained."""
-        x = as_tensor(image, self._mean, self._std, self._source.device)
+        x = as_tensor(on_white(image), self._mean, self._std, self._source.device)
         return torch.nn.functional.interpolate(x, self._size, mode="bilinear", align_corners=False)
 
 

@@ -47,6 +47,8 @@ class Florence2:
         self._source = source
         self._model = model
         self._processor = processor
+        positions: int = model.config.text_config.max_position_embeddings
+        self._max_tokens = min(MAX_TOKENS, positions - 1)
 
     def look(self, look: Look, images: Sequence[Pixels], on_progress: Callable[[float], None]) -> Looked:
         image = images[0]
@@ -88,7 +90,7 @@ class Florence2:
         inputs = self._processor(text=text, images=as_image(image), return_tensors="pt")
         inputs = inputs.to(self._source.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        ids = generate(self._model, dict(inputs), MAX_TOKENS, on_progress, num_beams=NUM_BEAMS)
+        ids = generate(self._model, dict(inputs), self._max_tokens, on_progress, num_beams=NUM_BEAMS)
         written = self._processor.batch_decode(ids, skip_special_tokens=False)[0].replace("<pad>", "")
         height, width = image.shape[:2]
         return self._processor.post_process_generation(

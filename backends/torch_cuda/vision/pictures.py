@@ -32,15 +32,15 @@ def as_image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(on_white(pixels))
 
 
-def as_tensor(pixels: Pixels, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
-    """[H, W, 4] RGBA -> [1, 3, H, W] float32, each channel (x / 255 - mean) / std."""
-    x = torch.from_numpy(on_white(pixels)).to(device).permute(2, 0, 1)[None].float() / 255.0
+def as_tensor(rgb: Pixels, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
+    """[H, W, 3] -> [1, 3, H, W] float32, each channel (x / 255 - mean) / std."""
+    x = torch.from_numpy(rgb).to(device).permute(2, 0, 1)[None].float() / 255.0
     shape = (1, 3, 1, 1)
     return (x - x.new_tensor(mean).reshape(shape)) / x.new_tensor(std).reshape(shape)
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], width_px: int, height_px: int) -> Pixels:
-    """Polygons, each x, y, x, y, ..., as a mask [H, W], 255 inside; those of fewer than three points are left out."""
+    """Polygons, each x, y, x, y, ..., as a mask [H, W], 255 inside; fewer than three points are nothing."""
     image = Image.new("L", (width_px, height_px))
     draw = ImageDraw.Draw(image)
     for polygon in polygons:

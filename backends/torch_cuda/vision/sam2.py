@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from backends.torch_cuda.vision import library
-from backends.torch_cuda.vision.pictures import Pixels, as_image, box_around
+from backends.torch_cuda.vision.pictures import Pixels, as_image, as_tensor, box_around
 from backends.torch_cuda.vision.registry import Looked, Source
 from flux_core.looking import Look, MaskFound, SegmentPoints
 
@@ -62,9 +62,7 @@ class Sam2:
     def _pixel_values(self, image: Pixels) -> torch.Tensor:
         """[1, 3, side, side] float32; stretched, as the model was trained."""
         resized = as_image(image).resize((self._side, self._side), Image.Resampling.BILINEAR)
-        x = torch.from_numpy(np.array(resized)).to(self._source.device).permute(2, 0, 1)[None].float() / 255.0
-        shape = (1, 3, 1, 1)
-        return (x - x.new_tensor(self._mean).reshape(shape)) / x.new_tensor(self._std).reshape(shape)
+        return as_tensor(np.array(resized), self._mean, self._std, self._source.device)
 
     def _prompt(self, look: SegmentPoints, width_px: int, height_px: int) -> dict[str, torch.Tensor]:
         """Points [1, 1, N, 2], labels [1, 1, N] and box [1, 1, 4] in pixels of the model's picture."""
