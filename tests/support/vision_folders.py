@@ -49,7 +49,9 @@ def clip(folder: Path, seed: int = 0) -> Any:
 def florence2(folder: Path, seed: int = 0) -> Any:
     """A Florence-2 of 64 px; a thousand of its 1270 words are places, so it speaks of places."""
     places = [f"<loc_{step}>" for step in range(1000)]
-    tokenizer = _words(["<s>", "<pad>", "</s>", "<unk>", "<mask>"], [*places, "<sep>", "<poly>", "</poly>", "<image>"])
+    tokenizer = _words(
+        ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], [*places, "<sep>", "<poly>", "</poly>", "<image>"]
+    )
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

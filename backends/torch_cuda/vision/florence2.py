@@ -61,9 +61,7 @@ class Florence2:
             return self._segment(look.phrase, image, on_progress)
         raise AssertionError(f"the registry does not send {look.kind} here")
 
-    def _ground(
-        self, phrases: Sequence[str], image: Pixels, on_progress: Callable[[float], None]
-    ) -> Looked:
+    def _ground(self, phrases: Sequence[str], image: Pixels, on_progress: Callable[[float], None]) -> Looked:
         height, width = image.shape[:2]
         boxes: list[FoundBox] = []
         for number, phrase in enumerate(phrases):
@@ -93,9 +91,9 @@ class Florence2:
         ids = generate(self._model, dict(inputs), self._max_tokens, on_progress, num_beams=NUM_BEAMS)
         written = self._processor.batch_decode(ids, skip_special_tokens=False)[0].replace("<pad>", "")
         height, width = image.shape[:2]
-        return self._processor.post_process_generation(
-            text=written, task=task, image_size=(width, height)
-        )[task]
+        return self._processor.post_process_generation(text=written, task=task, image_size=(width, height))[
+            task
+        ]
 
 
 def load(source: Source) -> Florence2:

@@ -141,7 +141,8 @@ def forget(device: torch.device) -> None:
 
 def writing_dtype(device: torch.device) -> torch.dtype:
     """Of models that write: bfloat16 on CUDA. Those that measure stay in float32, where a cosine, a depth
-    or a coordinate has more than bfloat16's three digits."""
+    or a coordinate has more than bfloat16's three digits.
+    """
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

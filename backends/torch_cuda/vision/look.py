@@ -6,6 +6,7 @@ afterwards: looking is rare beside painting, and a painting model needs the memo
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def look(
                 report.progress(RUNNING, done)
 
             return helper.look(request, images, on_progress)
+    except BaseException as err:
+        _let_go(err)
+        raise
     finally:
         del helper
         library.forget(device)
+
+
+def _let_go(err: BaseException | None) -> None:
+    """Takes the helper out of the frames that an error keeps, so that its memory is free at once."""
+    while err is not None:
+        traceback.clear_frames(err.__traceback__)
+        err = err.__cause__ or err.__context__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -26,7 +27,7 @@ def generate(
         nonlocal written
         written += 1
         on_progress(min(1.0, written / max_tokens))
-        return ids.new_zeros(ids.shape[0], dtype=bool)
+        return ids.new_zeros(ids.shape[0], dtype=torch.bool)
 
     return model.generate(
         **inputs, max_new_tokens=max_tokens, do_sample=False, stopping_criteria=[after_token], **how

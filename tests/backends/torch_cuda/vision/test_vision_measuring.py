@@ -40,8 +40,8 @@ def _sam(model, is_multimask: bool, **prompt: torch.Tensor) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("model_type", ["sam2", "sam2_video"])
-def test_one_click_gives_the_best_of_three_masks(tmp_path: Path, ask, model_type: str) -> None:
-    model = vision_folders.sam2(tmp_path / "sam2.1-large", model_type=model_type)
+def test_one_click_gives_the_best_of_three_masks(have, ask, model_type: str) -> None:
+    model = have("sam2.1-large", vision_folders.sam2, model_type=model_type)
     looked = ask(SegmentPoints(points=(Point(x_px=50, y_px=10),)), PICTURE)
     mask, score = _sam(
         model,
@@ -54,8 +54,8 @@ def test_one_click_gives_the_best_of_three_masks(tmp_path: Path, ask, model_type
     assert looked.findings[0].score == pytest.approx(score, abs=1e-5)
 
 
-def test_several_clicks_and_a_box_give_one_mask_and_all_of_them_matter(tmp_path: Path, ask) -> None:
-    model = vision_folders.sam2(tmp_path / "sam2.1-large", seed=3)
+def test_several_clicks_and_a_box_give_one_mask_and_all_of_them_matter(have, ask) -> None:
+    model = have("sam2.1-large", vision_folders.sam2, seed=3)
     points = (Point(x_px=50, y_px=10), Point(x_px=5, y_px=35, is_positive=False))
     box = Box(left_px=20, top_px=5, right_px=60, bottom_px=30)
     looked = ask(SegmentPoints(points=points, box=box), PICTURE)
@@ -77,9 +77,9 @@ def test_several_clicks_and_a_box_give_one_mask_and_all_of_them_matter(tmp_path:
     assert all(abs(each - looked.findings[0].score) > 1e-6 for each in scores)
 
 
-def test_a_depth_map_is_white_where_things_are_near(tmp_path: Path, ask) -> None:
+def test_a_depth_map_is_white_where_things_are_near(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "depth-anything-v2-large"
-    model = vision_folders.depth_anything(folder)
+    model = have(folder.name, vision_folders.depth_anything)
     looked = ask(Depth(), PICTURE)
     values = DPTImageProcessorPil.from_pretrained(folder)(IMAGE, return_tensors="pt")
     with torch.inference_mode():
@@ -95,9 +95,9 @@ def test_a_depth_map_is_white_where_things_are_near(tmp_path: Path, ask) -> None
     assert looked.findings[0].nearest_m is None
 
 
-def test_metres_are_turned_over_and_named(tmp_path: Path, ask) -> None:
+def test_metres_are_turned_over_and_named(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "depth-anything-v2-large"
-    model = vision_folders.depth_anything(folder, depth_estimation_type="metric", max_depth=20)
+    model = have(folder.name, vision_folders.depth_anything, depth_estimation_type="metric", max_depth=20)
     looked = ask(Depth(), PICTURE)
     values = DPTImageProcessorPil.from_pretrained(folder)(IMAGE, return_tensors="pt")
     with torch.inference_mode():
@@ -111,8 +111,8 @@ def test_metres_are_turned_over_and_named(tmp_path: Path, ask) -> None:
 
 
 @pytest.mark.parametrize("use_fov_model", [True, False])
-def test_depth_pro_knows_metres_where_it_knows_the_lens(tmp_path: Path, ask, use_fov_model: bool) -> None:
-    model = vision_folders.depth_pro(tmp_path / "depth-pro", use_fov_model=use_fov_model)
+def test_depth_pro_knows_metres_where_it_knows_the_lens(have, ask, use_fov_model: bool) -> None:
+    model = have("depth-pro", vision_folders.depth_pro, use_fov_model=use_fov_model)
     looked = ask(Depth(model="depth-pro"), PICTURE)
     size = (DEPTH_PRO_SIDE_PX, DEPTH_PRO_SIDE_PX)
     values = _normalised(IMAGE, [0.5] * 3, [0.5] * 3)

@@ -53,18 +53,18 @@ def _florence(folder: Path, text: str, task: str):
     ],
 )
 def test_a_caption_is_florences_at_each_length(
-    tmp_path: Path, ask, length: CaptionLength, task: str
+    tmp_path: Path, have, ask, length: CaptionLength, task: str
 ) -> None:
     folder = tmp_path / "florence-2-large"
-    florence2(folder)
+    have(folder.name, florence2)
     found = ask(Caption(length=length), PICTURE).findings
     assert found[0].text == _florence(folder, task, task)
     assert len(found[0].text) > 20
 
 
-def test_every_phrase_is_grounded_by_itself_inside_of_the_picture(tmp_path: Path, ask) -> None:
+def test_every_phrase_is_grounded_by_itself_inside_of_the_picture(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "florence-2-large"
-    florence2(folder)
+    have(folder.name, florence2)
     found = ask(Ground(phrases=("a cat", "the sea")), PICTURE).findings[0]
     task = "<CAPTION_TO_PHRASE_GROUNDING>"
     theirs = [(p, box) for p in ("a cat", "the sea") for box in _florence(folder, task + p, task)["bboxes"]]
@@ -79,9 +79,9 @@ def test_every_phrase_is_grounded_by_itself_inside_of_the_picture(tmp_path: Path
     assert ours == expected
 
 
-def test_a_phrase_gives_a_mask_of_florences_polygons(tmp_path: Path, ask) -> None:
+def test_a_phrase_gives_a_mask_of_florences_polygons(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "florence-2-large"
-    florence2(folder)
+    have(folder.name, florence2)
     looked = ask(SegmentPhrase(phrase="a cat"), PICTURE)
     task = "<REFERRING_EXPRESSION_SEGMENTATION>"
     canvas = Image.new("L", (WIDTH, HEIGHT))
@@ -100,14 +100,14 @@ def test_a_phrase_gives_a_mask_of_florences_polygons(tmp_path: Path, ask) -> Non
     assert (found.box.top_px, found.box.bottom_px) == (rows.min(), rows.max() + 1)
 
 
-def test_a_phrase_cannot_write_the_models_own_tokens(tmp_path: Path, ask) -> None:
-    florence2(tmp_path / "florence-2-large")
+def test_a_phrase_cannot_write_the_models_own_tokens(have, ask) -> None:
+    have("florence-2-large", florence2)
     ask(SegmentPhrase(phrase="<image><OCR> <loc_1>"), PICTURE)
 
 
-def test_an_answer_is_llavas(tmp_path: Path, ask) -> None:
+def test_an_answer_is_llavas(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "llava-1.5-7b"
-    llava(folder)
+    have(folder.name, llava)
     found = ask(Describe(question="How many <image> cats?", max_tokens=12), PICTURE).findings[0]
     processor = LlavaProcessor(
         CLIPImageProcessorPil.from_pretrained(folder),
@@ -128,16 +128,16 @@ def test_an_answer_is_llavas(tmp_path: Path, ask) -> None:
     assert found.is_cut == (len(new) == 12)
 
 
-def test_a_picture_can_be_described_without_a_question(tmp_path: Path, ask) -> None:
-    llava(tmp_path / "llava-1.5-7b")
+def test_a_picture_can_be_described_without_a_question(have, ask) -> None:
+    have("llava-1.5-7b", llava)
     without = ask(Describe(max_tokens=8), PICTURE).findings
     asked = ask(Describe(question="Describe this picture in detail.", max_tokens=8), PICTURE).findings
     assert without == asked
 
 
-def test_writing_can_be_cancelled_between_two_tokens_and_leaves_nothing(tmp_path: Path, ask) -> None:
-    llava(tmp_path / "llava-1.5-7b")
-    gc.collect()
+def test_writing_can_be_cancelled_between_two_tokens_and_leaves_nothing(have, ask) -> None:
+    have("llava-1.5-7b", llava)
+    before = _llavas()
     said = []
 
     def is_cancelled() -> bool:
@@ -146,12 +146,16 @@ def test_writing_can_be_cancelled_between_two_tokens_and_leaves_nothing(tmp_path
     with pytest.raises(Cancelled):
         ask(Describe(max_tokens=500), PICTURE, said=said, is_cancelled=is_cancelled)
     assert 4 <= len([each for each in said if each.stage is not Stage.LOADING]) <= 5
+    assert _llavas() == before
+
+
+def _llavas() -> list[object]:
     gc.collect()
-    assert not [each for each in gc.get_objects() if type(each) is LlavaForConditionalGeneration]
+    return [each for each in gc.get_objects() if type(each) is LlavaForConditionalGeneration]
 
 
-def test_progress_rises_and_never_falls(tmp_path: Path, ask) -> None:
-    llava(tmp_path / "llava-1.5-7b")
+def test_progress_rises_and_never_falls(have, ask) -> None:
+    have("llava-1.5-7b", llava)
     said = []
     ask(Describe(max_tokens=10), PICTURE, said=said)
     fractions = [each.fraction for each in said]
