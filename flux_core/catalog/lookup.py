@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from flux_core.catalog import models, parts
+from flux_core.catalog import helpers, models, parts
 from flux_core.catalog.spec import ModelSpec, PartSpec, Row
 from flux_core.errors import RequestInvalid
 from flux_core.request import Task
 
 MODELS: dict[str, ModelSpec] = {spec.model: spec for spec in models.ALL}
-PARTS: dict[str, PartSpec] = {spec.model: spec for spec in parts.ALL}
+PARTS: dict[str, PartSpec] = {spec.model: spec for spec in (*parts.ALL, *helpers.ALL)}
 
 
 def find(model: str) -> ModelSpec:

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     IMAGE_ENCODER = "image_encoder"
     AUTOENCODER = "autoencoder"
     PREVIEW_AUTOENCODER = "preview_autoencoder"
+    VISION = "vision"  # looks at pictures instead of painting
 
 
 @dataclass(frozen=True, slots=True)
