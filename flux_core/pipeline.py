@@ -35,9 +35,11 @@ from flux_core.plan import Component, Plan, make_plan
 from flux_core.reporting import Report
 from flux_core.request import GenerationRequest, Precision
 from flux_core.sampling import preview
+from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.schedule import sigmas, start_step
-from flux_core.sampling.solvers import KnownRegion, Velocity, euler, noised
+from flux_core.sampling.solvers import walk
+from flux_core.sampling.steps import Velocity
 from flux_core.weights.lora.library import ChosenLora, choose_loras
 
 MAX_CACHED_TEXTS = 32
@@ -357,7 +359,7 @@ class FluxEngine:
                 report.preview(done, lambda: preview_of(denoised()))
             report.check()
 
-        return euler(backend, velocity, x, levels, first, known, on_step)
+        return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step)
 
     def _decode_all(self, job: Job, walked: list[Any]) -> tuple[EngineImage, ...]:
         report, request = job.report, job.request
