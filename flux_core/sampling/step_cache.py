@@ -61,8 +61,12 @@ class BlockCache:
         num_steps: Of the walk.
         target_tokens: How many tokens of the image stream, from the first on, are the picture; None for
             all. Reference pictures hardly change and would make every step look small.
+        leader: The cache of the step's evaluation with the prompt, made before this one; None decides
+            alone. A step of two evaluations goes along their difference, several times it, so one of
+            them old and the other new does more harm than both being old: this one then follows.
 
     Attributes:
+        is_hit: Whether the last evaluation was taken over.
         hits: Evaluations that were taken over.
         evaluations: All so far.
     """
@@ -74,16 +78,19 @@ class BlockCache:
         solver: Solver,
         num_steps: int,
         target_tokens: int | None = None,
+        leader: BlockCache | None = None,
     ) -> None:
         self._backend = backend
         self._preset = preset
         self._first_free = 2 if solver is Solver.HEUN else 1  # evaluations of the first step
         self._last = evaluations_of(solver, num_steps) - 1
         self._target_tokens = target_tokens
+        self._leader = leader
         self._heard: Hashable = None
         self._effect: Any = None
         self._rest: Any = None
         self._run = 0
+        self.is_hit = False
         self.hits = 0
         self.evaluations = 0
 
@@ -99,7 +106,8 @@ class BlockCache:
         number, self.evaluations = self.evaluations, self.evaluations + 1
         effect = (after - before)[:, : self._target_tokens]
         may_hit = self._first_free <= number < self._last and self._run < self._preset.max_run
-        if may_hit and heard == self._heard and self._is_near(effect):
+        self.is_hit = may_hit and heard == self._heard and self._is_near(effect)
+        if self.is_hit:
             self.hits += 1
             self._run += 1
             return after + self._rest
@@ -109,7 +117,9 @@ class BlockCache:
         return out
 
     def _is_near(self, effect: Any) -> bool:
-        """Whether an effect is that of the last whole evaluation; never if it is not a number."""
+        """Whether an effect is nearly that of the last whole evaluation; never if it is not a number."""
+        if self._leader is not None:
+            return self._leader.is_hit and self._leader.evaluations == self.evaluations
         cast = self._backend.cast  # sums of bfloat16 are not exact enough
         change = abs(cast(effect, Precision.FP32) - cast(self._effect, Precision.FP32)).mean()
         allowed = abs(cast(self._effect, Precision.FP32)).mean() * self._preset.threshold

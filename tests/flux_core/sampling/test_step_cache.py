@@ -160,6 +160,19 @@ def test_two_branches_do_not_disturb_each_other(micro: Micro) -> None:
     assert np.allclose(answers[1], answers[3], atol=1e-5)
 
 
+def test_a_cache_with_a_leader_takes_over_when_that_one_does(micro: Micro) -> None:
+    with micro.backend.session():
+        leader = micro.cache(0.6)
+        follower = BlockCache(micro.backend, Preset(0.0, 3), Solver.EULER, STEPS, leader=leader)
+        decided: list[tuple[bool, bool]] = []
+        for sigma in sigmas(STEPS, 256, has_time_shift=True)[:-1]:
+            for cache in (leader, follower):
+                micro(micro.start, float(sigma), cache)
+            decided.append((leader.is_hit, follower.is_hit))
+    assert {True, False} == {led for led, _ in decided}
+    assert all(led == followed for led, followed in decided)
+
+
 @pytest.mark.parametrize(("target_tokens", "hits"), [(None, 1), (4, 0)])
 def test_reference_pictures_that_stand_still_do_not_hide_that_the_picture_moves(
     target_tokens: int | None, hits: int
@@ -230,7 +243,10 @@ class Painter:
     def paint(self, preset: Preset | None, steps: int = 20) -> tuple[np.ndarray, list[int]]:
         """The picture, and the hits with and without the prompt."""
         backend = self.backend
-        made = [] if preset is None else [BlockCache(backend, preset, Solver.EULER, steps) for _ in range(2)]
+        made: list[BlockCache] = []
+        if preset is not None:
+            made.append(BlockCache(backend, preset, Solver.EULER, steps))
+            made.append(BlockCache(backend, preset, Solver.EULER, steps, leader=made[0]))
         guidance = backend.from_numpy(np.ones(1, np.float32)) if TINY.transformer.has_guidance else None
 
         def velocity(x: Any, sigma: float) -> Any:
@@ -254,6 +270,7 @@ def test_the_bundled_model_paints_nearly_the_same_picture_with_fewer_blocks() ->
     whole, _ = painter.paint(None)
     careful, careful_hits = painter.paint(PRESETS[StepCache.CAREFUL])
     fast, fast_hits = painter.paint(PRESETS[StepCache.FAST])
-    assert 0 < sum(careful_hits) < sum(fast_hits)
-    assert psnr_db(careful, whole) > 30
-    assert psnr_db(fast, whole) > 20
+    assert 0 < careful_hits[0] < fast_hits[0]
+    assert careful_hits[0] == careful_hits[1]
+    assert psnr_db(careful, whole) > 35
+    assert psnr_db(careful, whole) > psnr_db(fast, whole) > 25
