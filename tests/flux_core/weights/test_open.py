@@ -72,6 +72,44 @@ def test_shards_open_by_index_by_folder_and_by_the_name_of_the_whole(
     assert source.metadata["total_size"] == "56"
 
 
+MEMBERS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+@pytest.mark.parametrize("name", [".", "model.safetensors", *MEMBERS])
+@pytest.mark.parametrize("has_index", [True, False])
+def test_one_shard_its_folder_and_the_name_of_the_whole_all_mean_the_set(
+    tmp_path: Path, name: str, has_index: bool
+) -> None:
+    index = write_shards(tmp_path)
+    if not has_index:
+        index.unlink()
+    assert_holds_weights(open_source(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", [".", "model.safetensors", MEMBERS[0]])
+def test_a_set_without_an_index_names_the_shard_that_is_missing(tmp_path: Path, name: str) -> None:
+    write_shards(tmp_path).unlink()
+    (tmp_path / MEMBERS[1]).unlink()
+    with pytest.raises(Corrupt, match=rf"lacks 1 of 2 shards: {MEMBERS[1]}\."):
+        open_source(tmp_path / name)
+
+
+def test_two_sets_in_a_folder_are_a_choice(tmp_path: Path) -> None:
+    write_shards(tmp_path).unlink()
+    write_shards(tmp_path, "other").unlink()
+    with pytest.raises(Corrupt, match=r"several sets of weights: model-\*-of-00002\.safetensors, other-"):
+        open_source(tmp_path)
+    assert_holds_weights(open_source(tmp_path / "other-00002-of-00002.safetensors"))
+
+
+def test_files_that_people_numbered_are_not_a_set(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "1.safetensors")
+    save_file({"x": WEIGHTS["c"]}, tmp_path / "2.safetensors")
+    assert_holds_weights(open_source(tmp_path / "1.safetensors"))
+    with pytest.raises(Corrupt, match=r"several sets of weights: 1\.safetensors, 2\.safetensors\."):
+        open_source(tmp_path)
+
+
 def test_a_folder_with_one_file_opens(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "weights.safetensors")
     (tmp_path / "config.json").write_text("{}")
