@@ -51,6 +51,7 @@ def quantize(
     from flux_core.weights.quantize import quantize as write_quantised
 
     screen = Screen(json)
+    tensors = open_source(source)
     if output.suffix != ".safetensors":
         raise RequestInvalid(
             f"{output.name} does not end in .safetensors.", "Choose such a name for the copy."
@@ -58,7 +59,7 @@ def quantize(
     if output.exists() and not force:
         raise RequestInvalid(f"{output} is there already.", "Choose another name, or add --force.")
     with _progress(screen) as advance:
-        report = write_quantised(open_source(source), FORMS[to.value], output, advance)
+        report = write_quantised(tensors, FORMS[to.value], output, advance)
     _print(screen, output, report, FORMS[to.value].title)
     screen.result(
         {
