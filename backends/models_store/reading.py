@@ -7,21 +7,19 @@ is read: headers only, and an index is a stranger's text like any other.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flux_core.errors import Corrupt, ModelMissing, RequestInvalid
+from flux_core.weights import pickles
 from flux_core.weights.numbered import INDEX_ENDING, index_of, lacking, numbered_sets, set_around
 from flux_core.weights.open import open_container
 from flux_core.weights.tensors import TensorInfo
 
-PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 WEIGHTS = frozenset({".safetensors", ".gguf"})
 _MAX_INDEX_BYTES = 50_000_000
-_PLAIN_NAME = re.compile(r"[\w.\- ]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +77,9 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         RequestInvalid: The name is that of a pickle.
     """
-    if path.suffix.lower() not in PICKLES:
+    if path.suffix.lower() not in pickles.SUFFIXES:
         return
-    name = path.name if _PLAIN_NAME.fullmatch(path.name) else f"FILE{path.suffix}"  # it stands in a command
-    target = Path(name).with_suffix(".safetensors").name
-    load = f"torch.load('{name}', map_location='cpu', weights_only=True)"
-    raise RequestInvalid(
-        f"{path.name} is a pickle, which can run any program when it is opened: Flowbrush never opens one.",
-        f'Convert it once: python -c "import torch, safetensors.torch as s; d = {load}; '
-        f"s.save_file(d.get('state_dict', d), '{target}')\".",
-    )
+    raise RequestInvalid(*pickles.refusal(path))
 
 
 def read_index(index: Path) -> tuple[Path, ...]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.models_store.reading import PICKLES, WEIGHTS, read_index
+from backends.models_store.reading import WEIGHTS, read_index
 from flux_core.errors import FluxError, RequestInvalid
+from flux_core.weights import pickles
 from flux_core.weights.numbered import INDEX_ENDING, lacking, numbered_sets
 
 MAX_FILES = 100_000
@@ -107,9 +108,9 @@ def _weights(here: Path, files: list[str], roots: tuple[Path, ...], seen: set[Pa
     for name in files:
         path = here / name
         ending = path.suffix.lower()
-        if path in shards or ending not in WEIGHTS | PICKLES:
+        if path in shards or ending not in WEIGHTS | pickles.SUFFIXES:
             continue
-        if ending in PICKLES and not _is_big(path):
+        if ending in pickles.SUFFIXES and not _is_big(path):
             continue  # .bin and .pt are also names of small settings
         problem = problem_of(path, roots)
         if problem or _is_new(path, seen):

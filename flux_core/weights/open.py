@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flux_core.errors import Corrupt, ModelMissing
+from flux_core.weights import pickles
 from flux_core.weights.formats.registry import unpacked
 from flux_core.weights.gguf_file import GgufFile
 from flux_core.weights.gguf_header import MAGIC as GGUF_MAGIC
@@ -19,7 +20,6 @@ from flux_core.weights.sharded import ShardedSource, open_index
 from flux_core.weights.tensors import TensorSource
 
 _USUAL_STEMS = ("diffusion_pytorch_model", "model")
-_PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _ZIP_MAGIC = b"PK\x03\x04"
 _GET_AGAIN = "Download it again."
 
@@ -59,7 +59,7 @@ def open_container(path: Path) -> TensorSource:
     if _is_safetensors(start, size):
         return SafetensorsFile(path)
     if _is_pickle(start, path.suffix.lower()):
-        raise _pickle(path)
+        raise Corrupt(*pickles.refusal(path))
     if path.name.endswith(".index.json"):
         return open_index(path)
     if path.suffix.lower() == ".safetensors" and not _is_text(start):
@@ -86,9 +86,9 @@ def _open_folder(folder: Path) -> TensorSource:
     if candidates:
         listed = ", ".join(candidates[:5]) + (" and more" if len(candidates) > 5 else "")
         raise Corrupt(f"{folder} holds several sets of weights: {listed}.", "Choose one of them.")
-    pickles = [name for name in files if Path(name).suffix.lower() in _PICKLE_SUFFIXES]
-    if pickles:
-        raise _pickle(files[pickles[0]])
+    frozen = [name for name in files if Path(name).suffix.lower() in pickles.SUFFIXES]
+    if frozen:
+        raise Corrupt(*pickles.refusal(files[frozen[0]]))
     hint = "Choose the file, or the folder of one part of a model (transformer, vae, text_encoder)."
     raise ModelMissing(f"{folder} holds no weights: no safetensors and no GGUF file.", hint)
 
@@ -107,16 +107,7 @@ def _is_safetensors(start: bytes, size: int) -> bool:
 def _is_pickle(start: bytes, suffix: str) -> bool:
     """torch.save writes an archive or, before 2020, bare pickles; protocol 0 and 1 have no mark."""
     has_protocol = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    return start.startswith(_ZIP_MAGIC) or has_protocol or suffix in _PICKLE_SUFFIXES
-
-
-def _pickle(path: Path) -> Corrupt:
-    return Corrupt(
-        f"{path} is a Python pickle (.ckpt, .pt, .bin): such a file can run programs when it is opened, "
-        "so it is not read.",
-        "Get the safetensors file of the same model, or convert it on a machine that you can spare with "
-        "safetensors' `convert.py` (torch.load with weights_only=True, then safetensors.torch.save_file).",
-    )
+    return start.startswith(_ZIP_MAGIC) or has_protocol or suffix in pickles.SUFFIXES
 
 
 def _is_text(start: bytes) -> bool:

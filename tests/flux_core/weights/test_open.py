@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from flux_core.errors import Corrupt, FluxError, ModelMissing
+from backends.models_store.reading import open_any
+from flux_core.errors import Corrupt, FluxError, ModelMissing, RequestInvalid
 from flux_core.weights.open import open_source
 from flux_core.weights.tensors import TensorSource
 from tests.support import layouts
@@ -232,23 +233,34 @@ def test_a_pickle_is_refused_whatever_it_is_called_and_nothing_of_it_runs(
         torch.save(hostile, path, _use_new_zipfile_serialization=form == "torch archive")
     else:
         path.write_bytes(pickle.dumps(hostile["x"], protocol=int(form[-1])))
-    with pytest.raises(Corrupt, match="can run programs when it is opened") as caught:
+    with pytest.raises(Corrupt, match="can run any program when it is opened") as caught:
         open_source(path)
     assert "safetensors" in caught.value.hint
     assert not proof.exists()
+
+
+def test_the_store_of_models_refuses_a_pickle_in_the_same_words(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(pickle.dumps([1], protocol=2))
+    with pytest.raises(Corrupt) as opened:
+        open_source(path)
+    with pytest.raises(RequestInvalid) as imported:
+        open_any(path)
+    assert str(opened.value) == str(imported.value)
+    assert "s.save_file(d.get('state_dict', d), 'w.safetensors')" in opened.value.hint
 
 
 @pytest.mark.parametrize("protocol", [0, 1])
 def test_a_pickle_without_a_mark_is_refused_by_its_suffix(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(pickle.dumps([1], protocol=protocol))
-    with pytest.raises(Corrupt, match="can run programs"):
+    with pytest.raises(Corrupt, match="can run any program"):
         open_source(path)
 
 
 def test_a_folder_of_pickles_is_refused_with_the_reason(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(Corrupt, match="can run programs"):
+    with pytest.raises(Corrupt, match="can run any program"):
         open_source(tmp_path)
 
 
@@ -283,7 +295,7 @@ def test_what_is_not_weights_is_refused_by_what_it_is(tmp_path: Path, kind: str,
 def test_an_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.safetensors", "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(Corrupt, match="can run programs"):
+    with pytest.raises(Corrupt, match="can run any program"):
         open_source(tmp_path / "w.safetensors")
 
 
