@@ -7,11 +7,13 @@ as blobs named by their sha256. Validation happens here, once, with sentences a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flux_core.allowed import allowed
 from flux_core.errors import RequestInvalid
 from flux_core.looking import MAX_PICTURES, Look
 
@@ -311,6 +313,23 @@ def _spans(use: S) -> S:
     return use
 
 
+_NAMES = {
+    "num_steps": "the number of steps",
+    "width_px": "the width",
+    "height_px": "the height",
+    "num_images": "the number of pictures",
+    "image": "the source picture",
+    "loras.name": "the name of a LoRA",
+    "loras.strength": "the strength of a LoRA",
+}
+_FORMS = {
+    LORA_NAME: "a file name without a folder, of 1 to 200 characters",
+    r"^[A-Za-z0-9][\w.\-]*$": "the id of a model, as `flowbrush models list` shows it",
+    r"^[0-9a-f]{64}$": "the sha256 of a picture",
+}
+"""The forms that regular expressions of a request stand for."""
+
+
 def build_request(**fields: Any) -> GenerationRequest:
     """Makes a request from outside values.
 
@@ -338,12 +357,31 @@ def explain(err: ValidationError) -> tuple[str, str]:
     stays out of the message.
     """
     first = err.errors(include_url=False)[0]
-    name = _cut(".".join(str(part) for part in first["loc"]))
-    reason = str(first["msg"]).removeprefix("Value error, ")
+    where, reason = first["loc"], str(first["msg"]).removeprefix("Value error, ")
+    is_inside = where[:1] == ("request",)  # of what the service is sent
+    where = where[1:] if is_inside else where
+    name = field_name(where)
+    if first["type"] == "json_invalid":
+        return "The request is not JSON.", "Send it again."
     if not name:
         return f"The request does not fit together: {reason}.", "Change it and try again."
+    if first["type"] in ("missing", "extra_forbidden"):
+        fault = "is missing" if first["type"] == "missing" else "is not a part of a request"
+        return f"{_cut(name)} {fault}.", "Change it and try again."
+    is_ours = is_inside or err.title == GenerationRequest.__name__
+    may_be = allowed(GenerationRequest, where, _FORMS) if is_ours else ""
+    if first["type"] == "string_pattern_mismatch":
+        reason = "It has another form"
+    why = f"it must be {may_be}" if may_be else f"{reason[0].lower()}{reason[1:]}"
     value = _cut(repr(first["input"]))
-    return f"{name} cannot be {value}: {reason[0].lower()}{reason[1:]}.", "Change it and try again."
+    return f"{_cut(name)} cannot be {value}: {why}.", "Change it and try again."
+
+
+def field_name(where: Sequence[int | str]) -> str:
+    """A field as the beginning of a sentence: ("loras", 0, "name") is "The name of a LoRA"."""
+    plain = ".".join(part for part in where if isinstance(part, str))
+    name = _NAMES.get(plain, plain.replace("_", " "))
+    return name[:1].upper() + name[1:]
 
 
 def _cut(text: str) -> str:

@@ -75,8 +75,13 @@ def fill(
     patch = replace(patch, pixels=profiles.from_srgb(patch.pixels, picture.icc))
     result = codec.in_mode(inpaint.apply(pixels, patch), picture.mode)
     recipe = metadata.Recipe.of(request)
-    data = metadata.encode(result, codec.format_of(output.name), recipe, icc=picture.icc)
-    write_atomically(output, data)
+    format = codec.format_of(output.name)
+    write_atomically(output, metadata.encode(result, format, recipe, icc=picture.icc))
+    if format != "png":
+        screen.note(
+            f"{output.name} is a lossy {format.upper()}, so pixels outside the mask changed a little, too; "
+            "write a .png to keep them to the byte."
+        )
     report(screen, outcome, output, result.shape[1], result.shape[0])
 
 

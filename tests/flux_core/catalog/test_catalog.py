@@ -165,9 +165,11 @@ def test_gguf_and_diffusers_folders_are_found_too(models: Path) -> None:
     assert catalog.locate(SHARING, (models,))[0].files.transformer == "transformer.gguf"
     (own / "transformer.gguf").unlink()
     shard = "diffusion_pytorch_model-00001-of-00002.safetensors"
-    put(own / "transformer" / shard, own / "transformer" / shard.replace("00001", "00002"))
-    with pytest.raises(ModelMissing, match=r"transformer\.safetensors"):  # no index says what they are
+    put(own / "transformer" / shard)
+    with pytest.raises(ModelMissing, match=f"has no transformer/{shard.replace('00001', '00002')}"):
         catalog.folder_of(SHARING, (models,))
+    put(own / "transformer" / shard.replace("00001", "00002"))
+    assert catalog.locate(SHARING, (models,))[0].files.transformer == "transformer"
     put(own / "transformer" / "diffusion_pytorch_model.safetensors.index.json")
     put(own / "vae" / "diffusion_pytorch_model.safetensors")
     spec, _ = catalog.locate(SHARING, (models,))
