@@ -31,7 +31,10 @@ FILE_NAME = r"^[^./\\:\x00-\x1f\x7f][^/\\:\x00-\x1f\x7f]*$"
 """A file name: no separator, no drive, not hidden, so that it cannot lead anywhere else."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MAYBE_FILE_NAME = rf"^$|{FILE_NAME}"
 FileName = Annotated[str, Field(min_length=1, max_length=200, pattern=FILE_NAME)]
+MaybeFileName = Annotated[str, Field(max_length=200, pattern=MAYBE_FILE_NAME)]
+"""A file name, or "" for what the model has itself."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A part of the whole, in [0, 1]."""
 
@@ -122,7 +125,7 @@ class PictureUse(_Part):
     """
 
     image: Sha256
-    adapter: FileName | Literal[""] = ""
+    adapter: MaybeFileName = ""
     strength: float = Field(default=1.0, ge=0.0, le=2.0)
     start: Share = 0.0
     end: Share = 1.0
@@ -148,7 +151,7 @@ class ControlUse(_Part):
     kind: ControlKind
     image: Sha256
     is_map: bool = True
-    model: FileName | Literal[""] = ""
+    model: MaybeFileName = ""
     strength: float | None = Field(default=None, ge=0.0, le=2.0)
     start: Share = 0.0
     end: Share = 1.0
@@ -236,7 +239,7 @@ class GenerationRequest(_Part):
     regions: tuple[Region, ...] = Field(default=(), max_length=MAX_REGIONS)
     region_base: Share = 0.3
     strength: float = Field(default=1.0, gt=0.0, le=1.0)
-    upscaler: FileName | Literal[""] = ""
+    upscaler: MaybeFileName = ""
     num_images: int = Field(default=1, ge=1, le=16)
     precision: Precision = Precision.AUTO
     decoder: Decoder = Decoder.FULL
@@ -321,9 +324,24 @@ _NAMES = {
     "image": "the source picture",
     "loras.name": "the name of a LoRA",
     "loras.strength": "the strength of a LoRA",
+    "pictures": "a picture to be like",
+    "pictures.adapter": "the adapter of a picture to be like",
+    "pictures.image": "a picture to be like",
+    "pictures.strength": "the strength of a picture to be like",
+    "controls": "a control picture",
+    "controls.kind": "the kind of a control picture",
+    "controls.image": "a control picture",
+    "controls.model": "the model of a control picture",
+    "controls.strength": "the strength of a control picture",
+    "regions.prompt": "the prompt of a region",
+    "regions.mask": "the mask of a region",
+    "regions.strength": "the strength of a region",
+    "t5_tokens": "the length of the prompt in tokens",
+    "look": "what to look for",
 }
 _FORMS = {
-    LORA_NAME: "a file name without a folder, of 1 to 200 characters",
+    FILE_NAME: "a file name without a folder, of 1 to 200 characters",
+    MAYBE_FILE_NAME: "a file name without a folder, of at most 200 characters",
     r"^[A-Za-z0-9][\w.\-]*$": "the id of a model, as `flowbrush models list` shows it",
     r"^[0-9a-f]{64}$": "the sha256 of a picture",
 }
@@ -368,6 +386,11 @@ def explain(err: ValidationError) -> tuple[str, str]:
     if first["type"] in ("missing", "extra_forbidden"):
         fault = "is missing" if first["type"] == "missing" else "is not a part of a request"
         return f"{_cut(name)} {fault}.", "Change it and try again."
+    if first["type"] == "value_error":
+        return f"{_cut(name)}: {reason}.", "Change it and try again."
+    if first["type"] == "union_tag_invalid":
+        kinds = str(first["ctx"]["expected_tags"]).replace("'", "")
+        return f"{_cut(name)} is of no kind that there is: it must be {kinds}.", "Change it and try again."
     is_ours = is_inside or err.title == GenerationRequest.__name__
     may_be = allowed(GenerationRequest, where, _FORMS) if is_ours else ""
     if first["type"] == "string_pattern_mismatch":
