@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flux_core.allowed import allowed
 from flux_core.errors import RequestInvalid
-from flux_core.looking import MAX_PICTURES, Look
+from flux_core.looking import MAX_PICTURES, Look, LookKind
 
 MAX_PROMPT_CHARS = 10_000
 MIN_SIDE_PX = 64
@@ -389,8 +389,7 @@ def explain(err: ValidationError) -> tuple[str, str]:
     if first["type"] == "value_error":
         return f"{_cut(name)}: {reason}.", "Change it and try again."
     if first["type"] == "union_tag_invalid":
-        kinds = str(first["ctx"]["expected_tags"]).replace("'", "")
-        return f"{_cut(name)} is of no kind that there is: it must be {kinds}.", "Change it and try again."
+        return f"{_cut(name)}: there is no such kind.", f"Choose one of: {', '.join(LookKind)}."
     is_ours = is_inside or err.title == GenerationRequest.__name__
     may_be = allowed(GenerationRequest, where, _FORMS) if is_ours else ""
     if first["type"] == "string_pattern_mismatch":
