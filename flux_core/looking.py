@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from flux_core.errors import RequestInvalid
 
@@ -308,19 +308,6 @@ Finding = Annotated[
     TextFound | BoxesFound | MaskFound | DepthFound | ScoreFound | EmbeddingFound,
     Field(discriminator="kind"),
 ]
-
-_FINDINGS: TypeAdapter[tuple[Finding, ...]] = TypeAdapter(tuple[Finding, ...])
-
-
-def findings_as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Findings as they travel in a finished job."""
-    return {"findings": _FINDINGS.dump_python(tuple(findings), mode="json")}
-
-
-def findings_of_json(values: dict[str, Any]) -> tuple[Finding, ...]:
-    """What `findings_as_json` gave, read again; raises pydantic's ValidationError if it is nothing of it."""
-    return _FINDINGS.validate_python(values.get("findings", ()))
-
 
 _SEVERAL = (LookKind.SCORE, LookKind.EMBED)
 

@@ -1,4 +1,4 @@
-"""Helpers that look are kept like other rows: listed, verified by their headers, and never taken for FLUX.1."""
+"""Helpers that look are listed, verified by their headers, and never taken for parts of FLUX.1."""
 
 from __future__ import annotations
 
