@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from flux_core.looking import Finding
 from flux_core.messages import Device, Preview, Progress
 from flux_core.request import GenerationRequest
 
@@ -32,12 +33,14 @@ class EngineResult:
         seconds: By stage.
         peak_memory_bytes: Peak resident memory of the process.
         warnings: Sentences for the person about what was not done as asked.
+        findings: What a look found; the pictures that they name are among `images`.
     """
 
     images: tuple[EngineImage, ...]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     peak_memory_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class Engine(Protocol):

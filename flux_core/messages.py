@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flux_core.errors import FluxError, from_code
+from flux_core.looking import Finding
 from flux_core.request import GenerationRequest, Sha256
 
 PROTOCOL_VERSION = 1
@@ -59,7 +60,10 @@ class ResultImage(_Message):
 
 
 class Finished(_Message):
-    """The job's pictures, seconds per stage, and sentences about what was not done as asked."""
+    """The job's pictures, seconds per stage, and sentences about what was not done as asked.
+
+    findings: What a look found; the pictures that they name are among `images`.
+    """
 
     kind: Literal["finished"] = "finished"
     images: tuple[ResultImage, ...]
@@ -67,6 +71,7 @@ class Finished(_Message):
     peak_memory_bytes: int = 0
     engine: str = ""
     warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class Failed(_Message):

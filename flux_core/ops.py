@@ -98,7 +98,7 @@ class Ops(Protocol):
     ) -> Any:
         """softmax(scale q k^T + bias) v, [B, H, L, D] each -> [B, L, H*D].
 
-        k and v may have another length M, unless it is causal; bias: [1, H, L, M].
+        k and v may have another length M, unless it is causal; bias: [1, H or 1, L, M].
         """
         ...
 

@@ -86,6 +86,7 @@ class Worker:
             peak_memory_bytes=result.peak_memory_bytes,
             engine=engine_name,
             warnings=result.warnings,
+            findings=result.findings,
         )
 
     def _read_orders(self) -> None:

@@ -100,6 +100,7 @@ class Transformer:
         *,
         residuals: Sequence[Residuals] = (),
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
+        bias: Any | None = None,
     ) -> Any:
         """One evaluation.
 
@@ -112,6 +113,7 @@ class Transformer:
             pe: [L_txt + L_img, head_dim/2, 2] float32 rotary table, text first.
             residuals: Of each ControlNet (flux_core.models.controlnet).
             image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
+            bias: [1, 1, L, L], added to every attention's logits, text first; None adds nothing.
 
         Returns:
             [B, L_img, out_channels] velocity.
@@ -122,13 +124,13 @@ class Transformer:
         txt = self.txt_in(txt)  # [B, L_txt, D]
         txt_len = int(txt.shape[1])
         for i, block in enumerate(self.double_blocks):
-            img, txt = block(img, txt, vec, pe, [prompts[i] for prompts in image_prompts])
+            img, txt = block(img, txt, vec, pe, [prompts[i] for prompts in image_prompts], bias)
             for control in residuals:
                 added = control.after_double(i, self.config.depth)
                 img = img if added is None else img + added
         z = ops.concat([txt, img], axis=1)  # [B, L, D]
         for i, block in enumerate(self.single_blocks):
-            z = block(z, vec, pe)
+            z = block(z, vec, pe, bias)
             for control in residuals:
                 added = control.after_single(i, self.config.depth_single)
                 z = z if added is None else ops.concat([z[:, :txt_len], z[:, txt_len:] + added], axis=1)
@@ -173,7 +175,13 @@ class DoubleBlock:
         self.txt_mlp = Mlp(ops, make, f"{name}.txt_mlp", config)
 
     def __call__(
-        self, img: Any, txt: Any, vec: Any, pe: Any, image_prompts: Sequence[ImagePrompt] = ()
+        self,
+        img: Any,
+        txt: Any,
+        vec: Any,
+        pe: Any,
+        image_prompts: Sequence[ImagePrompt] = (),
+        bias: Any | None = None,
     ) -> tuple[Any, Any]:
         """img [B, L_img, D], txt [B, L_txt, D], vec [B, D] -> both streams, updated."""
         ops = self.ops
@@ -191,6 +199,7 @@ class DoubleBlock:
             ops.concat([txt_k, img_k], axis=2),
             ops.concat([txt_v, img_v], axis=2),
             scale=self.img_attn.scale,
+            bias=bias,
         )  # [B, L, D]
 
         img = ops.gated_add(img, img_mod1.gate, self.img_attn.proj(attn[:, txt_len:]))
@@ -221,7 +230,7 @@ class SingleBlock:
         self.linear2 = make.linear(f"{name}.linear2", self.dim + self.mlp_dim, self.dim)
         self.norm = QKNorm(make, f"{name}.norm", self.dim // self.num_heads)
 
-    def __call__(self, z: Any, vec: Any, pe: Any) -> Any:
+    def __call__(self, z: Any, vec: Any, pe: Any, bias: Any | None = None) -> Any:
         """z [B, L, D], vec [B, D] -> z, updated."""
         ops = self.ops
         (mod,) = self.modulation(vec)
@@ -229,7 +238,7 @@ class SingleBlock:
         qkv, mlp = ops.split(self.linear1(h), [3 * self.dim, self.mlp_dim], axis=2)
         q, k, v = split_heads(ops, qkv, self.num_heads)  # each [B, H, L, D/H]
         q, k = ops.qk_norm_rope(q, k, self.norm.query_norm, self.norm.key_norm, pe)
-        attn = ops.attention(q, k, v, scale=self.scale)  # [B, L, D]
+        attn = ops.attention(q, k, v, scale=self.scale, bias=bias)  # [B, L, D]
         return ops.gated_add(z, mod.gate, self.linear2(ops.concat([attn, ops.gelu_tanh(mlp)], axis=2)))
 
 

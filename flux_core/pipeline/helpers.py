@@ -1,0 +1,63 @@
+"""What an engine may have beside FLUX.1: depth estimators, upscalers, models that look at pictures.
+
+They come from other libraries, so a backend brings them; an engine without them says so in one sentence.
+Edges need no model and are found for every engine here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.errors import RequestInvalid
+from flux_core.looking import Finding, Look
+from flux_core.reporting import Report
+from flux_core.request import ControlKind
+
+Bytes = NDArray[np.uint8]
+
+
+class Helpers(Protocol):
+    """What is loaded when asked for, and freed after."""
+
+    def control_map(self, kind: ControlKind, rgba: Bytes, report: Report) -> Bytes:
+        """The control map of a picture, [H, W, 4] -> [H, W, 4].
+
+        Raises:
+            RequestInvalid: Such maps cannot be made here.
+            ModelMissing: What makes them is not on this machine.
+        """
+        ...
+
+    def enlarge(self, rgba: Bytes, name: str, report: Report) -> Bytes:
+        """A larger picture, by the upscaler of this name; as control_map."""
+        ...
+
+    def look(
+        self, look: Look, images: Sequence[Bytes], report: Report
+    ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
+        """What pictures [H, W, 4] show, and the masks and maps that the findings name, [H, W]."""
+        ...
+
+
+class NoHelpers:
+    """Edges only."""
+
+    def control_map(self, kind: ControlKind, rgba: Bytes, report: Report) -> Bytes:
+        raise RequestInvalid(
+            f"This engine cannot make a {kind.value} map of a picture.",
+            "Give it the map itself, or choose the engine torch.",
+        )
+
+    def enlarge(self, rgba: Bytes, name: str, report: Report) -> Bytes:
+        raise RequestInvalid(
+            "This engine has no upscaler models.", "Leave the upscaler out, or choose the engine torch."
+        )
+
+    def look(
+        self, look: Look, images: Sequence[Bytes], report: Report
+    ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
+        raise RequestInvalid("This engine cannot look at pictures.", "Choose the engine torch.")
