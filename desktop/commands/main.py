@@ -17,12 +17,16 @@ import typer
 from desktop.commands import (
     bench,
     demo,
+    depth,
+    describe,
     doctor,
     fill,
     generate,
     jobs,
     models,
     project,
+    score,
+    segment,
     serve,
     window,
 )
@@ -42,6 +46,10 @@ app.command("open")(window.open_window)
 app.command("generate")(generate.generate)
 app.command("transform")(generate.transform)
 app.command("fill")(fill.fill)
+app.command("describe")(describe.describe)
+app.command("segment")(segment.segment)
+app.command("depth")(depth.depth)
+app.command("score")(score.score)
 app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")

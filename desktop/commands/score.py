@@ -105,6 +105,7 @@ def _score_suite(
     from desktop.commands.run_job import connect
     from flux_core import catalog, scoring
 
+    _check_helper(helper)
     if keep is not None and not keep.is_dir():
         raise RequestInvalid(f"There is no folder {keep}.", "Make it first, or leave --keep out.")
     spec = catalog.find(model)
@@ -116,6 +117,17 @@ def _score_suite(
     heads = [f"{column.text_length} TOKENS" for column in report.columns]
     screen.table(("COSINE", *heads), report.rows())
     screen.result(report.as_json())
+
+
+def _check_helper(helper: str) -> None:
+    """Raises what the service would say of the helper, before a suite is painted for nothing."""
+    from desktop.commands.model_files import models_dirs
+    from flux_core.catalog import helpers
+    from flux_core.looking import Score
+
+    folders = models_dirs()
+    look = look_job.built(Score, prompt="anything", model=helper)
+    helpers.choose(look, lambda model: helpers.folder_of_helper(model, folders))
 
 
 class _Bench:
