@@ -191,8 +191,11 @@ def phi4(folder: Path, seed: int = 0, has_adapter: bool = True) -> Any:
     return peer.eval()
 
 
-def sam2(folder: Path, seed: int = 0, model_type: str = "sam2") -> Any:
-    """A Segment Anything 2 of 128 px; with "sam2_video", config.json says what the published one says."""
+def sam2(folder: Path, seed: int = 0, model_type: str = "sam2", is_one_mask_fixed: bool = False) -> Any:
+    """A Segment Anything 2 of 128 px; with "sam2_video", config.json says what the published one says.
+
+    Asked for one mask, it gives the best of three if that one is unstable, unless `is_one_mask_fixed`.
+    """
     grid = SAM_SIDE_PX // 4
     backbone = {
         "hidden_size": 8,
@@ -217,6 +220,7 @@ def sam2(folder: Path, seed: int = 0, model_type: str = "sam2") -> Any:
             "mlp_dim": 64,
             "num_attention_heads": 2,
             "iou_head_hidden_dim": 32,
+            "dynamic_multimask_via_stability": not is_one_mask_fixed,
         },
     )
     model = randomised(tf.Sam2Model(config), gain=1.0, seed=seed)
