@@ -17,6 +17,8 @@ import typer
 from desktop.commands import (
     bench,
     demo,
+    depth,
+    describe,
     doctor,
     fill,
     generate,
@@ -24,6 +26,8 @@ from desktop.commands import (
     models,
     options,
     project,
+    score,
+    segment,
     serve,
     window,
 )
@@ -43,6 +47,10 @@ app.command("open")(window.open_window)
 app.command("generate")(generate.generate)
 app.command("transform")(generate.transform)
 app.command("fill")(fill.fill)
+app.command("describe")(describe.describe)
+app.command("segment")(segment.segment)
+app.command("depth")(depth.depth)
+app.command("score")(score.score)
 app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")
