@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+_LATENT_PX = 8  # pixels per latent
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -118,6 +120,17 @@ def plan_tiling(
     if margin < 0 or (margin > 0 and 2 * margin >= overlap):
         raise ValueError(f"a margin of {margin} leaves nothing of an overlap of {overlap} to fade in")
     return _tiling(height, width, rows, columns, margin)
+
+
+def autoencoder_window(working_side_px: int) -> tuple[int, int]:
+    """Window and overlap, in latents, for the autoencoder of a model of this working side (in pixels).
+
+    A window is the size that the autoencoder was trained at, a quarter overlaps. Its convolutions reach 17
+    latents and its attention and group norms everywhere, so no overlap makes a window equal to the whole
+    picture; what the fade must hide is a slow difference of tones, and a quarter does.
+    """
+    window = max(working_side_px // _LATENT_PX // 8 * 8, 8)
+    return window, window // 4
 
 
 def scaled_tiling(tiling: Tiling, scale: Fraction | int, margin: int = 0) -> Tiling:
