@@ -8,6 +8,7 @@ Source: chaiNNer-org/spandrel (MIT).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,11 @@ def load_upscaler(path: Path, device: str = "cpu") -> Upscaler:
         raise Corrupt(f"{path} is no safetensors file.", "Get the upscaler model as safetensors.")
     spandrel = _spandrel()
     state = {name: tensor_of(source.read(name)).clone() for name in source.names()}
+    found: Any = None
     try:
         found = spandrel.ModelLoader(device=device).load_from_state_dict(state)
     except spandrel.UnsupportedModelError:
-        found = None
+        pass
     except (RuntimeError, ValueError, KeyError, IndexError, AssertionError) as err:
         raise Corrupt(f"{path} is damaged: its tensors do not fit together.", "Get it again.") from err
     if not isinstance(found, spandrel.ImageModelDescriptor) or not _enlarges_rgb(found):
@@ -115,7 +117,7 @@ def _enlarges_rgb(found: Any) -> bool:
 def _spandrel() -> Any:
     """The library, or one sentence that says why it cannot be used."""
     try:
-        import spandrel
+        return importlib.import_module("spandrel")
     except ImportError as err:
         raise ModelMissing(
             "Upscaler models need the library spandrel, which is not there.", _INSTALL
@@ -125,4 +127,3 @@ def _spandrel() -> Any:
             "Upscaler models need a torchvision of the same build as torch, and this one is of another.",
             f"Install torchvision from where torch {torch.__version__} came from.",
         ) from err
-    return spandrel

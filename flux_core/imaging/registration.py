@@ -34,6 +34,9 @@ _MIN_TEXTURE = 2.0  # standard deviation, of 255, of a block that can say anythi
 _MIN_BLOCKS = 8
 _FAR_SHIFTS = ((37, 0), (0, 41), (29, 31))
 _MAX_DOUBT_PX = 0.3  # standard error of the position anywhere in the picture
+_MAX_CONDITION = 1e6  # of the normal equations; stripes leave one direction open
+_CORRELATED_PX = 16.0  # neighbouring pixels share their errors
+_STEP_PX = 1e-3  # a smaller step is the last
 _STILL_PX = 0.1  # a smaller motion is not worth resampling every pixel for
 
 Pixels = NDArray[np.uint8]
@@ -162,38 +165,41 @@ def _refined(source: Plane, result: Plane, motion: NDArray[np.float64]) -> tuple
     Returns:
         (motion, doubt): doubt is the standard error, in pixels, of the least certain corner.
     """
-    cv2 = opencv()
     height, width = source.shape
-    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2)[None, :]
-    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
-    inverse = np.full((3, 3), np.inf)
-    spread = math.inf
+    doubt = math.inf
     for _ in range(_ROUNDS):
-        moved: Plane = _warped(result, motion[0], motion[1], motion[2], cv2.INTER_CUBIC)
-        difference = (source - moved).astype(np.float32)
-        # Slopes of the mean picture: second order, and blind to noise in one of them.
-        mean = 0.5 * (source + moved)
-        gx, gy = (
-            cv2.Sobel(mean, cv2.CV_32F, 1, 0, scale=0.125),
-            cv2.Sobel(mean, cv2.CV_32F, 0, 1, scale=0.125),
-        )
-        spread = max(1.4826 * float(np.median(np.abs(difference))), 0.02)
-        weights = _weights(difference, spread)
-        slopes: tuple[Plane, ...] = (gx, gy, gx * x + gy * y)
-        weighted: list[Plane] = [s * weights for s in slopes]
-        normal = np.array([[float(np.vdot(a, b)) for b in slopes] for a in weighted])
-        towards = np.array([float(np.vdot(a, difference)) for a in weighted])
-        if np.linalg.cond(normal / np.outer(*[np.sqrt(np.diag(normal) + 1e-12)] * 2)) > 1e6:
+        moved: Plane = _warped(result, motion[0], motion[1], motion[2], opencv().INTER_CUBIC)
+        normal, towards, spread = _equations(source, moved)
+        size = np.sqrt(np.diag(normal) + 1e-12)
+        if np.linalg.cond(normal / np.outer(size, size)) > _MAX_CONDITION:
             return motion, math.inf
         inverse = np.linalg.inv(normal)
         step = inverse @ towards
         motion = motion + step
-        if abs(step[0]) + abs(step[1]) + abs(step[2]) * max(height, width) / 2 < 1e-3:
+        corner = np.array([[1.0, 0.0, width / 2], [0.0, 1.0, height / 2]])
+        variance = np.einsum("ij,jk,ik->i", corner, inverse, corner) * spread**2 * _CORRELATED_PX
+        doubt = float(np.sqrt(np.maximum(variance, 0.0).max()))
+        if abs(step[0]) + abs(step[1]) + abs(step[2]) * max(height, width) / 2 < _STEP_PX:
             break
-    corner = np.array([[1.0, 0.0, width / 2], [0.0, 1.0, height / 2]])
-    # Neighbouring pixels are not independent: about 16 share one error.
-    variance = np.einsum("ij,jk,ik->i", corner, inverse, corner) * spread**2 * 16.0
-    return motion, float(np.sqrt(np.maximum(variance, 0.0).max()))
+    return motion, doubt
+
+
+def _equations(source: Plane, moved: Plane) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Weighted normal equations of one step: matrix [3, 3], right side [3], and the spread of the errors."""
+    cv2 = opencv()
+    height, width = source.shape
+    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2)[None, :]
+    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
+    difference: Plane = source - moved
+    mean: Plane = 0.5 * (source + moved)  # its slopes are right to second order
+    gx: Plane = cv2.Sobel(mean, cv2.CV_32F, 1, 0, scale=0.125)
+    gy: Plane = cv2.Sobel(mean, cv2.CV_32F, 0, 1, scale=0.125)
+    spread = max(1.4826 * float(np.median(np.abs(difference))), 0.02)
+    slopes = np.stack([gx, gy, gx * x + gy * y]).reshape(3, -1)  # [3, H * W]
+    weighted = slopes * _weights(difference, spread).reshape(1, -1)
+    normal = (weighted @ slopes.T).astype(np.float64)
+    towards = (weighted @ difference.reshape(-1)).astype(np.float64)
+    return normal, towards, spread
 
 
 def _weights(difference: Plane, spread: float) -> Plane:
