@@ -25,7 +25,7 @@ FEATHER_PX = 6
 _CELL_PX = 8  # match_colours wants whole cells
 
 _SMOOTH_PX = 1.5  # sigma of the differences, so that single pixels of noise do not count
-_TEXTURE_SHARE = 0.35  # of the local contrast is what an autoencoder gets wrong
+_TEXTURE_SHARE = 0.7  # of the local contrast is what an autoencoder gets wrong
 _NOISE_RANGE = (1.5, 6.0)  # levels of Lab; more is a change, not noise
 _QUIET_QUANTILE = 0.4  # of the differences: noise as long as so much of the picture is unchanged
 _SEED_NOISES = 7.0  # a change begins where the difference is so many times the noise
@@ -55,7 +55,11 @@ class SettledEdit:
 
 
 def settle_edit(
-    source: Pixels, edited: Pixels, grow_px: int = GROW_PX, feather_px: int = FEATHER_PX
+    source: Pixels,
+    edited: Pixels,
+    grow_px: int = GROW_PX,
+    feather_px: int = FEATHER_PX,
+    round_trip: Pixels | None = None,
 ) -> SettledEdit:
     """Registers an edited picture, finds what it changed, matches its colours, and keeps the rest.
 
@@ -64,19 +68,24 @@ def settle_edit(
         edited: [H, W, 3], the model's answer at the source's size.
         grow_px: As in `change_mask`.
         feather_px: As in `change_mask`.
+        round_trip: As in `change_mask`.
 
     Raises:
         RequestInvalid: The sizes differ.
     """
     registration = register(source, edited)
     moved = lay_back(edited, registration)
-    mask = change_mask(source, moved, grow_px, feather_px)
+    mask = change_mask(source, moved, grow_px, feather_px, round_trip)
     matched = match_to_kept(source, moved, mask)
     return SettledEdit(keep_unchanged(source, matched, mask), mask, registration)
 
 
 def change_mask(
-    source: Pixels, edited: Pixels, grow_px: int = GROW_PX, feather_px: int = FEATHER_PX
+    source: Pixels,
+    edited: Pixels,
+    grow_px: int = GROW_PX,
+    feather_px: int = FEATHER_PX,
+    round_trip: Pixels | None = None,
 ) -> Pixels:
     """The mask [H, W] of what an edit changed; all 0 when it changed nothing that can be seen.
 
@@ -85,12 +94,16 @@ def change_mask(
         edited: [H, W, 3], already laid onto the source (see `registration`).
         grow_px: How far the mask reaches beyond what differs.
         feather_px: Width of the fade, inwards from that limit; up to `grow_px` all of the change shows.
+        round_trip: [H, W, 3], the source after the model's encoder and decoder. With it the autoencoder's own
+            errors are no changes; a weak autoencoder makes false ones on a third of a hard-edged picture.
 
     Raises:
         RequestInvalid: The sizes differ.
     """
     _check_sizes(source, edited)
-    difference = _difference(source, edited)
+    before = source if round_trip is None else round_trip
+    _check_sizes(source, before)
+    difference = _difference(before, edited)
     noise = _noise(source, difference)
     limit = np.maximum(_SPREAD_NOISES * noise, _MIN_DIFFERENCE / 2)
     seed = np.maximum(_SEED_NOISES * noise, _MIN_DIFFERENCE)
