@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backends.torch_cuda.training import autoencoder, checkpoint, distil, evaluate, flow, judge, text, warm
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.data import feed
+from backends.torch_cuda.training.data import feed, word_ids
 from backends.torch_cuda.training.data.captions import held_out_captions
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.network import use_channels_last
@@ -63,7 +63,7 @@ class Run:
         self._end = time.monotonic() + deadline_s
         workers = 13 if self.device.type == "cuda" else 1
         self.source = SceneSource(pack, self.device, num_workers=workers, seed=1000 + int(time.time()) % 1000)
-        self.words = feed.Words()
+        self.words = word_ids.committed()
         self.spec = spec
         self._judge: judge.Judge | None = None
         self._ae: autoencoder.AutoencoderNets | None = None
