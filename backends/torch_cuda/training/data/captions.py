@@ -115,6 +115,11 @@ def held_out_captions(sampler: Sampler, count: int, seed: int = HELD_OUT_SEED) -
     return [(scene, caption(scene, rng, is_complete=True)) for scene in held_out(sampler, count, seed)]
 
 
+def named(thing: int) -> str:
+    """An object's plain name with its article: "an apple", "scissors"."""
+    return _with_article(THINGS[thing].name, thing)
+
+
 def words() -> list[str]:
     """Every word that captions can hold, without punctuation, in order of first use."""
     texts = [
@@ -160,7 +165,9 @@ def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -
         plural = _noun(items[0], scene, rng, is_complete, is_plural=True)
         return f"{rng.choice(_NUMBERS[len(items)])} {plural}{rng.choice(_ROW)}"
     if len(items) == 2:
-        return rng.choice(_PAIRS).format(*(_named(_noun(i, scene, rng, is_complete), i) for i in items))
+        return rng.choice(_PAIRS).format(
+            *(_with_article(_noun(i, scene, rng, is_complete), i.thing) for i in items)
+        )
     noun = _noun(items[0], scene, rng, is_complete)
     size = items[0].size
     if size > 0.72 and rng.random() < 0.4:
@@ -170,7 +177,7 @@ def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -
     elif rng.random() < 0.05 and not is_complete:
         noun = f"{rng.choice(_ADJECTIVES)} {noun}"
     if with_article:
-        noun = _named(noun, items[0])
+        noun = _with_article(noun, items[0].thing)
     if scene.place == 0 and rng.random() < 0.85:
         return noun
     if scene.place and not is_complete and rng.random() < 0.08:
@@ -196,8 +203,8 @@ def _colour(index: int, rng: Random) -> str:
     return OTHER_WORDS[name] if name in ("purple", "cyan") and rng.random() < 0.15 else name
 
 
-def _named(noun: str, item: Item) -> str:
-    return noun if THINGS[item.thing].is_bare else _article(noun)
+def _with_article(noun: str, thing: int) -> str:
+    return noun if THINGS[thing].is_bare else _article(noun)
 
 
 def _article(noun: str) -> str:
