@@ -273,7 +273,7 @@ class Run:
             evaluate.save_sheet(images[:64], self.out / f"{setting.name}.jpg")
             facts = {"is_guidance_distilled": is_distilled, "figures": figures}
             (self.out / "figures.json").write_text(json.dumps(facts, indent=1))
-            if setting is evaluate.SETTINGS[0]:
+            if setting is evaluate.SETTINGS[0] and self.left_s > evaluate.SECONDS_A_SETTING:
                 self._sheets(pictures, newest, is_guided_twice=is_base)
 
     def _sheets(self, pictures: evaluate.Pictures, nets: flow.FlowNets, is_guided_twice: bool) -> None:
