@@ -1,7 +1,8 @@
 """Puts the files that training exported in their place: one safetensors a component, in the true layout.
 
 `run --stages export` writes shards small enough for transports that limit a file's size; this joins
-them and writes the table for previews. A model that was trained on the autoencoder it has keeps it.
+them and writes the table for previews. A model that was trained on the autoencoder it has keeps it, unless a
+mended one is among the files.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def assemble(exported: Path, folder: Path) -> dict[str, Any]:
     """
     facts = json.loads((exported / "model.json").read_text())
     for name, place in PLACES.items():
-        if name == "ae" and facts["is_adopted"]:
-            continue
         tensors = {}
         for shard in sorted(exported.glob(f"{name}.[0-9]*.safetensors")):
             tensors |= load_file(shard)
+        if not tensors and name == "ae" and facts["is_adopted"]:
+            continue
         if not tensors:
             raise SystemExit(f"There are no {name}.N.safetensors in {exported}. Run the export stage first.")
         target = folder / place

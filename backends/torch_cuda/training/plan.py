@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.torch_cuda.training import autoencoder, distil, flow
+from backends.torch_cuda.training import autoencoder, distil, flow, mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Plan:
     judge_s: float = 40.0
     autoencoder_s: float = 280.0
     text_s: float = 30.0
+    mend_s: float = 60.0
     flow_s: float = 1150.0  # or what the deadline leaves
     distil_s: float = 110.0
     after_flow_s: float = 200.0  # kept before the deadline for distil, its start, and all that follows
@@ -35,6 +36,7 @@ class Plan:
     autoencoder: autoencoder.AutoencoderTraining = field(default_factory=autoencoder.AutoencoderTraining)
     flow: flow.FlowTraining = field(default_factory=flow.FlowTraining)
     distil: distil.Distillation = field(default_factory=distil.Distillation)
+    mend: mend.Mending = field(default_factory=mend.Mending)
 
     @staticmethod
     def read(path: Path | None) -> Plan:
@@ -46,6 +48,7 @@ class Plan:
             "autoencoder": autoencoder.AutoencoderTraining,
             "flow": flow.FlowTraining,
             "distil": distil.Distillation,
+            "mend": mend.Mending,
         }
         for name, kind in kinds.items():
             if name in values:

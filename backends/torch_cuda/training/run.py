@@ -20,8 +20,8 @@ from backends.torch_cuda.training.stages import Run
 
 _LOG = logging.getLogger("training")
 STAGES = (
-    *("warm", "warm_autoencoder", "judge", "autoencoder", "adopt", "text"),
-    *("flow", "distil", "export", "evaluate"),
+    *("warm", "warm_autoencoder", "mend", "judge", "autoencoder", "adopt"),
+    *("text", "flow", "distil", "export", "evaluate"),
 )
 FROM_NOTHING = "judge,autoencoder,text,flow,distil,export,evaluate"
 

@@ -26,6 +26,7 @@ from backends.torch_cuda.training import (
     export,
     flow,
     judge,
+    mend,
     text,
     warm,
 )
@@ -154,8 +155,7 @@ class Run:
     def adopt(self) -> None:
         """Takes the autoencoder that ships instead of training one: its latents keep their meaning."""
         config = self.spec.autoencoder
-        nets = autoencoder.build(config, self.device, is_compiled=False)
-        nets.load(load_file(self.bundled / self.spec.files.autoencoder, device=str(self.device)))
+        nets = self._bundled_autoencoder()
         facts = {
             "shift": config.shift,
             "scale": config.scale,
@@ -169,6 +169,14 @@ class Run:
             nets, autoencoder.encode(nets, images, self.source.amp, 32), self.source.amp, 32
         )
         _LOG.info("adopted autoencoder: %.2f dB on held-out scenes", autoencoder.psnr(again, images))
+
+    def mend(self) -> None:
+        """Mends the border that the decoder that ships draws; leaves it in `out`/mended."""
+        stage = Stage("mend", self.plan.mend_s, deadline=self._end, log_every=100)
+        file = self.out / "mended" / "ae.0.safetensors"
+        mend.mend(
+            self._bundled_autoencoder(), self.source, self.held_out().images, self.plan.mend, stage, file
+        )
 
     def text(self) -> None:
         """Head start for the text encoders; leaves a complete fresh set of flow nets."""
@@ -338,6 +346,11 @@ class Run:
         crops = torch.stack([self.source._photo_crop(256) for _ in range(max(1, self.plan.held_out // 8))])
         z = autoencoder.encode(self.ae(), crops, self.source.amp, chunk=32)
         return autoencoder.psnr(autoencoder.decode(self.ae(), z, self.source.amp, chunk=32), crops)
+
+    def _bundled_autoencoder(self) -> autoencoder.AutoencoderNets:
+        nets = autoencoder.build(self.spec.autoencoder, self.device, is_compiled=False)
+        nets.load(load_file(self.bundled / self.spec.files.autoencoder, device=str(self.device)))
+        return nets
 
     def _facts(self) -> dict[str, Any]:
         return json.loads((self.work / "ae.json").read_text())

@@ -30,9 +30,9 @@ SMALL = dataclasses.replace(
 NUMBERS = distil.Distillation(
     lr=3e-3,
     warmup_steps=5,
-    sizes_px=((32, 32), (32, 48)),
-    small_count=16,
-    large_count=16,
+    sizes_px=((32, 32), (16, 32)),
+    small_count=8,
+    large_count=8,
     walk_steps=(2, 5),
     texts=8,
     texts_chunk=4,
@@ -74,7 +74,7 @@ def test_a_target_is_the_guided_sum_of_two_answers(teacher, tables):
     lesson = source.next()
     ones, pe = torch.ones_like(lesson.sigma), tables.rotary(source.size)
     with torch.no_grad():
-        no_txt, no_vec = tables.text(teacher, captions("").expand(16))
+        no_txt, no_vec = tables.text(teacher, captions("").expand(8))
         told = teacher.transformer.model(lesson.x, lesson.txt, lesson.vec, lesson.sigma, ones, pe)
         untold = teacher.transformer.model(lesson.x, no_txt, no_vec, lesson.sigma, ones, pe)
     guidance = lesson.guidance[:, None, None]
@@ -99,7 +99,7 @@ def test_walks_go_down_to_the_picture_and_begin_again_from_noise(teacher, tables
         torch.testing.assert_close(after.txt[kept], before.txt[kept])
         torch.testing.assert_close(after.guidance[kept], before.guidance[kept])
         before = after
-    assert again >= 16
+    assert again >= 8
 
 
 def test_guidance_is_the_usual_one_for_its_share_and_in_range_for_the_rest(teacher, tables):
@@ -132,13 +132,13 @@ def test_the_student_learns_what_guidance_does(teacher, tables):
     torch.manual_seed(4)
     lessons = [source(step).next() for step in range(2)]
     before = [_answers(student, tables, lesson, source(i).size) for i, lesson in enumerate(lessons)]
-    stage = Stage("distil", 60.0, num_steps=150)
+    stage = Stage("distil", 60.0, num_steps=90)
     distil.train(student, tables, source, NUMBERS, stage, contextlib.nullcontext, state)
     for index, lesson in enumerate(lessons):
         after = _answers(student, tables, lesson, source(index).size)
-        assert _error(after, lesson) < 0.5 * _error(before[index], lesson)
+        assert _error(after, lesson) < 0.65 * _error(before[index], lesson)
     guided = [
-        _answers(student, tables, lessons[0]._replace(guidance=torch.full((16,), value)), source(0).size)
+        _answers(student, tables, lessons[0]._replace(guidance=torch.full((8,), value)), source(0).size)
         for value in (1.0, 5.0)
     ]
     assert (guided[1] - guided[0]).abs().mean() > 0.2 * (lessons[0].target - before[0]).abs().mean()

@@ -7,9 +7,10 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.training import assemble, checkpoint, evaluate, warm
+from backends.torch_cuda.training import assemble, checkpoint, evaluate, mend, warm
 from backends.torch_cuda.training.autoencoder import AutoencoderTraining
 from backends.torch_cuda.training.distil import Distillation
 from backends.torch_cuda.training.plan import Plan
@@ -48,6 +49,8 @@ PLAN = Plan(
     pool_wide=2,
     pool_chunk=2,
     held_out=2,
+    mend_s=0.1,
+    mend=mend.Mending(batch_size=2),
     autoencoder=AutoencoderTraining(batch_size=4, crop_px=64),
     distil=Distillation(
         small_count=3,
@@ -137,20 +140,44 @@ def test_a_run_on_the_autoencoder_that_ships_leaves_it_as_it_is(trained, tmp_pat
     assert (model / SMALL.files.autoencoder).read_bytes() == before
 
 
+def test_mending_leaves_the_encoder_as_it_is_and_a_whole_file(trained, tmp_path):
+    model = tmp_path / "model"
+    assemble.assemble(trained / "out" / "export", model)
+    run = Run(PLAN, trained / "pack.npz", tmp_path / "work", tmp_path, 600, SMALL, bundled=model)
+    try:
+        run.mend()
+    finally:
+        run.source.close()
+    before = load_file(model / SMALL.files.autoencoder)
+    after = load_file(tmp_path / "mended" / "ae.0.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+
+
+def test_the_border_weighs_more_and_the_corners_most():
+    weights = mend.border(64, mend.Mending(border_px=8, border_weight=2.0, corner_weight=6.0), "cpu")[..., 0]
+    assert weights[20:40, 20:40].max() == 0
+    assert weights[7, 30] == weights[30, 56] == 2.0
+    assert weights[7, 7] == weights[63, 0] == 6.0
+    assert weights[8, 30] == 0
+
+
 def test_stages_end_so_early_that_what_follows_them_has_its_time(trained, tmp_path):
-    plan = dataclasses.replace(PLAN, flow_s=1000.0, distil_s=1000.0, after_flow_s=58.0, after_distil_s=59.0)
+    plan = dataclasses.replace(
+        PLAN, flow_s=1e3, distil_s=1e3, after_flow_s=57.0, after_distil_s=57.0, start_s=0.1
+    )
     work = tmp_path / "work"
     shutil.copytree(trained / "work", work)
     for name in ("flow.safetensors", "flow.json", "distilled.safetensors"):
         (work / name).unlink()
-    plan = dataclasses.replace(plan, start_s=0.1)
-    run = Run(plan, trained / "pack.npz", work, tmp_path / "out", deadline_s=60, spec=SMALL)
+    run = Run(plan, trained / "pack.npz", work, tmp_path / "out", deadline_s=600, spec=SMALL)
     try:
-        run.flow()
-        assert 56 < run.left_s < 60
-        run._end = time.monotonic() + 59.5
-        run.distil()
-        assert 57 < run.left_s < 59.5
+        for stage in (run.flow, run.distil):
+            run._end = time.monotonic() + 60
+            stage()
+            assert 40 < run.left_s < 58  # neither the stage's own length nor up to the deadline
     finally:
         run.source.close()
     assert (work / "distilled.safetensors").exists()
