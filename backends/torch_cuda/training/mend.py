@@ -1,7 +1,8 @@
 """Mends the decoder's border without moving its latents or the rest of its pictures.
 
 The decoder that ships leaves a speck in the top left corner, even of a constant latent. The encoder stays
-as it is; near the border the decoder learns from the true pictures, elsewhere from what it gave before.
+as it is; near the border the decoder learns from the true pictures, elsewhere from what it gave before. At
+half the size, where it is 9 dB worse, it learns from the true pictures everywhere.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ def train(nets: autoencoder.AutoencoderNets, source: SceneSource, numbers: Mendi
     average = Average(parameters.values())
     for step in stage.steps():
         set_rate(optimiser, numbers.lr * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - stage.fraction))
-        side_px = numbers.side_px if step % 2 else numbers.side_px // 2  # 256 and 128 px
+        is_whole = step % 2 == 1  # 256 px, else 128
+        side_px = numbers.side_px if is_whole else numbers.side_px // 2
         x = resized(source.crops(numbers.batch_size, numbers.side_px, numbers.photo_share), side_px)
         with torch.no_grad(), source.amp():
             z = nets.encoder.model.moments(x * 2 - 1).float().chunk(2, dim=-1)[0]
-            old = before.raw(z).float()
+            old = before.raw(z).float() if is_whole else x * 2 - 1
         with source.amp():
             y = nets.decoder.model.raw(z)
         weights = border(side_px, numbers, x.device)

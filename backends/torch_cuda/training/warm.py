@@ -8,6 +8,7 @@ captured graphs run on this machine, and how fast.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 
 import torch
@@ -60,6 +61,10 @@ def compile_flow(
         source.amp, state, plan.is_graphed,
     )  # fmt: skip
     _LOG.info("warm: the flow stage is compiled")
+    del state
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the captured steps of flow hold memory that the stages beside may need
     state = flow.RunState(student.transformer.parameters, plan.distil.lr)
     rounds = distil.Rounds(
         teacher, tables, empty, lambda count: captions_of(source.arrays(count)), plan.distil, source.amp
