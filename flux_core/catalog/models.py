@@ -31,7 +31,6 @@ TINY = ModelSpec(
     guidance=3.5,
     t5_tokens=32,
     clip_tokens=32,
-    is_guidance_distilled=False,
     has_time_shift=False,
     working_side_px=256,
     max_side_px=256,
