@@ -11,6 +11,7 @@ from backends.mlx_metal.engine import MlxEngine
 from backends.torch_cuda.engine import TorchEngine
 from flux_core import catalog
 from flux_core.pipeline import FluxEngine
+from tests.support import family_random
 from tests.support.tiny_random import MICRO, write_models_dir
 
 MakeEngine = Callable[[Path], FluxEngine]
@@ -22,8 +23,9 @@ MAKERS: dict[str, MakeEngine] = {
 
 @pytest.fixture(autouse=True)
 def micro_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The catalog knows the micro model while a test of this folder runs."""
+    """The catalog knows the micro model and its family while a test of this folder runs."""
     monkeypatch.setitem(catalog.MODELS, MICRO.model, MICRO)
+    family_random.install(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,14 @@ def engine(request: pytest.FixtureRequest, models_dir: Path) -> FluxEngine:
 @pytest.fixture(params=list(MAKERS), scope="session")
 def make_engine(request: pytest.FixtureRequest) -> MakeEngine:
     return MAKERS[request.param]
+
+
+@pytest.fixture(scope="session")
+def family_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return family_random.write_family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(params=list(MAKERS), scope="session")
+def family_engine(request: pytest.FixtureRequest, family_dir: Path) -> FluxEngine:
+    """A warm engine on the whole family."""
+    return MAKERS[request.param](family_dir)
