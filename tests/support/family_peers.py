@@ -6,6 +6,7 @@ the states that ours computed, because other tests compare encoders.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,7 @@ class Peers:
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        self._transformers: dict[str, Any] = {}
 
     @cached_property
     def autoencoder(self) -> Any:
@@ -88,8 +90,12 @@ class Peers:
         return filled(peer_autoencoder(family.DEV), theirs)
 
     def transformer(self, spec: ModelSpec, weights: Weights | None = None) -> Any:
-        ours = weights or load_file(self.base / spec.model / spec.files.transformer)
-        return filled(peer_transformer(spec), transformer_as_diffusers(dict(ours), spec))
+        if weights is not None:
+            return filled(peer_transformer(spec), transformer_as_diffusers(dict(weights), spec))
+        if spec.model not in self._transformers:
+            ours = load_file(self.base / spec.model / spec.files.transformer)
+            self._transformers[spec.model] = self.transformer(spec, ours)
+        return self._transformers[spec.model]
 
     def controlnet(self, config: ControlNetConfig) -> Any:
         from diffusers import FluxControlNetModel
@@ -128,7 +134,8 @@ class Peers:
         return pipe
 
     def ip_adapter(self, pipe: Any, scale: float) -> None:
-        """Hangs the IP-Adapter on a pipeline."""
+        """Hangs the IP-Adapter on a pipeline, which gets a transformer of its own for it."""
+        pipe.transformer = copy.deepcopy(pipe.transformer)
         file = load_file(self.base / "micro-ip-adapter" / "part.safetensors")
         projector: dict[str, torch.Tensor] = {}
         attention: dict[str, torch.Tensor] = {}
