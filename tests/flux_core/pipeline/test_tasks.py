@@ -1,0 +1,463 @@
+"""Every task on the family: what a person asks for reaches the picture, and nothing else does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_core.imaging import codec
+from flux_core.models.transformer import Transformer
+from flux_core.pipeline import FluxEngine
+from tests.support import family_random as family
+from tests.support.engine_runs import psnr_db, run, scene
+
+MakeEngine = Callable[[Path], FluxEngine]
+PICTURE = scene(64, 64)
+MAP = np.ascontiguousarray(PICTURE[::-1, :, ::-1])
+SMALL = np.ascontiguousarray(PICTURE[::2, ::2])
+WHITE = np.full((64, 64), 255, np.uint8)
+
+
+def half(value: int = 255, left: bool = False) -> np.ndarray:
+    """A mask whose right (or left) half is `value`, its edge that of tokens."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, slice(0, 32) if left else slice(32, 64)] = value
+    return mask
+
+
+def use(model: str, kind: str, image: np.ndarray = MAP, **fields: Any) -> dict[str, Any]:
+    return {"model": model, "kind": kind, "image": image, **fields}
+
+
+def paint(engine: FluxEngine, **fields: Any) -> np.ndarray:
+    """The picture in the tightest precision, so that only conditions make a difference."""
+    given = {"model": family.DEV.model, "prompt": "a red apple", "precision": "fp32", "seed": 2, **fields}
+    return run(engine, **given).pixels
+
+
+def warnings(engine: FluxEngine, **fields: Any) -> tuple[str, ...]:
+    return run(engine, **{"model": family.DEV.model, "num_steps": 1, **fields}).result.warnings
+
+
+# Conditions: for each, what is changed about a request that has everything else
+
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "text to image": {},
+    "schnell": {"model": family.SCHNELL.model},
+    "negative": {"negative_prompt": "blue", "true_guidance": 3.0},
+    "transform": {"task": "transform", "image": PICTURE, "strength": 0.7},
+    "fill": {"task": "fill", "image": PICTURE, "mask": half()},
+    "fill model": {"model": family.FILL.model, "task": "fill", "image": PICTURE, "mask": half()},
+    "canny": {"model": family.CANNY.model, "task": "control", "controls": [use("", "canny")]},
+    "depth": {"model": family.DEPTH.model, "task": "control", "controls": [use("", "depth")]},
+    "control LoRA": {"task": "control", "controls": [use("canny-control", "canny")]},
+    "edit": {"model": family.KONTEXT.model, "task": "edit", "image": PICTURE, "references": [MAP[:, :32], SMALL]},
+    "ControlNet": {"task": "control", "controls": [use("plain", "canny"), use("union", "pose", PICTURE)]},
+    "XLabs": {"task": "control", "controls": [use("xlabs", "soft_edge")]},
+    "Redux": {"task": "vary", "pictures": [{"image": PICTURE, "strength": 0.7}, {"image": MAP}]},
+    "IP-Adapter": {"task": "vary", "pictures": [{"image": PICTURE, "adapter": "micro-ip-adapter"}]},
+    "regions": {"regions": [{"prompt": "a cat", "mask": half()}, {"prompt": "a dog", "mask": half(left=True)}]},
+    "upscale": {"task": "upscale", "image": PICTURE, "width_px": 128, "height_px": 128, "strength": 0.7},
+}  # fmt: skip
+
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "the prompt": ("text to image", {"prompt": "a blue boat"}),
+    "what CLIP reads": ("text to image", {"clip_prompt": "a blue boat"}),
+    "guidance": ("text to image", {"guidance": 8.0}),
+    "the negative prompt": ("negative", {"negative_prompt": "green"}),
+    "true guidance": ("negative", {"true_guidance": 1.5}),
+    "leaving T5 out": ("text to image", {"is_clip_only": True}),
+    "a LoRA": ("text to image", {"loras": [{"name": "style", "strength": 1.0}]}),
+    "the source of a transform": ("transform", {"image": MAP}),
+    "the strength of a transform": ("transform", {"strength": 0.4}),
+    "the mask of a transform": ("transform", {"mask": half(128)}),
+    "the source of a fill": ("fill", {"image": MAP}),
+    "the mask of a fill": ("fill", {"mask": half(left=True)}),
+    "the source of a fill model": ("fill model", {"image": MAP}),
+    "the mask of a fill model": ("fill model", {"mask": half(left=True)}),
+    "the map of canny": ("canny", {"controls": [use("", "canny", PICTURE)]}),
+    "the map of depth": ("depth", {"controls": [use("", "depth", PICTURE)]}),
+    "the map of a control LoRA": ("control LoRA", {"controls": [use("canny-control", "canny", PICTURE)]}),
+    "the strength of a control LoRA": (
+        "control LoRA", {"controls": [use("canny-control", "canny", strength=0.5)]},
+    ),
+    "the picture that is edited": ("edit", {"image": MAP}),
+    "the first reference": ("edit", {"references": [SMALL, SMALL]}),
+    "the second reference": ("edit", {"references": [MAP[:, :32]]}),
+    "the order of references": ("edit", {"references": [SMALL, MAP[:, :32]]}),
+    "the first ControlNet": ("ControlNet", {"controls": [use("union", "pose", PICTURE)]}),
+    "the second ControlNet": ("ControlNet", {"controls": [use("plain", "canny")]}),
+    "the mode of a union": (
+        "ControlNet", {"controls": [use("plain", "canny"), use("union", "blur", PICTURE)]},
+    ),
+    "the strength of a ControlNet": (
+        "ControlNet", {"controls": [use("plain", "canny", strength=0.3), use("union", "pose", PICTURE)]},
+    ),
+    "when a ControlNet ends": (
+        "ControlNet", {"controls": [use("plain", "canny", end=0.5), use("union", "pose", PICTURE)]},
+    ),
+    "the pixels of XLabs": ("XLabs", {"controls": [use("xlabs", "soft_edge", PICTURE)]}),
+    "the first picture of Redux": ("Redux", {"pictures": [{"image": MAP}]}),
+    "the second picture of Redux": ("Redux", {"pictures": [{"image": PICTURE, "strength": 0.7}]}),
+    "the strength of Redux": ("Redux", {"pictures": [{"image": PICTURE, "strength": 0.2}, {"image": MAP}]}),
+    "the picture of an IP-Adapter": (
+        "IP-Adapter", {"pictures": [{"image": MAP, "adapter": "micro-ip-adapter"}]},
+    ),
+    "when an IP-Adapter begins": (
+        "IP-Adapter", {"pictures": [{"image": PICTURE, "adapter": "micro-ip-adapter", "start": 0.5}]},
+    ),
+    "the words of a region": (
+        "regions",
+        {"regions": [{"prompt": "a boat", "mask": half()}, {"prompt": "a dog", "mask": half(left=True)}]},
+    ),
+    "the place of a region": ("regions", {"regions": [{"prompt": "a cat", "mask": half()}]}),
+    "the strength of a region": (
+        "regions",
+        {"regions": [{"prompt": "a cat", "mask": half(), "strength": 0.2},
+                     {"prompt": "a dog", "mask": half(left=True)}]},
+    ),
+    "the base of regions": ("regions", {"region_base": 0.9}),
+    "the words over regions": ("regions", {"prompt": "a blue boat"}),
+    "the picture of an upscale": ("upscale", {"image": MAP}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def painted(family_engine: FluxEngine) -> Callable[[str], np.ndarray]:
+    """The picture of one of REQUESTS, painted once."""
+    known: dict[str, np.ndarray] = {}
+
+    def get(title: str) -> np.ndarray:
+        if title not in known:
+            known[title] = paint(family_engine, **REQUESTS[title])
+        return known[title]
+
+    return get
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_everything_that_can_be_said_changes_the_picture(
+    family_engine: FluxEngine, painted: Callable[[str], np.ndarray], change: str
+) -> None:
+    title, fields = CHANGES[change]
+    changed = paint(family_engine, **{**REQUESTS[title], **fields})
+    assert psnr_db(changed, painted(title)) < 45
+
+
+@pytest.mark.parametrize("title", REQUESTS)
+def test_the_same_request_gives_the_same_bytes(
+    family_engine: FluxEngine, painted: Callable[[str], np.ndarray], title: str
+) -> None:
+    assert np.array_equal(paint(family_engine, **REQUESTS[title]), painted(title))
+
+
+@pytest.fixture(scope="session")
+def both(family_dir: Path) -> tuple[FluxEngine, FluxEngine]:
+    from backends.mlx_metal.engine import MlxEngine
+    from backends.torch_cuda.engine import TorchEngine
+
+    return TorchEngine("cpu", (family_dir,)), MlxEngine((family_dir,))
+
+
+@pytest.mark.parametrize("title", REQUESTS)
+def test_torch_and_mlx_paint_the_same(both: tuple[FluxEngine, FluxEngine], title: str) -> None:
+    one, other = (paint(engine, **REQUESTS[title]) for engine in both)
+    assert psnr_db(one, other) > 35
+
+
+# Strengths and spans at their ends
+
+
+def ip_adapter(**fields: Any) -> dict[str, Any]:
+    return {"image": PICTURE, "adapter": "micro-ip-adapter", **fields}
+
+
+NOTHING: dict[str, dict[str, Any]] = {
+    "a ControlNet of strength 0": {"task": "control", "controls": [use("plain", "canny", strength=0.0)]},
+    "XLabs of strength 0": {"task": "control", "controls": [use("xlabs", "soft_edge", strength=0.0)]},
+    "an IP-Adapter of strength 0": {"task": "vary", "pictures": [ip_adapter(strength=0.0)]},
+    "Redux of strength 0": {"task": "vary", "pictures": [{"image": PICTURE, "strength": 0.0}]},
+    "a LoRA of strength 0": {"loras": [{"name": "style", "strength": 0.0}]},
+    "a ControlNet heard between two steps": {
+        "task": "control", "controls": [use("plain", "canny", start=0.4, end=0.6)],
+    },
+    "an IP-Adapter heard between two steps": {"task": "vary", "pictures": [ip_adapter(start=0.4, end=0.6)]},
+    "a transform of strength 1": {"task": "transform", "image": PICTURE, "strength": 1.0},
+    "a fill of all": {"task": "fill", "image": PICTURE, "mask": WHITE},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("title", NOTHING)
+def test_what_does_not_count_leaves_text_to_image(
+    family_engine: FluxEngine, painted: Callable[[str], np.ndarray], title: str
+) -> None:
+    assert psnr_db(paint(family_engine, **NOTHING[title]), painted("text to image")) > 60
+
+
+def test_a_control_lora_of_strength_0_does_not_see_its_map(family_engine: FluxEngine) -> None:
+    """Its norms stand in for the model's at any strength, as its authors meant, so it still paints its own."""
+    blind = [
+        paint(family_engine, task="control", controls=[use("canny-control", "canny", image, strength=0.0)])
+        for image in (PICTURE, MAP)
+    ]
+    assert psnr_db(*blind) > 60
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"),
+    [
+        (use("plain", "canny"), [use("plain", "canny", end=1 / 3), use("plain", "canny", start=1 / 3)]),
+        (ip_adapter(), [ip_adapter(end=1 / 3), ip_adapter(start=1 / 3)]),
+    ],
+    ids=["ControlNet", "IP-Adapter"],
+)
+def test_two_spans_that_meet_are_one(
+    family_engine: FluxEngine, whole: dict[str, Any], parts: list[dict[str, Any]]
+) -> None:
+    task, field = ("vary", "pictures") if "adapter" in whole else ("control", "controls")
+    pictures = [paint(family_engine, task=task, **{field: uses}) for uses in ([whole], parts)]
+    assert psnr_db(*pictures) > 60
+
+
+def test_the_authors_strength_is_what_a_control_has_by_itself(family_engine: FluxEngine) -> None:
+    def with_net(**fields: Any) -> np.ndarray:
+        return paint(family_engine, task="control", controls=[use("micro-depth-net", "depth", **fields)])
+
+    def with_lora(**fields: Any) -> np.ndarray:
+        return paint(family_engine, task="control", controls=[use("micro-canny-lora", "canny", **fields)])
+
+    assert np.array_equal(with_net(), with_net(strength=0.7))
+    assert not np.array_equal(with_net(), with_net(strength=1.0))
+    assert np.array_equal(with_lora(), with_lora(strength=0.85))
+
+
+def test_edges_are_found_for_every_engine(family_engine: FluxEngine) -> None:
+    """The map of a disc has its rim, so it is another map than the picture itself."""
+    made, given = (
+        paint(family_engine, task="control", controls=[use("plain", "canny", PICTURE, is_map=is_map)])
+        for is_map in (False, True)
+    )
+    assert psnr_db(made, given) < 45
+
+
+# Places
+
+
+def test_outside_of_a_transforms_mask_nothing_changes(family_engine: FluxEngine) -> None:
+    """Far from the mask the picture is what the autoencoder alone makes of it; inside, what strength says."""
+    faint = np.full((64, 64), 1, np.uint8)  # too weak for one step of three
+    kept = paint(family_engine, task="fill", image=PICTURE, mask=faint)
+    fields: dict[str, Any] = {"task": "transform", "image": PICTURE, "strength": 0.8, "num_steps": 5}
+    masked = paint(family_engine, mask=half(), **fields)
+    whole = paint(family_engine, **fields)
+    far, inside = (slice(None), slice(0, 8)), (slice(None), slice(40, 64))
+    assert psnr_db(masked[far], kept[far]) > psnr_db(whole[far], kept[far]) + 5
+    assert psnr_db(masked[inside], kept[inside]) < 30
+
+
+def test_each_place_of_a_transform_changes_as_much_as_its_mask_says(family_engine: FluxEngine) -> None:
+    fields: dict[str, Any] = {"task": "transform", "image": PICTURE, "num_steps": 8}
+    kept = paint(family_engine, mask=np.full((64, 64), 1, np.uint8), **fields)
+    right = (slice(None), slice(40, 64))
+    distances = [
+        psnr_db(paint(family_engine, mask=half(grey), **fields)[right], kept[right]) for grey in (40, 130, 255)
+    ]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > distances[2] + 2
+
+
+def test_the_words_of_a_region_change_the_picture_most_inside_it(family_engine: FluxEngine) -> None:
+    """One step: later ones carry what happened from token to token."""
+
+    def with_words(prompt: str) -> np.ndarray:
+        region = {"prompt": prompt, "mask": half()}
+        return paint(family_engine, regions=[region], num_steps=1, region_base=0.0).astype(np.float64)
+
+    change = np.abs(with_words("a cat") - with_words("9 blue boats!"))
+    assert change[:, 40:].mean() > 3 * change[:, :24].mean()
+
+
+def test_a_base_of_1_lets_the_whole_be_heard_inside_a_region(family_engine: FluxEngine) -> None:
+    """The prompt of the whole counts less inside the smaller the base is."""
+    right = (slice(None), slice(40, 64))
+
+    def change(base: float) -> float:
+        fields: dict[str, Any] = {"regions": [{"prompt": "a cat", "mask": half()}], "region_base": base}
+        one, other = (
+            paint(family_engine, num_steps=1, prompt=prompt, **fields)[right] for prompt in ("x", "a blue boat")
+        )
+        return psnr_db(one, other)
+
+    assert change(0.0) > change(1.0) + 1
+
+
+# Batches and sizes
+
+
+@pytest.mark.parametrize("title", ["edit", "ControlNet", "Redux", "IP-Adapter", "fill model"])
+def test_picture_k_of_a_batch_is_the_picture_of_seed_plus_k(family_engine: FluxEngine, title: str) -> None:
+    fields = {"model": family.DEV.model, "num_steps": 2, **REQUESTS[title]}
+    batch = run(family_engine, seed=5, num_images=2, **fields).result.images
+    assert [image.seed for image in batch] == [5, 6]
+    assert batch[0].png != batch[1].png
+    assert batch[1].png == run(family_engine, seed=6, **fields).result.images[0].png
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 70), (65, 127)])
+@pytest.mark.parametrize(
+    "title", ["fill model", "canny", "edit", "ControlNet", "XLabs", "Redux", "IP-Adapter", "regions"]
+)
+def test_every_size_comes_out_exact(
+    family_engine: FluxEngine, title: str, width: int, height: int
+) -> None:
+    fields = {"model": family.DEV.model, "num_steps": 1, **REQUESTS[title]}
+    if title == "fill model":
+        fields |= {"image": scene(width, height), "mask": np.full((height, width), 255, np.uint8)}
+    if title == "regions":
+        mask = np.zeros((height, width), np.uint8)
+        mask[5:20, 30:] = 255
+        fields |= {"regions": [{"prompt": "a cat", "mask": mask}]}
+    image = run(family_engine, width_px=width, height_px=height, **fields).result.images[0]
+    assert (image.width_px, image.height_px) == (width, height)
+    assert codec.decode(image.png).shape == (height, width, 4)
+
+
+# Super-resolution
+
+
+WINDOW_PX = family.DEV.working_side_px
+
+
+def upscaled(engine: FluxEngine, side_px: int, **fields: Any) -> np.ndarray:
+    given = {"task": "upscale", "image": PICTURE, "width_px": side_px, "height_px": side_px, **fields}
+    return paint(engine, **{"num_steps": 4, "strength": 0.5, **given})
+
+
+def test_the_transformer_never_sees_more_than_one_window(
+    family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    call = Transformer.__call__
+
+    def spy(self: Transformer, img: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(int(img.shape[1]))
+        return call(self, img, *args, **kwargs)
+
+    monkeypatch.setattr(Transformer, "__call__", spy)
+    upscaled(family_engine, 160)
+    assert set(seen) == {(WINDOW_PX // 16) ** 2}
+    seen.clear()
+    upscaled(family_engine, 192, controls=[use("xlabs", "soft_edge"), use("plain", "tile")])
+    assert set(seen) == {(WINDOW_PX // 16) ** 2}
+
+
+def test_a_window_as_large_as_the_picture_is_plain_image_to_image(family_engine: FluxEngine) -> None:
+    """With everything that a picture can be told, too."""
+    fields: dict[str, Any] = {
+        "image": PICTURE,
+        "strength": 0.7,
+        "controls": [use("plain", "tile")],
+        "pictures": [{"image": MAP, "strength": 0.6}],
+        "negative_prompt": "blue",
+        "true_guidance": 2.0,
+    }
+    windowed, plain = (paint(family_engine, task=task, **fields) for task in ("upscale", "transform"))
+    assert np.array_equal(windowed, plain)
+
+
+def test_a_picture_to_be_like_counts_as_much_in_every_window(family_engine: FluxEngine) -> None:
+    """Its strength is a bias on attention, and each window needs one of its own size."""
+    shown = [{"image": MAP, "strength": 0.5}]
+    assert psnr_db(upscaled(family_engine, 128, pictures=shown), upscaled(family_engine, 128)) < 45
+
+
+def test_no_border_of_a_window_shows(family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps across the columns where windows begin or end are no larger than those across the others.
+
+    Measured on the latents, whose grid the windows follow; a decoder with random weights has a grid of its
+    own. Noise fills every place alike, so the mean over a whole column is what a border would show in.
+    """
+    from flux_core.pipeline import engine as module
+    from flux_core.pipeline.windows import windows_of
+
+    kept: list[np.ndarray] = []
+    walk_all = module.walk_all
+
+    def spy(backend: Any, *others: Any) -> Any:
+        found = walk_all(backend, *others)
+        kept.append(backend.to_numpy(found[0]))
+        return found
+
+    monkeypatch.setattr(module, "walk_all", spy)
+    flat = np.full((64, 64, 3), 120, np.uint8)
+    for seed in range(2):
+        upscaled(family_engine, 192, image=flat, strength=0.75, seed=seed)
+    rows = 192 // 16
+    grids = np.concatenate(kept).reshape(-1, rows, rows, 64)
+    energy = (np.diff(grids, axis=2) ** 2).mean(axis=(0, 1, 3))  # [rows - 1], of each border of columns
+    windows = windows_of(2 * rows, 2 * rows, WINDOW_PX // 8)
+    edges = {w.left for w in windows} | {w.left + w.columns for w in windows}
+    at_edges = [edge - 1 for edge in sorted(edges) if 0 < edge < rows]
+    inside = [column for column in range(rows - 1) if column not in at_edges]
+    assert energy[at_edges].mean() < 1.1 * energy[inside].mean()
+
+
+# Quick ways
+
+
+def test_the_fast_decoder_paints_the_same_latents_its_own_way(family_engine: FluxEngine) -> None:
+    """On random weights the two have nothing in common, but both follow the latents."""
+    full, fast = (paint(family_engine, decoder=decoder) for decoder in ("full", "fast"))
+    assert fast.shape == full.shape
+    assert not np.array_equal(fast, full)
+    assert not np.array_equal(fast, paint(family_engine, decoder="fast", prompt="a blue boat"))
+
+
+def test_without_t5_clip_alone_reads_the_prompt_and_the_person_is_told(
+    make_engine: MakeEngine, family_dir: Path, tmp_path: Path
+) -> None:
+    bare = Path(shutil.copytree(family_dir, tmp_path / "models"))
+    shutil.rmtree(bare / family.SHARED / "text_encoder_2")
+    engine = make_engine(bare)
+    told = run(engine, model=family.DEV.model, prompt="a cat", num_steps=1)
+    (sentence,) = told.result.warnings
+    assert "only CLIP has read the prompt" in sentence
+    assert "flowbrush models get t5-xxl" in sentence
+    asked = run(engine, model=family.DEV.model, prompt="a cat", num_steps=1, is_clip_only=True)
+    assert asked.result.warnings == ()
+    assert np.array_equal(asked.pixels, told.pixels)
+    shutil.rmtree(bare / family.SHARED / family.DEV.files.t5_tokenizer)
+    assert np.array_equal(run(make_engine(bare), model=family.DEV.model, prompt="a cat", num_steps=1).pixels,
+                          told.pixels)  # fmt: skip
+
+
+def test_clip_alone_hears_nothing_but_what_clip_is_told(family_engine: FluxEngine) -> None:
+    fields: dict[str, Any] = {"is_clip_only": True, "num_steps": 1}
+    one = paint(family_engine, prompt="a cat", clip_prompt="a dog", **fields)
+    other = paint(family_engine, prompt="a boat", clip_prompt="a dog", **fields)
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("preset", ["careful", "fast"])
+def test_a_step_cache_on_few_steps_is_left_off_and_the_person_is_told(
+    family_engine: FluxEngine, preset: str
+) -> None:
+    (sentence,) = warnings(family_engine, step_cache=preset, num_steps=4)
+    assert "4 steps are too few" in sentence
+    assert np.array_equal(
+        paint(family_engine, num_steps=4, step_cache=preset), paint(family_engine, num_steps=4)
+    )
+    assert warnings(family_engine, num_steps=4) == ()
+
+
+def test_the_length_of_a_prompt_reaches_the_model(family_engine: FluxEngine) -> None:
+    fields: dict[str, Any] = {"model": family.LONG.model, "num_steps": 1}
+    short, long = (paint(family_engine, t5_tokens=tokens, **fields) for tokens in (256, 512))
+    assert psnr_db(short, long) < 60
+    assert np.array_equal(paint(family_engine, **fields), long)  # the model's own
