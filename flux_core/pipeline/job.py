@@ -131,9 +131,7 @@ class Job:
 
         A job of windows takes those of one window, because each is a picture of that size to the model.
         """
-        return [
-            float(level) for level in sigmas(self.num_steps, self.seen_tokens, self.spec.has_time_shift)
-        ]
+        return [float(level) for level in sigmas(self.num_steps, self.seen_tokens, self.spec.has_time_shift)]
 
     @property
     def is_windowed(self) -> bool:

@@ -168,9 +168,7 @@ class Peers:
         )
         weights = load_file(self.base / "micro-clip-vision" / "part.safetensors")
         side = config.image_px
-        prepare = CLIPImageProcessor(
-            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-        )
+        prepare = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return {"image_encoder": filled(tower, weights), "feature_extractor": prepare}
 
     def redux(self) -> Any:

@@ -214,9 +214,7 @@ def is_one_sentence(error: FluxError) -> bool:
 
 
 @pytest.mark.parametrize("case", [*FIELDS, *MISFITS], ids=lambda case: case.title)
-def test_what_is_wrong_is_one_sentence_before_anything_is_loaded(
-    cold_engine: FluxEngine, case: Bad
-) -> None:
+def test_what_is_wrong_is_one_sentence_before_anything_is_loaded(cold_engine: FluxEngine, case: Bad) -> None:
     error = refusal(cold_engine, case)
     assert is_one_sentence(error), error
     for words in case.says:
@@ -263,7 +261,9 @@ def test_parts_of_a_model_of_another_width_are_refused(own_dir: Path) -> None:
     for case in (
         bad("LoRA", "wide", loras=[{"name": "wide"}]),
         bad("ControlNet", "wide was made for another", task="control", controls=[use("wide", "canny")]),
-        bad("XLabs", "wide-xlabs was made for another", task="control", controls=[use("wide-xlabs", "canny")]),
+        bad(
+            "XLabs", "wide-xlabs was made for another", task="control", controls=[use("wide-xlabs", "canny")]
+        ),
     ):
         error = refusal(engine, case)
         assert is_one_sentence(error), error
@@ -276,7 +276,12 @@ def test_parts_of_a_model_of_another_width_are_refused(own_dir: Path) -> None:
         ("micro-redux", "redux_down", 0, "another model"),
         ("micro-redux", "redux_up", 1, "another picture encoder than micro-siglip"),
         ("micro-ip-adapter", "double_blocks.0.processor.ip_adapter_double_stream_k_proj", 0, "another model"),
-        ("micro-ip-adapter", "ip_adapter_proj_model.proj", 1, "another picture encoder than micro-clip-vision"),
+        (
+            "micro-ip-adapter",
+            "ip_adapter_proj_model.proj",
+            1,
+            "another picture encoder than micro-clip-vision",
+        ),
     ],
 )
 def test_an_adapter_of_another_width_is_refused(
@@ -294,9 +299,7 @@ def test_an_adapter_of_another_width_is_refused(
 
 
 @pytest.mark.parametrize("other", ["micro-clip-vision", "micro-taef1", "micro-redux"])
-def test_a_file_of_something_else_is_said_to_be_none(
-    own_dir: Path, other: str
-) -> None:
+def test_a_file_of_something_else_is_said_to_be_none(own_dir: Path, other: str) -> None:
     shutil.copy(own_dir / other / "part.safetensors", own_dir / "controlnets" / "strange.safetensors")
     case = bad("", task="control", controls=[use("strange", "canny")], kind=Corrupt)
     assert "ControlNet" in refusal(cold(own_dir), case).message
@@ -314,9 +317,7 @@ MISSING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("row", MISSING)
-def test_a_part_that_is_missing_says_how_to_get_it(
-    own_dir: Path, row: str
-) -> None:
+def test_a_part_that_is_missing_says_how_to_get_it(own_dir: Path, row: str) -> None:
     shutil.rmtree(own_dir / row)
     error = refusal(cold(own_dir), bad(row, kind=ModelMissing, **MISSING[row]))
     assert is_one_sentence(error)
@@ -357,7 +358,8 @@ PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
         max_size=5,
     ),
     "pictures": st.lists(
-        st.fixed_dictionaries({"image": BLOB}, optional={"adapter": JSON, "strength": st.floats()}), max_size=3
+        st.fixed_dictionaries({"image": BLOB}, optional={"adapter": JSON, "strength": st.floats()}),
+        max_size=3,
     ),
     "regions": st.lists(st.fixed_dictionaries({"prompt": st.text(max_size=3), "mask": BLOB}), max_size=3),
 }

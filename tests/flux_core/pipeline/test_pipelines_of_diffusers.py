@@ -130,9 +130,7 @@ def test_a_negative_prompt_with_true_guidance(walked: Walk, peers: Peers) -> Non
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.75, 1.0])
-def test_image_to_image(
-    walked: Walk, peers: Peers, monkeypatch: pytest.MonkeyPatch, strength: float
-) -> None:
+def test_image_to_image(walked: Walk, peers: Peers, monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
     ours = walked(model=family.DEV.model, task="transform", image=PICTURE, strength=strength)
     same_noise(monkeypatch, "img2img")
     pipe = peers.pipeline("FluxImg2ImgPipeline", family.DEV)
@@ -165,9 +163,7 @@ def test_inpainting_with_a_model_that_was_not_made_for_it(
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_a_fill_model(
-    walked: Walk, peers: Peers, monkeypatch: pytest.MonkeyPatch, strength: float
-) -> None:
+def test_a_fill_model(walked: Walk, peers: Peers, monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
     """The mask's edges cut through latents; both see every pixel of it. Greys are left out: diffusers
     rounds at one half, while we repaint whatever is not black."""
     grey = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -191,9 +187,7 @@ def test_a_map_through_the_models_own_channels(walked: Walk, peers: Peers, spec:
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
-def test_a_map_through_a_control_lora(
-    walked: Walk, peers: Peers, family_dir: Path, strength: float
-) -> None:
+def test_a_map_through_a_control_lora(walked: Walk, peers: Peers, family_dir: Path, strength: float) -> None:
     """The peer gets the weights with the LoRA in them by the textbook: diffusers reads this layout only in
     the published sizes, and gives norms in full whatever the strength, as we do."""
     control = {"kind": "canny", "image": MAP, "model": "canny-control", "strength": strength}
@@ -229,11 +223,14 @@ def use(model: str, kind: str, image: np.ndarray = MAP, **fields: Any) -> dict[s
 
 @pytest.mark.parametrize(
     ("net", "kind", "mode"),
-    [("plain", "canny", None), ("union", "depth", 2), ("union", "low_quality", 6), ("xlabs", "soft_edge", None)],
+    [
+        ("plain", "canny", None),
+        ("union", "depth", 2),
+        ("union", "low_quality", 6),
+        ("xlabs", "soft_edge", None),
+    ],
 )
-def test_a_controlnet(
-    walked: Walk, peers: Peers, net: str, kind: str, mode: int | None
-) -> None:
+def test_a_controlnet(walked: Walk, peers: Peers, net: str, kind: str, mode: int | None) -> None:
     ours = walked(model=family.DEV.model, task="control", controls=[use(net, kind, strength=0.8)])
     pipe = peers.pipeline(
         "FluxControlNetPipeline", family.DEV, controlnet=peers.controlnet(family.CONTROLNETS[net])
@@ -242,7 +239,9 @@ def test_a_controlnet(
         pipe, ours, control_image=picture(MAP), control_mode=mode, controlnet_conditioning_scale=0.8
     )
     agrees(ours, theirs)
-    differs(ours, walked(model=family.DEV.model, task="control", controls=[use(net, kind, PICTURE, strength=0.8)]))
+    differs(
+        ours, walked(model=family.DEV.model, task="control", controls=[use(net, kind, PICTURE, strength=0.8)])
+    )
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.25, 1.0), (0.3, 0.9)])
@@ -250,9 +249,7 @@ def test_a_controlnet_in_a_part_of_the_steps(walked: Walk, peers: Peers, start: 
     ours = walked(
         model=family.DEV.model, task="control", controls=[use("plain", "canny", start=start, end=end)]
     )
-    pipe = peers.pipeline(
-        "FluxControlNetPipeline", family.DEV, controlnet=peers.controlnet(family.PLAIN)
-    )
+    pipe = peers.pipeline("FluxControlNetPipeline", family.DEV, controlnet=peers.controlnet(family.PLAIN))
     theirs = call(
         pipe, ours, control_image=picture(MAP), control_guidance_start=start, control_guidance_end=end
     )

@@ -13,14 +13,19 @@ import pytest
 from flux_core.imaging import codec
 from flux_core.models.transformer import Transformer
 from flux_core.pipeline import FluxEngine
+from flux_core.pipeline.windows import windows_of
 from tests.support import family_random as family
 from tests.support.engine_runs import psnr_db, run, scene
+from tests.support.family_peers import walk
 
 MakeEngine = Callable[[Path], FluxEngine]
 PICTURE = scene(64, 64)
 MAP = np.ascontiguousarray(PICTURE[::-1, :, ::-1])
 SMALL = np.ascontiguousarray(PICTURE[::2, ::2])
 WHITE = np.full((64, 64), 255, np.uint8)
+
+
+FAINT_DB = 60.0  # a fifth of a grey level; what reaches nothing changes nothing at all
 
 
 def half(value: int = 255, left: bool = False) -> np.ndarray:
@@ -51,7 +56,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "text to image": {},
     "schnell": {"model": family.SCHNELL.model},
     "negative": {"negative_prompt": "blue", "true_guidance": 3.0},
-    "transform": {"task": "transform", "image": PICTURE, "strength": 0.7},
+    "transform": {"task": "transform", "image": PICTURE, "strength": 0.6},
     "fill": {"task": "fill", "image": PICTURE, "mask": half()},
     "fill model": {"model": family.FILL.model, "task": "fill", "image": PICTURE, "mask": half()},
     "canny": {"model": family.CANNY.model, "task": "control", "controls": [use("", "canny")]},
@@ -63,7 +68,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "Redux": {"task": "vary", "pictures": [{"image": PICTURE, "strength": 0.7}, {"image": MAP}]},
     "IP-Adapter": {"task": "vary", "pictures": [{"image": PICTURE, "adapter": "micro-ip-adapter"}]},
     "regions": {"regions": [{"prompt": "a cat", "mask": half()}, {"prompt": "a dog", "mask": half(left=True)}]},
-    "upscale": {"task": "upscale", "image": PICTURE, "width_px": 128, "height_px": 128, "strength": 0.7},
+    "upscale": {"task": "upscale", "image": PICTURE, "width_px": 128, "height_px": 128, "strength": 0.5},
 }  # fmt: skip
 
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,7 +80,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "leaving T5 out": ("text to image", {"is_clip_only": True}),
     "a LoRA": ("text to image", {"loras": [{"name": "style", "strength": 1.0}]}),
     "the source of a transform": ("transform", {"image": MAP}),
-    "the strength of a transform": ("transform", {"strength": 0.4}),
+    "the strength of a transform": ("transform", {"strength": 0.3}),
     "the mask of a transform": ("transform", {"mask": half(128)}),
     "the source of a fill": ("fill", {"image": MAP}),
     "the mask of a fill": ("fill", {"mask": half(left=True)}),
@@ -129,35 +134,6 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="session")
-def painted(family_engine: FluxEngine) -> Callable[[str], np.ndarray]:
-    """The picture of one of REQUESTS, painted once."""
-    known: dict[str, np.ndarray] = {}
-
-    def get(title: str) -> np.ndarray:
-        if title not in known:
-            known[title] = paint(family_engine, **REQUESTS[title])
-        return known[title]
-
-    return get
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_everything_that_can_be_said_changes_the_picture(
-    family_engine: FluxEngine, painted: Callable[[str], np.ndarray], change: str
-) -> None:
-    title, fields = CHANGES[change]
-    changed = paint(family_engine, **{**REQUESTS[title], **fields})
-    assert psnr_db(changed, painted(title)) < 45
-
-
-@pytest.mark.parametrize("title", REQUESTS)
-def test_the_same_request_gives_the_same_bytes(
-    family_engine: FluxEngine, painted: Callable[[str], np.ndarray], title: str
-) -> None:
-    assert np.array_equal(paint(family_engine, **REQUESTS[title]), painted(title))
-
-
-@pytest.fixture(scope="session")
 def both(family_dir: Path) -> tuple[FluxEngine, FluxEngine]:
     from backends.mlx_metal.engine import MlxEngine
     from backends.torch_cuda.engine import TorchEngine
@@ -165,10 +141,49 @@ def both(family_dir: Path) -> tuple[FluxEngine, FluxEngine]:
     return TorchEngine("cpu", (family_dir,)), MlxEngine((family_dir,))
 
 
+@pytest.fixture(scope="session")
+def any_engine(both: tuple[FluxEngine, FluxEngine]) -> FluxEngine:
+    """The quicker one: what all engines share is tested once, and that both paint alike for every request."""
+    return both[1]
+
+
+@pytest.fixture(scope="session")
+def painted(any_engine: FluxEngine) -> Callable[[str], np.ndarray]:
+    """The picture of one of REQUESTS, painted once."""
+    known: dict[str, np.ndarray] = {}
+
+    def get(title: str) -> np.ndarray:
+        if title not in known:
+            known[title] = paint(any_engine, **REQUESTS[title])
+        return known[title]
+
+    return get
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_everything_that_can_be_said_changes_the_picture(
+    any_engine: FluxEngine, painted: Callable[[str], np.ndarray], change: str
+) -> None:
+    title, fields = CHANGES[change]
+    changed = paint(any_engine, **{**REQUESTS[title], **fields})
+    assert psnr_db(changed, painted(title)) < FAINT_DB
+
+
 @pytest.mark.parametrize("title", REQUESTS)
-def test_torch_and_mlx_paint_the_same(both: tuple[FluxEngine, FluxEngine], title: str) -> None:
-    one, other = (paint(engine, **REQUESTS[title]) for engine in both)
-    assert psnr_db(one, other) > 35
+def test_the_same_request_gives_the_same_bytes(both: tuple[FluxEngine, FluxEngine], title: str) -> None:
+    """Also when the engine has done something else in between."""
+    fields = {"model": family.DEV.model, "num_steps": 2, **REQUESTS[title]}
+    for engine in both:
+        first = run(engine, **fields).result.images
+        run(engine, model=family.SCHNELL.model, num_steps=1)
+        assert run(engine, **fields).result.images == first
+
+
+@pytest.mark.parametrize("title", REQUESTS)
+def test_torch_and_mlx_paint_the_same(
+    both: tuple[FluxEngine, FluxEngine], painted: Callable[[str], np.ndarray], title: str
+) -> None:
+    assert psnr_db(paint(both[0], **REQUESTS[title]), painted(title)) > 35
 
 
 # Strengths and spans at their ends
@@ -195,15 +210,15 @@ NOTHING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("title", NOTHING)
 def test_what_does_not_count_leaves_text_to_image(
-    family_engine: FluxEngine, painted: Callable[[str], np.ndarray], title: str
+    any_engine: FluxEngine, painted: Callable[[str], np.ndarray], title: str
 ) -> None:
-    assert psnr_db(paint(family_engine, **NOTHING[title]), painted("text to image")) > 60
+    assert psnr_db(paint(any_engine, **NOTHING[title]), painted("text to image")) > 60
 
 
-def test_a_control_lora_of_strength_0_does_not_see_its_map(family_engine: FluxEngine) -> None:
+def test_a_control_lora_of_strength_0_does_not_see_its_map(any_engine: FluxEngine) -> None:
     """Its norms stand in for the model's at any strength, as its authors meant, so it still paints its own."""
     blind = [
-        paint(family_engine, task="control", controls=[use("canny-control", "canny", image, strength=0.0)])
+        paint(any_engine, task="control", controls=[use("canny-control", "canny", image, strength=0.0)])
         for image in (PICTURE, MAP)
     ]
     assert psnr_db(*blind) > 60
@@ -218,79 +233,78 @@ def test_a_control_lora_of_strength_0_does_not_see_its_map(family_engine: FluxEn
     ids=["ControlNet", "IP-Adapter"],
 )
 def test_two_spans_that_meet_are_one(
-    family_engine: FluxEngine, whole: dict[str, Any], parts: list[dict[str, Any]]
+    any_engine: FluxEngine, whole: dict[str, Any], parts: list[dict[str, Any]]
 ) -> None:
     task, field = ("vary", "pictures") if "adapter" in whole else ("control", "controls")
-    pictures = [paint(family_engine, task=task, **{field: uses}) for uses in ([whole], parts)]
+    pictures = [paint(any_engine, task=task, **{field: uses}) for uses in ([whole], parts)]
     assert psnr_db(*pictures) > 60
 
 
-def test_the_authors_strength_is_what_a_control_has_by_itself(family_engine: FluxEngine) -> None:
+def test_the_authors_strength_is_what_a_control_has_by_itself(any_engine: FluxEngine) -> None:
     def with_net(**fields: Any) -> np.ndarray:
-        return paint(family_engine, task="control", controls=[use("micro-depth-net", "depth", **fields)])
+        return paint(any_engine, task="control", controls=[use("micro-depth-net", "depth", **fields)])
 
     def with_lora(**fields: Any) -> np.ndarray:
-        return paint(family_engine, task="control", controls=[use("micro-canny-lora", "canny", **fields)])
+        return paint(any_engine, task="control", controls=[use("micro-canny-lora", "canny", **fields)])
 
     assert np.array_equal(with_net(), with_net(strength=0.7))
     assert not np.array_equal(with_net(), with_net(strength=1.0))
     assert np.array_equal(with_lora(), with_lora(strength=0.85))
 
 
-def test_edges_are_found_for_every_engine(family_engine: FluxEngine) -> None:
-    """The map of a disc has its rim, so it is another map than the picture itself."""
-    made, given = (
-        paint(family_engine, task="control", controls=[use("plain", "canny", PICTURE, is_map=is_map)])
-        for is_map in (False, True)
-    )
-    assert psnr_db(made, given) < 45
-
-
 # Places
 
 
-def test_outside_of_a_transforms_mask_nothing_changes(family_engine: FluxEngine) -> None:
-    """Far from the mask the picture is what the autoencoder alone makes of it; inside, what strength says."""
-    faint = np.full((64, 64), 1, np.uint8)  # too weak for one step of three
-    kept = paint(family_engine, task="fill", image=PICTURE, mask=faint)
-    fields: dict[str, Any] = {"task": "transform", "image": PICTURE, "strength": 0.8, "num_steps": 5}
-    masked = paint(family_engine, mask=half(), **fields)
-    whole = paint(family_engine, **fields)
-    far, inside = (slice(None), slice(0, 8)), (slice(None), slice(40, 64))
-    assert psnr_db(masked[far], kept[far]) > psnr_db(whole[far], kept[far]) + 5
-    assert psnr_db(masked[inside], kept[inside]) < 30
+def test_outside_of_a_transforms_mask_nothing_changes(
+    any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the latents, because a decoder with random weights looks far."""
+    fields: dict[str, Any] = {
+        "model": family.DEV.model,
+        "task": "transform",
+        "image": PICTURE,
+        "num_steps": 5,
+    }
+    faint = np.full((64, 64), 1, np.uint8)  # too weak for one step of five
+    kept, masked, whole = (
+        walk(any_engine, monkeypatch, strength=0.8, **fields, **mask).tokens.reshape(4, 4, 64)
+        for mask in ({"mask": faint}, {"mask": half()}, {})
+    )
+    assert np.array_equal(masked[:, :2], kept[:, :2])
+    assert np.abs(masked[:, 2:] - kept[:, 2:]).mean() > 0.1
+    assert np.abs(whole[:, :2] - kept[:, :2]).mean() > 0.1
 
 
-def test_each_place_of_a_transform_changes_as_much_as_its_mask_says(family_engine: FluxEngine) -> None:
+def test_each_place_of_a_transform_changes_as_much_as_its_mask_says(any_engine: FluxEngine) -> None:
     fields: dict[str, Any] = {"task": "transform", "image": PICTURE, "num_steps": 8}
-    kept = paint(family_engine, mask=np.full((64, 64), 1, np.uint8), **fields)
+    kept = paint(any_engine, mask=np.full((64, 64), 1, np.uint8), **fields)
     right = (slice(None), slice(40, 64))
     distances = [
-        psnr_db(paint(family_engine, mask=half(grey), **fields)[right], kept[right]) for grey in (40, 130, 255)
+        psnr_db(paint(any_engine, mask=half(grey), **fields)[right], kept[right]) for grey in (40, 130, 255)
     ]
     assert distances == sorted(distances, reverse=True)
     assert distances[0] > distances[2] + 2
 
 
-def test_the_words_of_a_region_change_the_picture_most_inside_it(family_engine: FluxEngine) -> None:
+def test_the_words_of_a_region_change_the_picture_most_inside_it(any_engine: FluxEngine) -> None:
     """One step: later ones carry what happened from token to token."""
 
     def with_words(prompt: str) -> np.ndarray:
         region = {"prompt": prompt, "mask": half()}
-        return paint(family_engine, regions=[region], num_steps=1, region_base=0.0).astype(np.float64)
+        return paint(any_engine, regions=[region], num_steps=1, region_base=0.0).astype(np.float64)
 
     change = np.abs(with_words("a cat") - with_words("9 blue boats!"))
     assert change[:, 40:].mean() > 3 * change[:, :24].mean()
 
 
-def test_a_base_of_1_lets_the_whole_be_heard_inside_a_region(family_engine: FluxEngine) -> None:
+def test_a_base_of_1_lets_the_whole_be_heard_inside_a_region(any_engine: FluxEngine) -> None:
     """The prompt of the whole counts less inside the smaller the base is."""
     right = (slice(None), slice(40, 64))
 
     def change(base: float) -> float:
         fields: dict[str, Any] = {"regions": [{"prompt": "a cat", "mask": half()}], "region_base": base}
         one, other = (
-            paint(family_engine, num_steps=1, prompt=prompt, **fields)[right] for prompt in ("x", "a blue boat")
+            paint(any_engine, num_steps=1, prompt=prompt, **fields)[right] for prompt in ("x", "a blue boat")
         )
         return psnr_db(one, other)
 
@@ -301,21 +315,19 @@ def test_a_base_of_1_lets_the_whole_be_heard_inside_a_region(family_engine: Flux
 
 
 @pytest.mark.parametrize("title", ["edit", "ControlNet", "Redux", "IP-Adapter", "fill model"])
-def test_picture_k_of_a_batch_is_the_picture_of_seed_plus_k(family_engine: FluxEngine, title: str) -> None:
+def test_picture_k_of_a_batch_is_the_picture_of_seed_plus_k(any_engine: FluxEngine, title: str) -> None:
     fields = {"model": family.DEV.model, "num_steps": 2, **REQUESTS[title]}
-    batch = run(family_engine, seed=5, num_images=2, **fields).result.images
+    batch = run(any_engine, seed=5, num_images=2, **fields).result.images
     assert [image.seed for image in batch] == [5, 6]
     assert batch[0].png != batch[1].png
-    assert batch[1].png == run(family_engine, seed=6, **fields).result.images[0].png
+    assert batch[1].png == run(any_engine, seed=6, **fields).result.images[0].png
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 70), (65, 127)])
 @pytest.mark.parametrize(
     "title", ["fill model", "canny", "edit", "ControlNet", "XLabs", "Redux", "IP-Adapter", "regions"]
 )
-def test_every_size_comes_out_exact(
-    family_engine: FluxEngine, title: str, width: int, height: int
-) -> None:
+def test_every_size_comes_out_exact(any_engine: FluxEngine, title: str, width: int, height: int) -> None:
     fields = {"model": family.DEV.model, "num_steps": 1, **REQUESTS[title]}
     if title == "fill model":
         fields |= {"image": scene(width, height), "mask": np.full((height, width), 255, np.uint8)}
@@ -323,7 +335,7 @@ def test_every_size_comes_out_exact(
         mask = np.zeros((height, width), np.uint8)
         mask[5:20, 30:] = 255
         fields |= {"regions": [{"prompt": "a cat", "mask": mask}]}
-    image = run(family_engine, width_px=width, height_px=height, **fields).result.images[0]
+    image = run(any_engine, width_px=width, height_px=height, **fields).result.images[0]
     assert (image.width_px, image.height_px) == (width, height)
     assert codec.decode(image.png).shape == (height, width, 4)
 
@@ -340,7 +352,7 @@ def upscaled(engine: FluxEngine, side_px: int, **fields: Any) -> np.ndarray:
 
 
 def test_the_transformer_never_sees_more_than_one_window(
-    family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
+    any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     call = Transformer.__call__
@@ -350,14 +362,14 @@ def test_the_transformer_never_sees_more_than_one_window(
         return call(self, img, *args, **kwargs)
 
     monkeypatch.setattr(Transformer, "__call__", spy)
-    upscaled(family_engine, 160)
+    upscaled(any_engine, 160)
     assert set(seen) == {(WINDOW_PX // 16) ** 2}
     seen.clear()
-    upscaled(family_engine, 192, controls=[use("xlabs", "soft_edge"), use("plain", "tile")])
+    upscaled(any_engine, 192, controls=[use("xlabs", "soft_edge"), use("plain", "tile")])
     assert set(seen) == {(WINDOW_PX // 16) ** 2}
 
 
-def test_a_window_as_large_as_the_picture_is_plain_image_to_image(family_engine: FluxEngine) -> None:
+def test_a_window_as_large_as_the_picture_is_plain_image_to_image(any_engine: FluxEngine) -> None:
     """With everything that a picture can be told, too."""
     fields: dict[str, Any] = {
         "image": PICTURE,
@@ -367,39 +379,30 @@ def test_a_window_as_large_as_the_picture_is_plain_image_to_image(family_engine:
         "negative_prompt": "blue",
         "true_guidance": 2.0,
     }
-    windowed, plain = (paint(family_engine, task=task, **fields) for task in ("upscale", "transform"))
+    windowed, plain = (paint(any_engine, task=task, **fields) for task in ("upscale", "transform"))
     assert np.array_equal(windowed, plain)
 
 
-def test_a_picture_to_be_like_counts_as_much_in_every_window(family_engine: FluxEngine) -> None:
+def test_a_picture_to_be_like_counts_as_much_in_every_window(any_engine: FluxEngine) -> None:
     """Its strength is a bias on attention, and each window needs one of its own size."""
     shown = [{"image": MAP, "strength": 0.5}]
-    assert psnr_db(upscaled(family_engine, 128, pictures=shown), upscaled(family_engine, 128)) < 45
+    assert psnr_db(upscaled(any_engine, 128, pictures=shown), upscaled(any_engine, 128)) < 45
 
 
-def test_no_border_of_a_window_shows(family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_border_of_a_window_shows(any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps across the columns where windows begin or end are no larger than those across the others.
 
     Measured on the latents, whose grid the windows follow; a decoder with random weights has a grid of its
     own. Noise fills every place alike, so the mean over a whole column is what a border would show in.
     """
-    from flux_core.pipeline import engine as module
-    from flux_core.pipeline.windows import windows_of
-
-    kept: list[np.ndarray] = []
-    walk_all = module.walk_all
-
-    def spy(backend: Any, *others: Any) -> Any:
-        found = walk_all(backend, *others)
-        kept.append(backend.to_numpy(found[0]))
-        return found
-
-    monkeypatch.setattr(module, "walk_all", spy)
     flat = np.full((64, 64, 3), 120, np.uint8)
-    for seed in range(2):
-        upscaled(family_engine, 192, image=flat, strength=0.75, seed=seed)
     rows = 192 // 16
-    grids = np.concatenate(kept).reshape(-1, rows, rows, 64)
+    fields: dict[str, Any] = {"width_px": 192, "height_px": 192, "strength": 0.75, "num_steps": 4}
+    kept = [
+        walk(any_engine, monkeypatch, model=family.DEV.model, task="upscale", image=flat, seed=seed, **fields)
+        for seed in range(4)
+    ]
+    grids = np.concatenate([each.tokens for each in kept]).reshape(-1, rows, rows, 64)
     energy = (np.diff(grids, axis=2) ** 2).mean(axis=(0, 1, 3))  # [rows - 1], of each border of columns
     windows = windows_of(2 * rows, 2 * rows, WINDOW_PX // 8)
     edges = {w.left for w in windows} | {w.left + w.columns for w in windows}
@@ -411,12 +414,12 @@ def test_no_border_of_a_window_shows(family_engine: FluxEngine, monkeypatch: pyt
 # Quick ways
 
 
-def test_the_fast_decoder_paints_the_same_latents_its_own_way(family_engine: FluxEngine) -> None:
+def test_the_fast_decoder_paints_the_same_latents_its_own_way(any_engine: FluxEngine) -> None:
     """On random weights the two have nothing in common, but both follow the latents."""
-    full, fast = (paint(family_engine, decoder=decoder) for decoder in ("full", "fast"))
+    full, fast = (paint(any_engine, decoder=decoder) for decoder in ("full", "fast"))
     assert fast.shape == full.shape
     assert not np.array_equal(fast, full)
-    assert not np.array_equal(fast, paint(family_engine, decoder="fast", prompt="a blue boat"))
+    assert not np.array_equal(fast, paint(any_engine, decoder="fast", prompt="a blue boat"))
 
 
 def test_without_t5_clip_alone_reads_the_prompt_and_the_person_is_told(
@@ -437,27 +440,25 @@ def test_without_t5_clip_alone_reads_the_prompt_and_the_person_is_told(
                           told.pixels)  # fmt: skip
 
 
-def test_clip_alone_hears_nothing_but_what_clip_is_told(family_engine: FluxEngine) -> None:
+def test_clip_alone_hears_nothing_but_what_clip_is_told(any_engine: FluxEngine) -> None:
     fields: dict[str, Any] = {"is_clip_only": True, "num_steps": 1}
-    one = paint(family_engine, prompt="a cat", clip_prompt="a dog", **fields)
-    other = paint(family_engine, prompt="a boat", clip_prompt="a dog", **fields)
+    one = paint(any_engine, prompt="a cat", clip_prompt="a dog", **fields)
+    other = paint(any_engine, prompt="a boat", clip_prompt="a dog", **fields)
     assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("preset", ["careful", "fast"])
 def test_a_step_cache_on_few_steps_is_left_off_and_the_person_is_told(
-    family_engine: FluxEngine, preset: str
+    any_engine: FluxEngine, preset: str
 ) -> None:
-    (sentence,) = warnings(family_engine, step_cache=preset, num_steps=4)
+    (sentence,) = warnings(any_engine, step_cache=preset, num_steps=4)
     assert "4 steps are too few" in sentence
-    assert np.array_equal(
-        paint(family_engine, num_steps=4, step_cache=preset), paint(family_engine, num_steps=4)
-    )
-    assert warnings(family_engine, num_steps=4) == ()
+    assert np.array_equal(paint(any_engine, num_steps=4, step_cache=preset), paint(any_engine, num_steps=4))
+    assert warnings(any_engine, num_steps=4) == ()
 
 
-def test_the_length_of_a_prompt_reaches_the_model(family_engine: FluxEngine) -> None:
+def test_the_length_of_a_prompt_reaches_the_model(any_engine: FluxEngine) -> None:
     fields: dict[str, Any] = {"model": family.LONG.model, "num_steps": 1}
-    short, long = (paint(family_engine, t5_tokens=tokens, **fields) for tokens in (256, 512))
+    short, long = (paint(any_engine, t5_tokens=tokens, **fields) for tokens in (256, 512))
     assert psnr_db(short, long) < 60
-    assert np.array_equal(paint(family_engine, **fields), long)  # the model's own
+    assert np.array_equal(paint(any_engine, **fields), long)  # the model's own
