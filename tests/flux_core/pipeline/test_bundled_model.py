@@ -101,16 +101,38 @@ def test_filling_a_hole_leaves_the_far_side_as_the_autoencoder_keeps_it(engine: 
     assert not np.array_equal(filled[:, 208:], kept[:, 208:])
 
 
-def test_torch_and_mlx_paint_the_same_picture(engine: TorchEngine) -> None:
-    fields: dict[str, Any] = {
-        "model": "tiny",
-        "prompt": "a red apple on a blue background",
-        "seed": 7,
-        "num_steps": 4,
-    }
-    pictures = [
-        run(which, precision=Precision.FP32, **fields).pixels for which in (engine, MlxEngine((MODELS,)))
-    ]
+@pytest.fixture(scope="module")
+def mlx_engine() -> MlxEngine:
+    return MlxEngine((MODELS,))
+
+
+def right_half(side_px: int) -> np.ndarray:
+    mask = np.zeros((side_px, side_px), np.uint8)
+    mask[:, side_px // 2 :] = 255
+    return mask
+
+
+ABLE: dict[str, dict[str, Any]] = {
+    "text to image": {"num_steps": 4},
+    "a negative prompt": {"negative_prompt": "green", "true_guidance": 4.0},
+    "image to image": {"task": "transform", "image": scene(96, 96), "strength": 0.75, "num_steps": 4},
+    "image to image by places": {
+        "task": "transform", "image": scene(96, 96), "mask": right_half(96) // 2, "num_steps": 4,
+    },
+    "inpainting": {"task": "fill", "image": scene(96, 96), "mask": right_half(96)},
+    "super-resolution": {
+        "task": "upscale", "image": scene(72, 72), "width_px": 288, "height_px": 288, "strength": 0.5,
+    },
+    "regions": {"regions": [{"prompt": "a green car", "mask": right_half(96)}]},
+    "CLIP alone": {"is_clip_only": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("title", ABLE)
+def test_torch_and_mlx_paint_the_same_picture(engine: TorchEngine, mlx_engine: MlxEngine, title: str) -> None:
+    usual = {"model": "tiny", "prompt": "a red apple on a blue background", "seed": 7, "num_steps": 2}
+    fields: dict[str, Any] = {**usual, "width_px": 96, "height_px": 96, **ABLE[title]}
+    pictures = [run(which, precision=Precision.FP32, **fields).pixels for which in (engine, mlx_engine)]
     assert psnr_db(*pictures) >= 35
 
 
