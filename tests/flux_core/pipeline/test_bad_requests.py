@@ -103,7 +103,8 @@ FIELDS = (
         controls=[use("plain", "canny", strength=2.1)]),
     bad("a control that ends before it starts", "controls.0", "start",
         controls=[use("plain", "canny", start=0.5, end=0.5)]),
-    bad("a control that starts after all", "controls.0.start", "1", controls=[use("plain", "canny", start=1.5)]),
+    bad("a control that starts after all", "controls.0.start", "1",
+        controls=[use("plain", "canny", start=1.5)]),
     bad("a control whose name leads elsewhere", "controls.0.model", controls=[use("../x", "canny")]),
     bad("an adapter whose name leads elsewhere", "pictures.0.adapter",
         pictures=[{"image": PICTURE, "adapter": "a/b"}]),
@@ -121,7 +122,8 @@ FIELDS = (
     bad("a control without a map", "control", "picture", task="control"),
     bad("varying without a picture", "vary", "picture", task="vary"),
     bad("an edit with a mask", "mask", "fill", task="edit", image=PICTURE, mask=WHITE),
-    bad("references of a transform", "reference", "edit", task="transform", image=PICTURE, references=[PICTURE]),
+    bad("references of a transform", "reference", "edit", task="transform", image=PICTURE,
+        references=[PICTURE]),
     bad("an upscaler for nothing", "upscaler", "upscale", upscaler="4x"),
     bad("two maps for one model", "ControlNet", task="control",
         controls=[use("", "canny"), use("", "depth")]),
@@ -261,9 +263,7 @@ def test_parts_of_a_model_of_another_width_are_refused(own_dir: Path) -> None:
     for case in (
         bad("LoRA", "wide", loras=[{"name": "wide"}]),
         bad("ControlNet", "wide was made for another", task="control", controls=[use("wide", "canny")]),
-        bad(
-            "XLabs", "wide-xlabs was made for another", task="control", controls=[use("wide-xlabs", "canny")]
-        ),
+        bad("XLabs", "wide-xlabs was made", task="control", controls=[use("wide-xlabs", "canny")]),
     ):
         error = refusal(engine, case)
         assert is_one_sentence(error), error
@@ -280,7 +280,7 @@ def test_parts_of_a_model_of_another_width_are_refused(own_dir: Path) -> None:
             "micro-ip-adapter",
             "ip_adapter_proj_model.proj",
             1,
-            "another picture encoder than micro-clip-vision",
+            "another picture encoder",
         ),
     ],
 )
@@ -370,14 +370,17 @@ REQUESTS = st.fixed_dictionaries(
 
 
 def answer(make: Callable[[], GenerationRequest]) -> None:
+    error: RequestInvalid | None = None
     try:
         request = make()
     except RequestInvalid as err:
-        assert err.message.endswith(".")
-        assert err.hint
-        assert len(str(err)) < 600
+        error = err
     else:
         assert parse_request(request.model_dump_json()) == request
+    if error is not None:
+        assert error.message.endswith(".")
+        assert error.hint
+        assert len(str(error)) < 600
 
 
 @settings(max_examples=100, deadline=None)

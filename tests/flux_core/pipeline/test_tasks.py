@@ -62,12 +62,16 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "canny": {"model": family.CANNY.model, "task": "control", "controls": [use("", "canny")]},
     "depth": {"model": family.DEPTH.model, "task": "control", "controls": [use("", "depth")]},
     "control LoRA": {"task": "control", "controls": [use("canny-control", "canny")]},
-    "edit": {"model": family.KONTEXT.model, "task": "edit", "image": PICTURE, "references": [MAP[:, :32], SMALL]},
+    "edit": {
+        "model": family.KONTEXT.model, "task": "edit", "image": PICTURE, "references": [MAP[:, :32], SMALL],
+    },
     "ControlNet": {"task": "control", "controls": [use("plain", "canny"), use("union", "pose", PICTURE)]},
     "XLabs": {"task": "control", "controls": [use("xlabs", "soft_edge")]},
     "Redux": {"task": "vary", "pictures": [{"image": PICTURE, "strength": 0.7}, {"image": MAP}]},
     "IP-Adapter": {"task": "vary", "pictures": [{"image": PICTURE, "adapter": "micro-ip-adapter"}]},
-    "regions": {"regions": [{"prompt": "a cat", "mask": half()}, {"prompt": "a dog", "mask": half(left=True)}]},
+    "regions": {
+        "regions": [{"prompt": "a cat", "mask": half()}, {"prompt": "a dog", "mask": half(left=True)}],
+    },
     "upscale": {"task": "upscale", "image": PICTURE, "width_px": 128, "height_px": 128, "strength": 0.5},
 }  # fmt: skip
 
@@ -212,7 +216,7 @@ def test_what_does_not_count_leaves_text_to_image(
 
 
 def test_a_control_lora_of_strength_0_does_not_see_its_map(any_engine: FluxEngine) -> None:
-    """Its norms stand in for the model's at any strength, as its authors meant, so it still paints its own."""
+    """Its norms stand in for the model's at any strength, as its authors meant."""
     blind = [
         paint(any_engine, task="control", controls=[use("canny-control", "canny", image, strength=0.0)])
         for image in (PICTURE, MAP)
