@@ -336,8 +336,15 @@ def explain(err: ValidationError) -> tuple[str, str]:
     reason = str(first["msg"]).removeprefix("Value error, ")
     if not name:
         return f"The request does not fit together: {reason}.", "Change it and try again."
-    value = _cut(repr(first["input"]))
+    value = _shown(first["input"])
     return f"{name} cannot be {value}: {reason[0].lower()}{reason[1:]}.", "Change it and try again."
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a value of thousands of digits"
 
 
 def _cut(text: str) -> str:
