@@ -49,7 +49,13 @@ def family_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return family_random.write_family(tmp_path_factory.mktemp("family"))
 
 
-@pytest.fixture(params=list(MAKERS), scope="session")
-def family_engine(request: pytest.FixtureRequest, family_dir: Path) -> FluxEngine:
-    """A warm engine on the whole family."""
-    return MAKERS[request.param](family_dir)
+@pytest.fixture(scope="session")
+def both(family_dir: Path) -> tuple[FluxEngine, FluxEngine]:
+    """Warm engines on the whole family: torch, then MLX."""
+    return MAKERS["torch"](family_dir), MAKERS["mlx"](family_dir)
+
+
+@pytest.fixture(scope="session")
+def any_engine(both: tuple[FluxEngine, FluxEngine]) -> FluxEngine:
+    """The quicker one, for what all engines share; that both paint alike is shown for every request."""
+    return both[1]

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from backends.mlx_metal.engine import MlxEngine
+from backends.torch_cuda.engine import TorchEngine
 from flux_core import machine
 from flux_core.errors import Cancelled, Corrupt, FluxError, ModelMissing, RequestInvalid
 from flux_core.messages import Preview, Progress, Stage
@@ -25,7 +27,10 @@ from tests.support import family_random as family
 from tests.support import lora_files
 from tests.support.engine_runs import run, scene
 
-MakeEngine = Callable[[Path], FluxEngine]
+MAKERS: dict[str, Callable[[Path], FluxEngine]] = {
+    "torch": lambda models: TorchEngine("cpu", (models,)),
+    "mlx": lambda models: MlxEngine((models,)),
+}
 PICTURE = scene(64, 64)
 WHITE = np.full((64, 64), 255, np.uint8)
 BLACK = np.zeros((64, 64), np.uint8)
@@ -226,9 +231,7 @@ def test_what_is_wrong_is_one_sentence_before_anything_is_loaded(cold_engine: Fl
 
 def cold(models_dir: Path) -> FluxEngine:
     """One kind of engine is enough for what all share; nothing is ever loaded by it."""
-    from backends.torch_cuda.engine import TorchEngine
-
-    return TorchEngine("cpu", (models_dir,))
+    return MAKERS["torch"](models_dir)
 
 
 @pytest.fixture(scope="module")
@@ -430,6 +433,8 @@ CANCELLED: dict[str, Any] = {
     "controls": [use("plain", "canny"), use("xlabs", "soft_edge")],
     "pictures": [{"image": PICTURE}, {"image": PICTURE, "adapter": "micro-ip-adapter"}],
     "num_images": 2,
+    "num_steps": 2,
+    "decoder": "fast",
     "negative_prompt": "blue",
     "true_guidance": 2.0,
 }
@@ -450,11 +455,14 @@ def cancelled_after(engine: FluxEngine, messages: int, **fields: Any) -> Stage |
     return None
 
 
-@pytest.mark.parametrize("has_memory", [True, False], ids=["parts stay", "parts are freed"])
+@pytest.mark.parametrize(
+    ("name", "has_memory"), [("torch", True), ("mlx", True), ("mlx", False)], ids=lambda value: str(value)
+)
 def test_ten_cancelled_jobs_leave_the_memory_and_the_parts_of_one(
-    make_engine: MakeEngine, family_dir: Path, has_memory: bool
+    family_dir: Path, name: str, has_memory: bool
 ) -> None:
-    engine = make_engine(family_dir)
+    """Where memory is short, parts are freed after each stage, also of a job that is cancelled."""
+    engine = MAKERS[name](family_dir)
     if not has_memory:
         engine._bench._budget_bytes = 0
     whole = run(engine, **CANCELLED, prompt="0")
@@ -475,8 +483,8 @@ def test_ten_cancelled_jobs_leave_the_memory_and_the_parts_of_one(
     assert again.result.images == whole.result.images
 
 
-def test_a_job_cancelled_before_it_begins_loads_nothing(make_engine: MakeEngine, family_dir: Path) -> None:
-    engine = make_engine(family_dir)
+def test_a_job_cancelled_before_it_begins_loads_nothing(family_dir: Path) -> None:
+    engine = cold(family_dir)
     with pytest.raises(Cancelled):
         run(engine, is_cancelled=lambda: True, **CANCELLED)
     assert not engine._bench.parts._loaded

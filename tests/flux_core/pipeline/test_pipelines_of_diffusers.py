@@ -2,7 +2,7 @@
 
 Random members of the family in float32: the same files, noise and words. Each test is one way to tell
 FLUX.1 something. Inputs are chosen where peers and we agree; where peers differ on purpose of ours, the
-comment says why.
+comment says why. One engine walks here; test_tasks shows that the other paints the same.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ Walk = Callable[..., Walked]
 
 
 @pytest.fixture
-def walked(family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch) -> Walk:
+def walked(any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch) -> Walk:
     def start(**fields: Any) -> Walked:
         return walk(
-            family_engine,
+            any_engine,
             monkeypatch,
             **{"prompt": "a red apple", "num_steps": STEPS, "guidance": 3.5, **SIZE, **fields},
         )

@@ -294,7 +294,7 @@ LOADED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("title", LOADED)
 def test_the_engine_loads_each_part_of_the_plan_once_and_nothing_else(
-    family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch, title: str
+    any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch, title: str
 ) -> None:
     from flux_core.pipeline import job as module
 
@@ -312,17 +312,17 @@ def test_the_engine_loads_each_part_of_the_plan_once_and_nothing_else(
 
     monkeypatch.setattr(module, "make_plan", spy_plan)
     monkeypatch.setattr(Parts, "_load", spy_load)
-    family_engine.release()
+    any_engine.release()
     fields = {"model": family.DEV.model, "num_steps": 1, **LOADED[title]}
-    run(family_engine, **fields)
+    run(any_engine, **fields)
     assert sorted(loaded) == sorted(planned[0].keys)
     loaded.clear()
-    run(family_engine, **fields)
+    run(any_engine, **fields)
     assert not loaded
 
 
 def test_with_little_memory_each_part_is_freed_before_the_next_stage(
-    family_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
+    any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[set[PartKey]] = []
     load = Parts._load
@@ -332,10 +332,10 @@ def test_with_little_memory_each_part_is_freed_before_the_next_stage(
         together.append({*self._loaded})
 
     monkeypatch.setattr(Parts, "_load", spy)
-    monkeypatch.setattr(family_engine._bench, "_budget_bytes", 0)
-    family_engine.release()
+    monkeypatch.setattr(any_engine._bench, "_budget_bytes", 0)
+    any_engine.release()
     fields = LOADED["two ControlNets"]
-    run(family_engine, model=family.DEV.model, num_steps=1, **fields)
+    run(any_engine, model=family.DEV.model, num_steps=1, **fields)
     nets = {PartKey(Component.CONTROLNET, name) for name in ("plain", "union")}
     assert max(together, key=len) == {TRANSFORMER, *nets}
     assert all(len(parts) == 1 for parts in together if not parts & (nets | {TRANSFORMER}))
