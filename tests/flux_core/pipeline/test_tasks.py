@@ -266,22 +266,39 @@ def test_a_controlnet_reads_the_words_of_the_whole_and_of_pictures_but_not_of_re
     assert lengths == [(16, family.DEV.t5_tokens + family.SIGLIP.num_patches)]
 
 
-def test_a_reference_of_another_size_comes_at_the_models_own_area_in_its_own_proportions(
-    any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """128 x 64 pixels at the area of 64 x 64 are 91 x 45, so 6 x 3 tokens beside the picture's 16."""
-    seen: list[int] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The image tokens of every evaluation, [L, C], as they come."""
+    tokens: list[np.ndarray] = []
     call = Transformer.__call__
 
     def spy(self: Transformer, img: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(int(img.shape[1]))
+        tokens.append(np.array(img)[0])
         return call(self, img, *args, **kwargs)
 
     monkeypatch.setattr(Transformer, "__call__", spy)
+    return tokens
+
+
+def test_a_reference_of_another_size_comes_at_the_models_own_area_in_its_own_proportions(
+    any_engine: FluxEngine, seen: list[np.ndarray]
+) -> None:
+    """128 x 64 pixels at the area of 64 x 64 are 91 x 45, so 6 x 3 tokens beside the picture's 16."""
     fields: dict[str, Any] = {"model": family.KONTEXT.model, "task": "edit", "num_steps": 1}
     paint(any_engine, image=scene(128, 64), **fields)
     paint(any_engine, image=PICTURE, references=[scene(128, 64), PICTURE], **fields)
-    assert seen == [16 + 18, 16 + 16 + 18 + 16]
+    assert [len(tokens) for tokens in seen] == [16 + 18, 16 + 16 + 18 + 16]
+
+
+def test_references_follow_the_picture_that_is_edited_in_their_order(
+    any_engine: FluxEngine, seen: list[np.ndarray]
+) -> None:
+    fields: dict[str, Any] = {"model": family.KONTEXT.model, "task": "edit", "num_steps": 1}
+    paint(any_engine, image=PICTURE, references=[MAP, SMALL], **fields)
+    for image in (PICTURE, MAP, SMALL):
+        paint(any_engine, image=image, **fields)
+    together, *alone = (tokens[16:] for tokens in seen)
+    assert np.array_equal(together, np.concatenate(alone))
 
 
 # Places
@@ -394,21 +411,11 @@ def upscaled(engine: FluxEngine, side_px: int, **fields: Any) -> np.ndarray:
 
 
 def test_the_transformer_never_sees_more_than_one_window(
-    any_engine: FluxEngine, monkeypatch: pytest.MonkeyPatch
+    any_engine: FluxEngine, seen: list[np.ndarray]
 ) -> None:
-    seen: list[int] = []
-    call = Transformer.__call__
-
-    def spy(self: Transformer, img: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(int(img.shape[1]))
-        return call(self, img, *args, **kwargs)
-
-    monkeypatch.setattr(Transformer, "__call__", spy)
     upscaled(any_engine, 144, num_steps=2)
-    assert set(seen) == {(WINDOW_PX // 16) ** 2}
-    seen.clear()
     upscaled(any_engine, 128, num_steps=1, controls=[use("xlabs", "soft_edge"), use("plain", "tile")])
-    assert set(seen) == {(WINDOW_PX // 16) ** 2}
+    assert {len(tokens) for tokens in seen} == {(WINDOW_PX // 16) ** 2}
 
 
 def test_a_window_as_large_as_the_picture_is_plain_image_to_image(any_engine: FluxEngine) -> None:
