@@ -17,6 +17,7 @@ from flux_core.catalog import (
     Kind,
     ModelSpec,
     PartSpec,
+    ReduxConfig,
     SiglipConfig,
     part_folder,
     part_path,
@@ -146,11 +147,13 @@ class _Finder:
         source = open_source(path)
         title = row.title if row else name
         if any("ip_adapter" in key for key in source.names()):
-            yield self._picture_encoder(_eye_of(row, "clip-vision-l"), PartKey(Component.CLIP_VISION, name))
-            yield self._ip_adapter(source, path, name, title)
+            eye = self._picture_encoder(_eye_of(row, "clip-vision-l"), PartKey(Component.CLIP_VISION, name))
+            adapter = self._ip_adapter(source, path, name, title)
         else:
-            yield self._picture_encoder(_eye_of(row, "siglip-so400m"), PartKey(Component.SIGLIP, name))
-            yield self._redux(source, path, name, title)
+            eye = self._picture_encoder(_eye_of(row, "siglip-so400m"), PartKey(Component.SIGLIP, name))
+            adapter = self._redux(source, path, name, title)
+        _check_sees(adapter, eye)
+        yield from (eye, adapter)
 
     def _ip_adapter(self, source: TensorSource, path: Path, name: str, title: str) -> Companion:
         sizes = self._spec.transformer
@@ -246,6 +249,22 @@ class _Finder:
     def _made_for_another(self, title: str) -> RequestInvalid:
         return RequestInvalid(
             f"{title} was made for another model than {self._spec.title}.", "Choose the model it belongs to."
+        )
+
+
+def _check_sees(adapter: Companion, eye: Companion) -> None:
+    """Refuses an adapter that was made for what another picture encoder gives."""
+    match eye.config, adapter.config:
+        case SiglipConfig(hidden_size=given), ReduxConfig(image_dim=wanted):
+            pass
+        case ClipVisionConfig(projection_dim=given), IpAdapterConfig(image_dim=wanted):
+            pass
+        case _:
+            raise ValueError(f"{adapter.key} does not see through {eye.key}")
+    if given != wanted:
+        raise RequestInvalid(
+            f"{adapter.title} was made for another picture encoder than {eye.title}.",
+            "Choose another adapter, or get the picture encoder again.",
         )
 
 

@@ -395,7 +395,7 @@ def explain(err: ValidationError) -> tuple[str, str]:
     if first["type"] == "string_pattern_mismatch":
         reason = "It has another form"
     why = f"it must be {may_be}" if may_be else f"{reason[0].lower()}{reason[1:]}"
-    value = _cut(repr(first["input"]))
+    value = _shown(first["input"])
     return f"{_cut(name)} cannot be {value}: {why}.", "Change it and try again."
 
 
@@ -404,6 +404,13 @@ def field_name(where: Sequence[int | str]) -> str:
     plain = ".".join(part for part in where if isinstance(part, str))
     name = _NAMES.get(plain, plain.replace("_", " "))
     return name[:1].upper() + name[1:]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a value of thousands of digits"
 
 
 def _cut(text: str) -> str:

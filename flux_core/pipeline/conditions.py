@@ -167,7 +167,7 @@ class ConditionMaker:
             cover = regions.token_cover(grid)
             segments.append(Segment(job.t5_tokens, region.strength, cover))
         others = sum(height * width // 4 for height, width in _reference_sizes(job))
-        bias = regions.attention_bias(segments, job.num_tokens, others, request.region_base)
+        bias = regions.attention_bias(segments, job.seen_tokens, others, request.region_base)
         backend = self._bench.backend
         txt = states[0] if len(states) == 1 else backend.ops.concat(states, axis=1)
         on_device = None if bias is None else backend.from_numpy(bias)

@@ -75,9 +75,18 @@ class Job:
         return height // SCALE_FACTOR, width // SCALE_FACTOR
 
     @property
-    def num_tokens(self) -> int:
-        """Image tokens of the result."""
+    def seen_size(self) -> tuple[int, int]:
+        """Height and width in latents of what the transformer sees at once: the picture, or a window."""
         height, width = self.latent_size
+        if not self.is_windowed:
+            return height, width
+        side = self.spec.working_side_px // SCALE_FACTOR
+        return min(height, side), min(width, side)
+
+    @property
+    def seen_tokens(self) -> int:
+        """Image tokens that the transformer sees at once."""
+        height, width = self.seen_size
         return height * width // 4
 
     @property
@@ -120,9 +129,7 @@ class Job:
 
         A job of windows takes those of one window, because each is a picture of that size to the model.
         """
-        side = self.spec.working_side_px // (2 * SCALE_FACTOR)
-        tokens = min(self.num_tokens, side * side) if self.is_windowed else self.num_tokens
-        return [float(level) for level in sigmas(self.num_steps, tokens, self.spec.has_time_shift)]
+        return [float(level) for level in sigmas(self.num_steps, self.seen_tokens, self.spec.has_time_shift)]
 
     @property
     def is_windowed(self) -> bool:

@@ -21,6 +21,11 @@ def test_what_is_wrong_is_said_briefly(fields: dict[str, object]) -> None:
     assert len(str(caught.value)) < 300
 
 
+def test_a_number_too_long_to_be_written_is_refused_like_any_other() -> None:
+    with pytest.raises(RequestInvalid, match="seed cannot be a value of thousands of digits"):
+        build_request(seed=10**5000)
+
+
 @pytest.mark.parametrize("name", ["ink.safetensors", "ink", "Ölbild (v2)", "a..b", "水墨", "x" * 200])
 def test_a_lora_is_named_by_a_file_name_and_survives_the_wire(name: str) -> None:
     request = build_request(loras=[{"name": name, "strength": -0.5}])

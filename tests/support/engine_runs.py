@@ -39,20 +39,13 @@ class Run:
 def run(
     engine: Engine,
     *,
-    image: np.ndarray | bytes | None = None,
-    mask: np.ndarray | bytes | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
     on_message: Callable[[Progress | Preview], None] = lambda message: None,
     **fields: Any,
 ) -> Run:
-    """Runs one request; image and mask are pixels or the bytes of a file."""
+    """Runs one request; pictures anywhere in its fields are pixels or the bytes of a file."""
     blobs: dict[str, bytes] = {}
-    for name, picture in (("image", image), ("mask", mask)):
-        if picture is not None:
-            content = picture if isinstance(picture, bytes) else codec.encode_png(picture)
-            digest = hashlib.sha256(content).hexdigest()
-            blobs[digest] = content
-            fields[name] = digest
+    fields = _sent(fields, blobs)
     said: list[Progress | Preview] = []
 
     def say(message: Progress | Preview) -> None:
@@ -61,6 +54,22 @@ def run(
 
     request = build_request(**{"model": "micro", "width_px": 64, "height_px": 64, "num_steps": 3, **fields})
     return Run(engine.run(request, blobs.__getitem__, say, is_cancelled), said)
+
+
+def _sent(value: Any, blobs: dict[str, bytes]) -> Any:
+    """The fields with every picture's name in place of it; its content goes to `blobs`."""
+    match value:
+        case np.ndarray() | bytes():
+            content = value if isinstance(value, bytes) else codec.encode_png(value)
+            digest = hashlib.sha256(content).hexdigest()
+            blobs[digest] = content
+            return digest
+        case dict():
+            return {name: _sent(each, blobs) for name, each in value.items()}
+        case list() | tuple():
+            return [_sent(each, blobs) for each in value]
+        case _:
+            return value
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:

@@ -175,32 +175,43 @@ def diffusers_transformer(spec: ModelSpec = SPEC, shard_size: str = "20KB") -> W
     """The folder that diffusers saves, in shards."""
 
     def write(folder: Path, weights: Tensors) -> str:
-        from diffusers import FluxTransformer2DModel
-
-        config = spec.transformer
-        model = FluxTransformer2DModel(
-            in_channels=config.in_channels,
-            out_channels=config.out_channels,
-            num_layers=config.depth,
-            num_single_layers=config.depth_single,
-            attention_head_dim=config.hidden_size // config.num_heads,
-            num_attention_heads=config.num_heads,
-            joint_attention_dim=config.context_in_dim,
-            pooled_projection_dim=config.vec_in_dim,
-            guidance_embeds=config.has_guidance,
-            axes_dims_rope=config.axes_dim,
-        )
-        return _saved(folder / "transformer", model, transformer_as_diffusers(weights, spec), shard_size)
+        theirs = transformer_as_diffusers(weights, spec)
+        return _saved(folder / "transformer", peer_transformer(spec), theirs, shard_size)
 
     return write
 
 
+def peer_transformer(spec: ModelSpec) -> Any:
+    """Diffusers' own, with other weights."""
+    from diffusers import FluxTransformer2DModel
+
+    config = spec.transformer
+    return FluxTransformer2DModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        num_layers=config.depth,
+        num_single_layers=config.depth_single,
+        attention_head_dim=config.hidden_size // config.num_heads,
+        num_attention_heads=config.num_heads,
+        joint_attention_dim=config.context_in_dim,
+        pooled_projection_dim=config.vec_in_dim,
+        guidance_embeds=config.has_guidance,
+        axes_dims_rope=config.axes_dim,
+    )
+
+
 def diffusers_autoencoder(folder: Path, weights: Tensors) -> str:
+    theirs = as_diffusers(weights, autoencoder_recipes(SPEC.autoencoder), {})
+    return _saved(folder / "vae", peer_autoencoder(SPEC), theirs, "10GB")
+
+
+def peer_autoencoder(spec: ModelSpec) -> Any:
+    """Diffusers' own, with other weights."""
     from diffusers import AutoencoderKL
 
-    config = SPEC.autoencoder
+    config = spec.autoencoder
     levels = len(config.channel_multipliers)
-    model = AutoencoderKL(
+    return AutoencoderKL(
         block_out_channels=tuple(config.channels * m for m in config.channel_multipliers),
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -209,9 +220,9 @@ def diffusers_autoencoder(folder: Path, weights: Tensors) -> str:
         norm_num_groups=config.norm_groups,
         use_quant_conv=False,
         use_post_quant_conv=False,
+        shift_factor=config.shift,
+        scaling_factor=config.scale,
     )
-    theirs = as_diffusers(weights, autoencoder_recipes(config), {})
-    return _saved(folder / "vae", model, theirs, "10GB")
 
 
 def transformers_t5(folder: Path, weights: Tensors) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from backends.mlx_metal.engine import MlxEngine
 from backends.torch_cuda.engine import TorchEngine
+from flux_core import catalog
 from flux_core.catalog import TINY
 from flux_core.request import Precision, Task
 from flux_core.sampling import preview
@@ -101,16 +103,41 @@ def test_filling_a_hole_leaves_the_far_side_as_the_autoencoder_keeps_it(engine: 
     assert not np.array_equal(filled[:, 208:], kept[:, 208:])
 
 
-def test_torch_and_mlx_paint_the_same_picture(engine: TorchEngine) -> None:
-    fields: dict[str, Any] = {
-        "model": "tiny",
-        "prompt": "a red apple on a blue background",
-        "seed": 7,
-        "num_steps": 4,
-    }
-    pictures = [
-        run(which, precision=Precision.FP32, **fields).pixels for which in (engine, MlxEngine((MODELS,)))
-    ]
+@pytest.fixture(scope="module")
+def mlx_engine() -> MlxEngine:
+    return MlxEngine((MODELS,))
+
+
+def right_half(side_px: int) -> np.ndarray:
+    mask = np.zeros((side_px, side_px), np.uint8)
+    mask[:, side_px // 2 :] = 255
+    return mask
+
+
+ABLE: dict[str, dict[str, Any]] = {
+    "text to image": {"num_steps": 4},
+    "image to image by places": {
+        "task": "transform", "image": scene(64, 64), "mask": right_half(64), "strength": 0.5, "num_steps": 2,
+    },
+    "inpainting": {"task": "fill", "image": scene(64, 64), "mask": right_half(64)},
+    "super-resolution": {
+        "task": "upscale", "image": scene(64, 64), "width_px": 96, "height_px": 96, "strength": 1.0,
+    },
+    "regions": {"regions": [{"prompt": "a green car", "mask": right_half(64)}], "negative_prompt": "blue",
+                "true_guidance": 4.0},
+}  # fmt: skip
+"""Every task that it can do."""
+
+
+@pytest.mark.parametrize("title", ABLE)
+def test_torch_and_mlx_paint_the_same_picture(
+    engine: TorchEngine, mlx_engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, title: str
+) -> None:
+    """Small pictures, and for super-resolution windows that are smaller still."""
+    monkeypatch.setitem(catalog.MODELS, "tiny", replace(TINY, working_side_px=64))
+    usual = {"model": "tiny", "prompt": "a red apple on a blue background", "seed": 7, "num_steps": 1}
+    fields: dict[str, Any] = {**usual, "width_px": 64, "height_px": 64, **ABLE[title]}
+    pictures = [run(which, precision=Precision.FP32, **fields).pixels for which in (engine, mlx_engine)]
     assert psnr_db(*pictures) >= 35
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file as save_torch
 from flux_core.errors import Corrupt, FluxError, ModelMissing, RequestInvalid
 from flux_core.messages import Stage
 from flux_core.pipeline import FluxEngine
-from flux_core.plan import Component
+from flux_core.plan import Component, PartKey
 from flux_core.weights.lora.layers import layers_of
 from tests.support import lora_files
 from tests.support.engine_runs import Run, run
@@ -118,11 +118,11 @@ def test_the_base_is_loaded_once_and_a_new_strength_loads_nothing(
     engine = make_engine(models_dir)
     paint(engine, prompt="dog")
     parts = engine._bench.parts
-    before, part = parts.identity, parts.get(Component.TRANSFORMER)
+    before, part = parts.identity, parts.get(PartKey(Component.TRANSFORMER))
     assert Stage.LOADING in stages(paint(engine, ("ink", 1.0), prompt="dog"))
     assert Stage.LOADING not in stages(paint(engine, ("ink", 0.3), prompt="dog"))
     assert parts.identity == before
-    assert parts.get(Component.TRANSFORMER) is part
+    assert parts.get(PartKey(Component.TRANSFORMER)) is part
 
 
 def test_texts_are_encoded_again_only_for_loras_of_text_encoders(engine: FluxEngine) -> None:

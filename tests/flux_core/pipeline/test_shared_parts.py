@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from flux_core import catalog
-from flux_core.errors import RequestInvalid
 from flux_core.parts import identify
 from flux_core.pipeline import FluxEngine
 from flux_core.request import Precision
@@ -65,10 +64,3 @@ def test_a_shard_that_was_overwritten_is_noticed(tmp_path: Path) -> None:
     assert identify(spec, shards, Precision.FP32) == before
     os.utime(shard, ns=(1, 1))
     assert identify(spec, shards, Precision.FP32) != before
-
-
-def test_a_model_that_cannot_be_run_yet_is_refused_before_files_are_looked_for(
-    make_engine: Callable[[Path], FluxEngine], tmp_path: Path
-) -> None:
-    with pytest.raises(RequestInvalid, match="this version cannot run it yet: editing by instruction"):
-        run(make_engine(tmp_path), model="flux1-kontext-dev")
