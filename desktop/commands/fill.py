@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from desktop.commands import options
-from desktop.commands.generate import report
-from desktop.commands.options import Backend, PrecisionName
-from desktop.commands.screen import Screen
+from desktop.commands import notation, options
+from desktop.commands.groups import Guides, Painting, Words, grouped
 
 if TYPE_CHECKING:
     from flux_core.catalog import ModelSpec
@@ -19,10 +17,13 @@ if TYPE_CHECKING:
     from flux_core.imaging.inpaint import InpaintSettings
 
 
+@grouped
 def fill(
     image: Annotated[Path, typer.Argument(help="The picture to change.")],
     prompt: Annotated[str, typer.Argument(help="What should be there.")],
-    output: options.Output,
+    painting: Painting,
+    words: Words,
+    guides: Guides,
     mask: Annotated[
         Path | None, typer.Option(help="Grey picture of the same size: white is repainted, black is kept.")
     ] = None,
@@ -35,55 +36,48 @@ def fill(
         typer.Option(help="Width in pixels of the fade inside the mask; fits the mask by default."),
     ] = None,
     strength: options.Strength = 1.0,
-    model: options.Model = "tiny",
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    lora: options.Lora = None,
-    precision: options.PrecisionOption = PrecisionName.AUTO,
-    backend: options.BackendOption = Backend.AUTO,
-    json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Repaint where a mask is white; every pixel outside it stays as it was."""
-    from desktop.commands.run_job import blob_name, connect, run_job
-    from flux_core import catalog
-    from flux_core.imaging import codec, inpaint, metadata, profiles
+    from desktop.commands.frame import Blobs, Frame, model_for, read_picture
+    from desktop.commands.painting import run, write_pictures
+    from flux_core.imaging import codec, inpaint, profiles
     from flux_core.request import Task, build_request
-    from flux_core.storage import write_atomically
 
-    options.check_output(output)
-    spec = catalog.find(model)
-    picture = codec.read(options.read_input(image), image.name)
+    options.check_output(painting.output)
+    spec = model_for(painting.model, Task.FILL)
+    picture = read_picture(image)
     pixels, repaint = _canvas(picture.pixels, mask, outpaint)
     plan = inpaint.plan_inpaint(repaint, _settings(repaint, spec, grow, feather))
     srgb = profiles.to_srgb(pixels, picture.icc)
     work_image, work_mask = (codec.encode_png(part) for part in inpaint.extract(srgb, plan))
+    blobs = Blobs()
     request = build_request(
         task=Task.FILL,
-        **options.request_fields(spec, prompt, seed, steps, guidance, precision, lora),
+        prompt=prompt,
+        **painting.fields(spec),
+        **words.fields(),
+        **guides.fields(Frame.of(plan), blobs),
         width_px=plan.work_width_px,
         height_px=plan.work_height_px,
-        image=blob_name(work_image),
-        mask=blob_name(work_mask),
+        image=blobs.add(work_image),
+        mask=blobs.add(work_mask),
         strength=strength,
     )
-    screen = Screen(json)
-    with connect() as client:
-        outcome = run_job(client, request, screen, blobs=(work_image, work_mask), backend=backend)
-    patch = inpaint.place(srgb, plan, codec.decode(outcome.pictures[0], "the result"))
-    patch = replace(patch, pixels=profiles.from_srgb(patch.pixels, picture.icc))
-    result = codec.in_mode(inpaint.apply(pixels, patch), picture.mode)
-    recipe = metadata.Recipe.of(request)
-    data = metadata.encode(result, codec.format_of(output.name), recipe, icc=picture.icc)
-    write_atomically(output, data)
-    report(screen, outcome, output, result.shape[1], result.shape[0])
+    screen, outcome = run(painting, request, blobs)
+
+    def arrange(result: Pixels) -> Pixels:
+        patch = inpaint.place(srgb, plan, result)
+        patch = replace(patch, pixels=profiles.from_srgb(patch.pixels, picture.icc))
+        return codec.in_mode(inpaint.apply(pixels, patch), picture.mode)
+
+    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc)
 
 
 def _canvas(pixels: Pixels, mask: Path | None, outpaint: str | None) -> tuple[Pixels, Pixels]:
     """The picture, extended if asked, and what to repaint of it."""
     import numpy as np
 
+    from desktop.commands.frame import check_same_size
     from flux_core.errors import RequestInvalid
     from flux_core.imaging import codec, inpaint
 
@@ -95,15 +89,10 @@ def _canvas(pixels: Pixels, mask: Path | None, outpaint: str | None) -> tuple[Pi
     painted = np.zeros((height, width), np.uint8)
     if mask is not None:
         painted = codec.decode_grey(options.read_input(mask), mask.name)
-        if painted.shape != (height, width):
-            mask_height, mask_width = painted.shape
-            raise RequestInvalid(
-                f"The mask is {mask_width} x {mask_height} pixels, the picture {width} x {height}.",
-                "Make them the same size.",
-            )
+        check_same_size(painted, (width, height), f"The mask {mask.name}")
     if outpaint is None:
         return pixels, painted
-    left, top, right, bottom = options.parse_sides(outpaint)
+    left, top, right, bottom = notation.parse_sides(outpaint)
     canvas, repaint = inpaint.extend(pixels, left, top, right, bottom)
     repaint[top : top + height, left : left + width] = painted
     return canvas, repaint

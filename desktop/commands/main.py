@@ -16,14 +16,17 @@ import typer
 
 from desktop.commands import (
     bench,
+    control,
     demo,
     doctor,
+    edit,
     fill,
     generate,
     jobs,
     models,
     project,
     serve,
+    vary,
     window,
 )
 from desktop.commands.screen import Screen
@@ -42,6 +45,9 @@ app.command("open")(window.open_window)
 app.command("generate")(generate.generate)
 app.command("transform")(generate.transform)
 app.command("fill")(fill.fill)
+app.command("edit")(edit.edit)
+app.command("control")(control.control)
+app.command("vary")(vary.vary)
 app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")
@@ -99,7 +105,7 @@ def _report(err: Exception, screen: Screen) -> int:
         return 1
     usage = getattr(err, "format_message", None)  # the parser's own errors, whichever click typer brings
     if usage is not None:
-        message = str(usage()).replace("Value error, ", "")
+        message = " ".join(str(usage()).replace("Value error, ", "").split())
         hint = "See flowbrush --help, or --help after the command."
         screen.error(RequestInvalid.code, message if message.endswith(".") else f"{message}.", hint)
         return 2

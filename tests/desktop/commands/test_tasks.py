@@ -1,0 +1,225 @@
+"""Editing, control, variation and enlargement from the command line, through a real service."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flux_core.imaging import codec, metadata
+from flux_core.request import ControlKind, Task
+
+KONTEXT = ["--model", "flux1-kontext-dev"]
+DEV = ["--model", "flux1-dev"]
+
+
+def pixels_of(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def request_in(path):
+    return metadata.read_request(path.read_bytes())
+
+
+@pytest.fixture
+def photo(write, noise):
+    return write("photo.png", noise(90, 120, 3))
+
+
+def test_an_edit_has_the_source_s_size_and_says_what_was_asked(flowbrush, photo, write, noise, tmp_path):
+    write("other.png", noise(30, 30, 3, seed=1))
+    said = flowbrush("edit", "photo.png", "make it night", "--ref", "other.png", *KONTEXT, "-o", "a.png")
+    assert said.code == 0, said.err
+    assert pixels_of("a.png").shape == (90, 120, 3)
+    request = request_in(tmp_path / "a.png")
+    assert (request.task, request.prompt, len(request.references)) == (Task.EDIT, "make it night", 1)
+    assert abs(request.width_px / request.height_px - 120 / 90) < 0.01
+    assert b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / "a.png").read_bytes()
+
+
+def test_a_style_is_an_instruction_for_an_edit_and_a_prompt_for_a_variation(flowbrush, photo, tmp_path):
+    assert flowbrush("edit", "photo.png", "--style", "ink", *KONTEXT, "-o", "a.png").code == 0
+    said = flowbrush("vary", "photo.png", "a barn", "--style", "ink", *DEV, "-o", "b.png")
+    assert said.code == 0, said.err
+    edit, vary = request_in(tmp_path / "a.png"), request_in(tmp_path / "b.png")
+    assert edit.prompt.startswith("Redraw this picture with black pen")
+    assert vary.prompt == "a pen and ink drawing of a barn, black lines on white paper, fine hatching"
+    said = flowbrush("edit", "photo.png", "--style", "nonesuch", *KONTEXT, "-o", "a.png")
+    assert said.code == 2
+    assert "watercolour" in said.err
+
+
+def test_control_follows_a_picture_in_its_proportions(flowbrush, photo, tmp_path):
+    said = flowbrush(
+        "control", "photo.png", "a barn", "--kind", "canny", "--model", "flux1-canny-dev", "-o", "a.png"
+    )
+    assert said.code == 0, said.err
+    request = request_in(tmp_path / "a.png")
+    (use,) = request.controls
+    assert (request.task, use.kind, use.is_map, use.model) == (Task.CONTROL, ControlKind.CANNY, False, "")
+    assert pixels_of("a.png").shape == (request.height_px, request.width_px, 3)
+    assert abs(request.width_px / request.height_px - 120 / 90) < 0.01
+
+
+def test_a_controlnet_has_a_strength_and_a_part_of_the_steps(flowbrush, photo, tmp_path):
+    options = ["--controlnet", "instantx-canny", "--strength", 0.6, "--start", 0.1, "--end", 0.8, "--map"]
+    said = flowbrush(
+        "control", "photo.png", "x", "--kind", "canny", *options, *DEV, "--size", "96x64", "-o", "a.png"
+    )
+    assert said.code == 0, said.err
+    (use,) = request_in(tmp_path / "a.png").controls
+    assert (use.model, use.strength, use.start, use.end, use.is_map) == (
+        "instantx-canny",
+        0.6,
+        0.1,
+        0.8,
+        True,
+    )
+    assert pixels_of("a.png").shape == (64, 96, 3)
+
+
+def test_several_pictures_are_varied_by_a_strength_each(flowbrush, photo, write, noise, tmp_path):
+    write("second.png", noise(50, 50, 3, seed=2))
+    said = flowbrush(
+        "vary", "photo.png", "second.png", "in the rain", "--strength", 0.5, "--strength", 1.5, *DEV,
+        "-o", "a.png",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    request = request_in(tmp_path / "a.png")
+    assert (request.task, request.prompt) == (Task.VARY, "in the rain")
+    assert [use.strength for use in request.pictures] == [0.5, 1.5]
+    assert len({use.image for use in request.pictures}) == 2
+    assert b"compositeWith" not in (tmp_path / "a.png").read_bytes()  # no pixel of the source is in it
+
+
+def test_an_adapter_may_read_a_single_picture_without_words(flowbrush, photo, tmp_path):
+    said = flowbrush("vary", "photo.png", "--adapter", "xlabs-ip-adapter", *DEV, "-o", "a.png")
+    assert said.code == 0, said.err
+    (use,) = request_in(tmp_path / "a.png").pictures
+    assert (use.adapter, use.strength) == ("xlabs-ip-adapter", 1.0)
+
+
+def test_several_pictures_are_numbered_and_each_says_its_own_seed(flowbrush, tmp_path):
+    said = flowbrush("generate", "x", "--count", 3, "--seed", 5, "--size", "64x64", "-o", "a.png", "--json")
+    assert said.code == 0, said.err
+    assert said.json["files"] == [{"file": f"a-{k}.png", "seed": 4 + k} for k in (1, 2, 3)]
+    assert [request_in(tmp_path / f"a-{k}.png").seed for k in (1, 2, 3)] == [5, 6, 7]
+    flowbrush("generate", "x", "--seed", 6, "--size", "64x64", "-o", "alone.png")
+    again = request_in(tmp_path / "alone.png")
+    assert again == request_in(tmp_path / "a-2.png"), "each file can be made again alone"
+
+
+SHARED = [
+    "--negative", "fog", "--true-guidance", "2.5", "--clip-prompt", "barn", "--tokens", "256", "--clip-only",
+    "--solver", "dpmpp_2m", "--step-cache", "careful", "--decoder", "fast",
+]  # fmt: skip
+GUIDES = [
+    "--like", "photo.png:0.4", "--ip-adapter", "face=photo.png:0.7", "--controlnet",
+    "depth=photo.png:net:0.8", "--region", "half.png:a lake", "--region-base", "0.2",
+]  # fmt: skip
+INPUTS = {
+    "generate": ["x", "--size", "120x90", *GUIDES],
+    "transform": ["photo.png", "x", *GUIDES],
+    "fill": ["photo.png", "x", "--mask", "half.png", *GUIDES],
+    "edit": ["photo.png", "x", *KONTEXT],
+    "control": ["photo.png", "x", "--kind", "canny", *DEV],
+    "vary": ["photo.png", "x", *DEV],
+}
+
+
+@pytest.mark.parametrize("command", INPUTS)
+def test_every_command_has_the_shared_options_and_its_file_says_them(
+    flowbrush, photo, write, tmp_path, command
+):
+    half = np.zeros((90, 120), np.uint8)
+    half[:, :60] = 255
+    write("half.png", half)
+    said = flowbrush(command, *INPUTS[command], *SHARED, "-o", "a.png")
+    assert said.code == 0, said.err
+    request = request_in(tmp_path / "a.png")
+    assert (request.negative_prompt, request.true_guidance, request.clip_prompt) == ("fog", 2.5, "barn")
+    assert (request.t5_tokens, request.is_clip_only) == (256, True)
+    assert (request.solver, request.step_cache, request.decoder) == ("dpmpp_2m", "careful", "fast")
+    if GUIDES[0] in INPUTS[command]:
+        assert [(use.adapter, use.strength) for use in request.pictures] == [("", 0.4), ("face", 0.7)]
+        (control,) = request.controls
+        assert (control.kind, control.model, control.strength) == (ControlKind.DEPTH, "net", 0.8)
+        assert [region.prompt for region in request.regions] == ["a lake"]
+        assert request.region_base == 0.2
+
+
+def test_a_region_lies_where_it_was_painted_on_the_picture(flowbrush, photo, write, client, tmp_path):
+    half = np.zeros((90, 120), np.uint8)
+    half[:, :60] = 255
+    write("half.png", half)
+    flowbrush("transform", "photo.png", "x", "--region", "half.png:a lake", "-o", "a.png")
+    request = request_in(tmp_path / "a.png")
+    mask = codec.decode_grey(client.get_blob(request.regions[0].mask))
+    assert mask.shape == (request.height_px, request.width_px)
+    assert mask[:, : request.width_px // 2 - 8].min() > 200
+    assert mask[:, request.width_px // 2 + 8 :].max() < 50
+
+
+def test_a_grey_mask_says_where_a_transform_may_change(flowbrush, photo, write, tmp_path):
+    ramp = np.repeat(np.linspace(0, 255, 120).astype(np.uint8)[None], 90, axis=0)
+    write("ramp.png", ramp)
+    said = flowbrush("transform", "photo.png", "x", "--mask", "ramp.png", "-o", "a.png")
+    assert said.code == 0, said.err
+    assert request_in(tmp_path / "a.png").mask is not None
+    before, after = pixels_of("photo.png"), pixels_of("a.png")
+    assert np.array_equal(after[ramp == 0], before[ramp == 0])
+    assert (after[ramp > 0] != before[ramp > 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["edit", "photo.png", *KONTEXT], "what to change"),
+        (["edit", "none.png", "x", *KONTEXT], "none.png"),
+        (["edit", "photo.png", "x", "--ref", "broken.png", *KONTEXT], "broken.png"),
+        (["edit", "photo.png", "--style", "film", *KONTEXT], "not for editing"),
+        (["control", "photo.png", "x"], "kind"),
+        (["control", "photo.png", "x", "--kind", "smell"], "smell"),
+        (["control", "photo.png", "x", "--kind", "pose"], "--controlnet"),
+        (["control", "photo.png", "x", "--kind", "canny", *DEV, "--strength", "nan"], "strength"),
+        (["control", "photo.png", "x", "--kind", "canny", *DEV, "--start", "0.5", "--end", "0.5"], "start"),
+        (["vary", "x", *DEV], "x cannot be read"),
+        (["vary", "photo.png", "--style", "restore", *DEV], "only for editing"),
+        (["vary", "photo.png", "a", "--strength", "1", "--strength", "2", *DEV], "2 strengths"),
+        (["generate", "x", "--count", "17"], "num_images"),
+        (["generate", "x", "--tokens", "100"], "t5_tokens"),
+        (["generate", "x", "--solver", "rk4"], "rk4"),
+        (["generate", "x", "--negative", "fog"], "true_guidance"),
+        (["generate", "x", "--true-guidance", "nan"], "true_guidance"),
+        (["generate", "x", "--like", "photo.png:9"], "strength"),
+        (["generate", "x", "--ip-adapter", "photo.png"], "IP-Adapter"),
+        (["generate", "x", "--controlnet", "photo.png"], "KIND=MAP"),
+        (["generate", "x", "--controlnet", "canny=photo.png:net:strong"], "strong"),
+        (["generate", "x", "--controlnet", "smell=photo.png:net"], "kind"),
+        (["generate", "x", "--region", "photo.png"], "MASK:PROMPT"),
+        (["generate", "x", "--region", "black.png:a lake"], "empty"),
+        (["generate", "x", "--region", "photo.png:a", "--region", "photo.png:b"], "same mask"),
+        (["transform", "photo.png", "x", "--region", "small.png:a lake"], "5 x 5"),
+        (["transform", "photo.png", "x", "--mask", "small.png"], "5 x 5"),
+        (["transform", "photo.png", "x", "--controlnet", "canny=small.png:net"], "5 x 5"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(
+    flowbrush, photo, write, tmp_path, arguments, word
+):
+    write("small.png", np.full((5, 5), 255, np.uint8))
+    write("black.png", np.zeros((90, 120), np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    said = flowbrush(*arguments, "-o", "a.png")
+    assert said.code == 2
+    assert said.out == ""
+    assert word in said.err
+    assert said.err.count("\n") == 1
+    assert len(said.err) < 400
+    assert list(tmp_path.glob("a*")) == []
+    assert (
+        json.loads(flowbrush(*arguments, "-o", "a.png", "--json").out)["error"]["code"] == "request_invalid"
+    )
