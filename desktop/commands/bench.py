@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from desktop.commands import notation, options
+from desktop import notation
+from desktop.commands import options
 from desktop.commands.groups import Painting
 from desktop.commands.options import Backend
 from desktop.commands.screen import Screen

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from desktop.commands import notation, options
+from desktop import notation
+from desktop.commands import options
 from desktop.commands.groups import Painting, Words, given, grouped
 from desktop.commands.options import ControlKindName
 

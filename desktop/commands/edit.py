@@ -12,7 +12,7 @@ from desktop.commands.groups import Painting, Words, grouped
 from desktop.commands.styles import instruction_in
 
 if TYPE_CHECKING:
-    from flux_core.imaging.codec import Pixels
+    from flux_core.imaging.codec import Picture, Pixels
 
 
 @grouped
@@ -25,32 +25,52 @@ def edit(
         list[Path] | None, typer.Option(help="Another picture that the text speaks of; may be given again.")
     ] = None,
     style: options.StyleOption = None,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Lay the result back onto the source.")
+    ] = True,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Take the whole result, also where nothing was changed.")
+    ] = False,
 ) -> None:
     """Change a picture as a text says, with a model such as Kontext; the size stays."""
-    from desktop.commands.frame import Blobs, model_for, read_picture, size_like
+    from desktop.commands.frame import Blobs, flat, model_for, read_picture
     from desktop.commands.painting import run, write_pictures
-    from flux_core.imaging import geometry, profiles
+    from flux_core.imaging import codec, sizes
     from flux_core.request import Task, build_request
 
     options.check_output(painting.output)
     spec = model_for(painting.model, Task.EDIT)
     picture = read_picture(image)
-    height, width = picture.pixels.shape[:2]
-    work_width, work_height = size_like(width, height, spec)
+    source = flat(picture.srgb())
+    size = (source.shape[1], source.shape[0])
+    fitted = sizes.fit(size, sizes.nearest_size(*size, spec.working_side_px, spec.max_side_px))
     blobs = Blobs()
     request = build_request(
         task=Task.EDIT,
         prompt=instruction_in(style, text),
         **painting.fields(spec),
         **words.fields(),
-        width_px=work_width,
-        height_px=work_height,
-        image=blobs.add_pixels(picture.srgb()),
+        width_px=fitted.width_px,
+        height_px=fitted.height_px,
+        image=blobs.add(codec.encode_png(sizes.fit_picture(source, fitted))),
         references=[blobs.add_picture(path) for path in ref or ()],
     )
     screen, outcome = run(painting, request, blobs)
 
     def arrange(result: Pixels) -> Pixels:
-        return profiles.from_srgb(geometry.resize(result, width, height), picture.icc)
+        return _settled(picture, source, sizes.unfit_picture(result, fitted), register, keep_all)
 
     write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc)
+
+
+def _settled(picture: Picture, source: Pixels, edited: Pixels, is_registered: bool, is_whole: bool) -> Pixels:
+    """The edit, laid back onto its source, in the file's colours; where nothing changed, the file's bytes."""
+    from flux_core.imaging import change_mask, codec, profiles, registration
+
+    if is_registered:
+        edited = registration.lay_back(edited, registration.register(source, edited))
+    if is_whole:
+        return profiles.from_srgb(edited, picture.icc)
+    mask = change_mask.change_mask(source, edited)
+    matched = profiles.from_srgb(change_mask.match_to_kept(source, edited, mask), picture.icc)
+    return codec.in_mode(change_mask.keep_unchanged(picture.pixels, matched, mask), picture.mode)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from desktop.commands import options
+from desktop.jobs.sources import flat
 from flux_core import catalog
 from flux_core.catalog import ModelSpec
 from flux_core.errors import RequestInvalid
@@ -40,7 +41,7 @@ class Blobs:
 
     def add_pixels(self, pixels: Pixels) -> str:
         """Keeps sRGB pixels [H, W, 4], transparency laid on white."""
-        return self.add(codec.encode_png(_flat(pixels)))
+        return self.add(codec.encode_png(flat(pixels)))
 
     @property
     def all(self) -> tuple[bytes, ...]:
@@ -78,7 +79,7 @@ class Frame:
 
     def map_of(self, path: Path) -> bytes:
         """A map file as a PNG: cut like the picture, or as it is where nothing is cut."""
-        pixels = _flat(read_picture(path).srgb())
+        pixels = flat(read_picture(path).srgb())
         if self.plan is not None:
             piece = geometry.crop(self._checked(pixels, path.name), self.plan.box)
             pixels = geometry.resize(piece, self.width_px, self.height_px)
@@ -134,12 +135,3 @@ def model_for(name: str | None, task: Task) -> ModelSpec:
         if task in spec.tasks:
             return spec
     raise RequestInvalid(f"No model of the catalog can do {task.value}.", "Name one with --model.")
-
-
-def _flat(pixels: Pixels) -> Pixels:
-    """[H, W, 3], transparency laid on white."""
-    alpha = pixels[..., 3:].astype(np.uint16)
-    if int(alpha.min()) == 255:
-        return np.ascontiguousarray(pixels[..., :3])
-    mixed = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return mixed.astype(np.uint8)

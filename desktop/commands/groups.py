@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from desktop.commands import notation, options
+from desktop import notation
+from desktop.commands import options
 from desktop.commands.options import Backend, DecoderName, PrecisionName, SolverName, StepCacheName
 
 if TYPE_CHECKING:

@@ -72,6 +72,16 @@ class ControlKindName(StrEnum):
     SOFT_EDGE = "soft_edge"
 
 
+class IntentName(StrEnum):
+    """As flux_core.imaging.intents.Intent."""
+
+    FILL = "fill"
+    EXPAND = "expand"
+    ADD = "add"
+    REMOVE = "remove"
+    REPLACE_BACKGROUND = "replace-background"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write: .png, .jpg or .webp.")]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from desktop.commands.frame import Blobs
 from desktop.commands.groups import Painting
-from desktop.commands.notation import numbered
 from desktop.commands.run_job import Outcome, connect, run_job
 from desktop.commands.screen import Screen
+from desktop.notation import numbered
 from flux_core.imaging import codec, metadata
 from flux_core.imaging.codec import Pixels
 from flux_core.request import GenerationRequest

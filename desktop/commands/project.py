@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from desktop.commands import notation, options, qt_libraries
+from desktop import notation
+from desktop.commands import options, qt_libraries
 from desktop.commands.screen import Screen
 from flux_core.errors import RequestInvalid
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from desktop.commands import notation, options
+from desktop import notation
+from desktop.commands import options
 from desktop.commands.groups import Painting, Words, grouped, likeness_fields
 from desktop.commands.styles import prompt_in
 from flux_core.errors import RequestInvalid

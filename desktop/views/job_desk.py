@@ -13,7 +13,8 @@ from PySide6.QtGui import QImage, QPainter
 from desktop.document.geometry import Rect
 from desktop.i18n import tr
 from desktop.jobs.bridge import JobBridge
-from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, Phase, Wish
+from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, Phase
+from desktop.jobs.wish import Wish
 from desktop.models.workspace import Session, Workspace, layer_ids
 from desktop.tools.settings import ToolSettings
 from desktop.views.canvas import CanvasView
@@ -132,7 +133,9 @@ class JobDesk(QObject):
             return
         waiting, self._waiting = self._waiting, []
         for message in waiting:
-            if self._workspace.insert_result(message.job_id, message.document_id, message.layer):
+            if self._workspace.insert_result(
+                message.job_id, message.document_id, message.layer, message.scale
+            ):
                 self._settings.is_mask_tinted = False
 
     def _on_ended(self, message: JobEnded) -> None:

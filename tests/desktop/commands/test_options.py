@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from desktop.commands import notation, options
+from desktop import notation
+from desktop.commands import options
 from desktop.presets import styles
 from flux_core.errors import RequestInvalid
 from flux_core.request import ControlKind, Decoder, Precision, Solver, StepCache

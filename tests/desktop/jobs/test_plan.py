@@ -10,8 +10,8 @@ from desktop.document.compositor import render
 from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.document.state import DocumentState
-from desktop.jobs.job import Action, Wish, action_for
 from desktop.jobs.plan import finish, layer_name, prepare
+from desktop.jobs.wish import Action, Wish, action_for
 from flux_core.catalog import DEV, TINY
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec

@@ -1,4 +1,4 @@
-r"""How sizes, strengths, pictures and places are written on the command line.
+r"""How sizes, strengths, pictures and places are written, on the command line and in the window.
 
 Each function reads one notation into the fields of a request; whether a value is allowed is for the request
 to say. A colon in a Windows path ("C:\\photo.png") is part of the path.
