@@ -1,24 +1,33 @@
-"""The loaded parts of one model: taken from disk when first asked for, kept until told otherwise.
+"""The loaded parts of one job's model: taken from disk when first asked for, kept until told otherwise.
 
 Another model, another precision or changed files make it forget everything, so two models are never
-in memory together and a file that was replaced is read again. Other LoRAs only hang other adapters on the
-same parts, and another strength only writes a number.
+in memory together and a file that was replaced is read again. Parts beside the model go when a job does not
+want them. Other LoRAs only hang other adapters on the same parts, and another strength only writes a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from flux_core.catalog import ModelSpec
+from flux_core.catalog import (
+    ClipVisionConfig,
+    IpAdapterConfig,
+    ModelSpec,
+    ReduxConfig,
+    SiglipConfig,
+    Taef1Config,
+)
+from flux_core.companions import Companion
 from flux_core.errors import ModelMissing
 from flux_core.ops import Backend, LeafFactory
-from flux_core.plan import Component
+from flux_core.plan import Component, PartKey
 from flux_core.request import Precision
-from flux_core.weights import components
+from flux_core.weights import components, extra_components
 from flux_core.weights.lora.attach import Adapters
 from flux_core.weights.lora.library import ChosenLora
+from flux_core.weights.open import open_source
 
 Loader = Callable[[ModelSpec, Path, Backend, Precision], Any]
 
@@ -30,6 +39,7 @@ _LOADERS: dict[Component, Loader] = {
     Component.VAE_DECODER: components.load_decoder,
 }
 _ADAPTABLE = (Component.CLIP, Component.T5, Component.TRANSFORMER)
+
 
 Identity = tuple[Any, ...]
 """Which model, which precision, which files: equal only if the loaded parts may be used again."""
@@ -45,59 +55,83 @@ class Parts:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._choice: tuple[ModelSpec, Path, Precision] | None = None
-        self._loaded: dict[Component, Any] = {}
+        self._loaded: dict[PartKey, Any] = {}
         self._adapters: dict[Component, Adapters] = {}
         self._loras: tuple[ChosenLora, ...] = ()
+        self._companions: dict[PartKey, Companion] = {}
+        self._stamps: dict[PartKey, Any] = {}
         self.identity: Identity = ()
 
     def choose(
-        self, spec: ModelSpec, folder: Path, precision: Precision, loras: tuple[ChosenLora, ...] = ()
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        precision: Precision,
+        loras: tuple[ChosenLora, ...] = (),
+        companions: Iterable[Companion] = (),
     ) -> None:
-        """Says which model the next parts are of, with which LoRAs; frees the parts of any other."""
+        """Says which model the next parts are of, with which LoRAs and which parts beside it.
+
+        The parts of any other model are freed, and parts beside it that are not wanted or have changed.
+        """
         identity = identify(spec, folder, precision)
         if identity != self.identity:
             self.free_all()
         self._choice = spec, folder, precision
         self.identity = identity
         self._loras = loras
+        self._companions = {companion.key: companion for companion in companions}
+        stamps = {key: companion.stamp for key, companion in self._companions.items()}
+        for key in [key for key, stamp in self._stamps.items() if stamps.get(key) != stamp]:
+            self.free(key)
+        self._stamps = stamps
 
-    def is_ready(self, component: Component) -> bool:
+    def is_ready(self, key: PartKey) -> bool:
         """Whether the part is loaded, with just these LoRAs on it; strengths take no time to change."""
-        if component not in self._loaded:
+        if key not in self._loaded:
             return False
-        adapters = self._adapters.get(component)
-        return adapters is None or list(adapters.strengths) == [lora.key for lora in self._wanted(component)]
+        adapters = self._adapters.get(key.component)
+        if adapters is None:
+            return True
+        return list(adapters.strengths) == [lora.key for lora in self._wanted(key.component)]
 
-    def has(self, component: Component) -> bool:
-        return component in self._loaded
+    def has(self, key: PartKey) -> bool:
+        return key in self._loaded
 
-    def get(self, component: Component) -> Any:
+    def get(self, key: PartKey) -> Any:
         """The part, ready to be called; loads it and attaches LoRAs if needed.
 
         Raises:
             ModelMissing: Its file is not there.
             Corrupt: Its file is damaged or of another model.
         """
-        if component not in self._loaded:
-            if self._choice is None:
-                raise ValueError("choose a model first")
-            spec, folder, precision = self._choice
-            keeper: Any = _FactoryKeeper(self._backend)
-            self._loaded[component] = _LOADERS[component](spec, folder, keeper, precision)
-            if component in _ADAPTABLE:
-                self._adapters[component] = self._backend.adapters(keeper.factory, precision)
-        if component in self._adapters:
-            self._adapt(self._adapters[component], self._wanted(component), component)
-        return self._loaded[component]
+        if key not in self._loaded:
+            self._load(key)
+        if key.component in self._adapters:
+            self._adapt(self._adapters[key.component], self._wanted(key.component), key.component)
+        return self._loaded[key]
 
-    def free(self, component: Component) -> None:
-        self._loaded.pop(component, None)
-        self._adapters.pop(component, None)
+    def free(self, key: PartKey) -> None:
+        self._loaded.pop(key, None)
+        self._adapters.pop(key.component, None)
 
     def free_all(self) -> None:
         self._loaded.clear()
         self._adapters.clear()
+        self._stamps.clear()
         self.identity = ()
+
+    def _load(self, key: PartKey) -> None:
+        if self._choice is None:
+            raise ValueError("choose a model first")
+        spec, folder, precision = self._choice
+        if key in self._companions:
+            self._loaded[key] = _load_companion(spec, self._companions[key], self._backend, precision)
+            return
+        keeper: Any = _FactoryKeeper(self._backend)
+        self._loaded[key] = _LOADERS[key.component](spec, folder, keeper, precision)
+        if key.component in _ADAPTABLE:
+            self._adapters[key.component] = self._backend.adapters(keeper.factory, precision)
 
     def _wanted(self, component: Component) -> list[ChosenLora]:
         return [lora for lora in self._loras if component in lora.lora.components]
@@ -115,6 +149,25 @@ class Parts:
                 adapters.weigh(key, lora.strength)
         for lora in wanted[kept:]:
             adapters.attach(lora.key, lora.lora.patches(component), lora.strength)
+
+
+def _load_companion(spec: ModelSpec, part: Companion, backend: Backend, precision: Precision) -> Any:
+    file = open_source(part.path)
+    match part.key.component, part.config:
+        case Component.SIGLIP, SiglipConfig() as config:
+            return extra_components.load_siglip(file, backend, precision, config)
+        case Component.REDUX, ReduxConfig() as config:
+            return extra_components.load_redux(file, backend, precision, config)
+        case Component.CLIP_VISION, ClipVisionConfig() as config:
+            return extra_components.load_clip_vision(file, backend, precision, config)
+        case Component.IP_ADAPTER, IpAdapterConfig() as config:
+            return extra_components.load_ip_adapter(file, backend, precision, config)
+        case Component.CONTROLNET, _:
+            return extra_components.load_controlnet(file, backend, precision, spec.transformer)
+        case Component.FAST_DECODER, Taef1Config() as config:
+            return extra_components.load_taef1_decoder(file, backend, precision, config)
+        case _:
+            raise ValueError(f"{part.key} is not a part beside a model")
 
 
 class _FactoryKeeper:
@@ -140,7 +193,7 @@ def identify(spec: ModelSpec, folder: Path, precision: Precision) -> Identity:
     """
     stamps: list[tuple[str, int, int]] = []
     try:
-        for place in (folder / name for name in spec.files.all):
+        for place in (folder / name for name in spec.files.all if name):
             for file in sorted(place.iterdir()) if place.is_dir() else [place]:
                 status = file.stat()
                 stamps.append((file.name, status.st_mtime_ns, status.st_size))

@@ -34,7 +34,7 @@ def list_models(json: options.Json = False, debug: options.Debug = False) -> Non
     folders = models_dirs()
     infos = catalog.model_infos(folders)
     parts = [(part, catalog.part_folder(part, folders)) for part in catalog.PARTS.values()]
-    models = [(info.model, _on_disk(info, folders), _tasks(info), info.licence, info.title) for info in infos]
+    models = [(info.model, _on_disk(info, folders), ", ".join(info.tasks), info.licence, info.title) for info in infos]
     screen.table(("MODEL", "ON DISK", "TASKS", "LICENCE", "TITLE"), models)
     screen.say("")
     screen.table(("PART", "ON DISK", "KIND", "LICENCE", "TITLE"), [_part_row(*pair) for pair in parts])
@@ -146,12 +146,6 @@ def _on_disk(info: ModelInfo, folders: tuple[Path, ...]) -> str:
     return f"lacks {lacking(missing)}"
 
 
-def _tasks(info: ModelInfo) -> str:
-    from flux_core import catalog
-
-    return ", ".join(info.tasks) or f"{', '.join(catalog.find(info.model).meant_for)} (not yet)"
-
-
 def _part_row(part: PartSpec, folder: Path | None) -> tuple[str, ...]:
     from flux_core import catalog
 
@@ -177,6 +171,7 @@ def _part_json(part: PartSpec, folder: Path | None) -> dict[str, Any]:
         "bytes_on_disk": catalog.bytes_in(folder) if folder else 0,
         **_row_json(part),
         "works_with": list(part.works_with),
+        "meant_for": list(part.meant_for),
     }
 
 
@@ -186,5 +181,4 @@ def _row_json(row: Row) -> dict[str, Any]:
         "repository": row.repository,
         "is_gated": row.is_gated,
         "needs": list(row.needs),
-        "meant_for": list(row.meant_for),
     }

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from flux_core.catalog import models, parts
+from flux_core.catalog import helpers, models, parts
 from flux_core.catalog.spec import ModelSpec, PartSpec, Row
 from flux_core.errors import RequestInvalid
 from flux_core.request import Task
 
 MODELS: dict[str, ModelSpec] = {spec.model: spec for spec in models.ALL}
-PARTS: dict[str, PartSpec] = {spec.model: spec for spec in parts.ALL}
+PARTS: dict[str, PartSpec] = {spec.model: spec for spec in (*parts.ALL, *helpers.ALL)}
 
 
 def find(model: str) -> ModelSpec:
@@ -22,7 +22,7 @@ def find(model: str) -> ModelSpec:
     """
     if model in MODELS:
         return MODELS[model]
-    hint = f"Choose one of: {', '.join(spec.model for spec in MODELS.values() if spec.tasks)}."
+    hint = f"Choose one of: {', '.join(spec.model for spec in MODELS.values())}."
     if model in PARTS:
         part = PARTS[model]
         raise RequestInvalid(f"{part.title} is not a model that paints, but a part of one.", hint)
@@ -48,16 +48,11 @@ def rows() -> tuple[Row, ...]:
 
 
 def check_task(spec: ModelSpec, task: Task) -> None:
-    """Refuses what this version cannot do with a model, before anything is loaded.
+    """Refuses what a model cannot do, before anything is loaded.
 
     Raises:
-        RequestInvalid: The model cannot be run yet, or not for this task.
+        RequestInvalid: It was not made for this task.
     """
-    if not spec.tasks:
-        raise RequestInvalid(
-            f"{spec.title} is in the catalog, but this version cannot run it yet: {spec.not_yet}.",
-            "Choose another model; `flowbrush models list` shows what each can do.",
-        )
     if task not in spec.tasks:
         able = ", ".join(each.value for each in spec.tasks)
         raise RequestInvalid(f"{spec.title} cannot do {task.value}.", f"It can: {able}.")

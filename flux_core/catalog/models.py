@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from flux_core.catalog.configs import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
 from flux_core.catalog.spec import ModelFiles, ModelSpec, RemoteFile
-from flux_core.request import Task
+from flux_core.request import ControlKind, Task
 
 DEV_LICENCE = "FLUX.1 [dev] Non-Commercial License"
 
-_BASIC = (Task.GENERATE, Task.TRANSFORM, Task.FILL)
-_BASIC_NAMES = tuple(task.value for task in _BASIC)
+_BASIC = (Task.GENERATE, Task.TRANSFORM, Task.FILL, Task.UPSCALE)
+_ADAPTABLE = (*_BASIC, Task.CONTROL, Task.VARY)
+"""With what others have published for dev: ControlNets, control LoRAs, Redux, IP-Adapters."""
+
 _SHARED = ("t5-xxl", "clip-l", "ae")
 
 TINY = ModelSpec(
@@ -23,7 +25,8 @@ TINY = ModelSpec(
     title="Tiny FLUX (bundled)",
     licence="Apache-2.0",
     tasks=_BASIC,
-    meant_for=_BASIC_NAMES,
+    redux="",
+    fast_decoder="",
     num_steps=20,
     guidance=3.5,
     t5_tokens=32,
@@ -60,8 +63,7 @@ SCHNELL = ModelSpec(
         ),
     ),
     needs=_SHARED,
-    tasks=_BASIC,
-    meant_for=_BASIC_NAMES,
+    tasks=_ADAPTABLE,
     num_steps=4,
     guidance=0.0,
     t5_tokens=256,
@@ -84,8 +86,7 @@ DEV = ModelSpec(
         ),
     ),
     needs=_SHARED,
-    tasks=_BASIC,
-    meant_for=_BASIC_NAMES,
+    tasks=_ADAPTABLE,
     num_steps=28,
     guidance=3.5,
     t5_tokens=512,
@@ -100,8 +101,7 @@ KREA = ModelSpec(
     is_gated=True,
     downloads=(RemoteFile("flux1-krea-dev.safetensors"),),
     needs=_SHARED,
-    tasks=_BASIC,
-    meant_for=_BASIC_NAMES,
+    tasks=_ADAPTABLE,
     num_steps=28,
     guidance=4.5,
     t5_tokens=512,
@@ -121,9 +121,8 @@ FILL = ModelSpec(
         ),
     ),
     needs=_SHARED,
-    tasks=(),
-    not_yet="its masked-picture inputs are not built",
-    meant_for=("fill",),
+    tasks=(Task.FILL,),
+    redux="",
     num_steps=50,
     guidance=30.0,
     t5_tokens=512,
@@ -144,9 +143,9 @@ CANNY = ModelSpec(
         ),
     ),
     needs=_SHARED,
-    tasks=(),
-    not_yet="its control-picture inputs are not built",
-    meant_for=("control",),
+    tasks=(Task.CONTROL,),
+    control_kind=ControlKind.CANNY,
+    redux="",
     num_steps=50,
     guidance=30.0,
     t5_tokens=512,
@@ -167,9 +166,9 @@ DEPTH = ModelSpec(
         ),
     ),
     needs=_SHARED,
-    tasks=(),
-    not_yet="its control-picture inputs are not built",
-    meant_for=("control",),
+    tasks=(Task.CONTROL,),
+    control_kind=ControlKind.DEPTH,
+    redux="",
     num_steps=50,
     guidance=10.0,
     t5_tokens=512,
@@ -190,9 +189,7 @@ KONTEXT = ModelSpec(
         ),
     ),
     needs=_SHARED,
-    tasks=(),
-    not_yet="editing by instruction is not built",
-    meant_for=("edit",),
+    tasks=(Task.EDIT, Task.GENERATE, Task.TRANSFORM, Task.FILL),
     num_steps=30,
     guidance=2.5,
     t5_tokens=512,

@@ -8,8 +8,18 @@ Source: the repositories' file lists; formats.md's sizes; BFL docs for the sha25
 
 from __future__ import annotations
 
+from flux_core.catalog.configs import (
+    ClipVisionConfig,
+    ControlNetConfig,
+    IpAdapterConfig,
+    ReduxConfig,
+    SiglipConfig,
+    Taef1Config,
+    TransformerConfig,
+)
 from flux_core.catalog.models import DEV_LICENCE
 from flux_core.catalog.spec import Kind, PartSpec, RemoteFile
+from flux_core.request import ControlKind
 
 _SCHNELL_REPOSITORY = "black-forest-labs/FLUX.1-schnell"
 _CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
@@ -79,6 +89,7 @@ SIGLIP = PartSpec(
     repository="black-forest-labs/FLUX.1-Redux-dev",
     is_gated=True,
     downloads=(RemoteFile("image_encoder/model.safetensors"), RemoteFile("image_encoder/config.json")),
+    config=SiglipConfig(),
 )
 
 CLIP_VISION = PartSpec(
@@ -91,6 +102,7 @@ CLIP_VISION = PartSpec(
         RemoteFile("model.safetensors", place="image_encoder/model.safetensors"),
         RemoteFile("config.json", place="image_encoder/config.json"),
     ),
+    config=ClipVisionConfig(),
 )
 
 TAEF1 = PartSpec(
@@ -101,6 +113,7 @@ TAEF1 = PartSpec(
     repository="madebyollin/taef1",
     downloads=(RemoteFile(_DIFFUSERS_FILE), RemoteFile("config.json")),
     meant_for=("preview",),
+    config=Taef1Config(),
 )
 
 CANNY_LORA = PartSpec(
@@ -121,6 +134,7 @@ CANNY_LORA = PartSpec(
     num_steps=50,
     guidance=30.0,
     strength=0.85,
+    kinds=(ControlKind.CANNY,),
 )
 
 DEPTH_LORA = PartSpec(
@@ -141,6 +155,7 @@ DEPTH_LORA = PartSpec(
     num_steps=50,
     guidance=10.0,
     strength=0.85,
+    kinds=(ControlKind.DEPTH,),
 )
 
 REDUX = PartSpec(
@@ -160,10 +175,18 @@ REDUX = PartSpec(
     works_with=("flux1-dev", "flux1-krea-dev", "flux1-schnell"),
     meant_for=("vary",),
     guidance=2.5,
+    config=ReduxConfig(),
 )
 
 
-def _controlnet(model: str, title: str, repository: str, file: str = "", strength: float = 0.7) -> PartSpec:
+def _controlnet(
+    model: str,
+    title: str,
+    repository: str,
+    *kinds: ControlKind,
+    file: str = "",
+    config: ControlNetConfig | None = None,
+) -> PartSpec:
     """A ControlNet's row; those without a file of their own name lie in diffusers' layout."""
     diffusers_files = (RemoteFile(_DIFFUSERS_FILE), RemoteFile("config.json"))
     return PartSpec(
@@ -175,12 +198,25 @@ def _controlnet(model: str, title: str, repository: str, file: str = "", strengt
         downloads=(RemoteFile(file),) if file else diffusers_files,
         works_with=_DEV_FAMILY,
         meant_for=("control",),
-        strength=strength,
+        strength=0.7,
+        kinds=kinds,
+        config=config,
     )
 
 
+def _blocks(depth: int, depth_single: int) -> TransformerConfig:
+    return TransformerConfig(depth=depth, depth_single=depth_single)
+
+
+_XLABS = ControlNetConfig(transformer=_blocks(2, 0), is_pixel_hint=True)
+
 CONTROLNETS = (
-    _controlnet("instantx-canny", "InstantX ControlNet Canny", "InstantX/FLUX.1-dev-Controlnet-Canny"),
+    _controlnet(
+        "instantx-canny",
+        "InstantX ControlNet Canny",
+        "InstantX/FLUX.1-dev-Controlnet-Canny",
+        ControlKind.CANNY,
+    ),
     _controlnet("instantx-union", "InstantX ControlNet Union", "InstantX/FLUX.1-dev-Controlnet-Union"),
     _controlnet(
         "shakker-union-pro", "Shakker ControlNet Union Pro", "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro"
@@ -189,24 +225,31 @@ CONTROLNETS = (
         "shakker-union-pro-2",
         "Shakker ControlNet Union Pro 2.0",
         "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0",
+        config=ControlNetConfig(transformer=_blocks(6, 0)),
     ),
     _controlnet(
         "xlabs-canny-v3",
         "XLabs ControlNet Canny v3",
         "XLabs-AI/flux-controlnet-canny-v3",
-        "flux-canny-controlnet-v3.safetensors",
+        ControlKind.CANNY,
+        file="flux-canny-controlnet-v3.safetensors",
+        config=_XLABS,
     ),
     _controlnet(
         "xlabs-depth-v3",
         "XLabs ControlNet Depth v3",
         "XLabs-AI/flux-controlnet-depth-v3",
-        "flux-depth-controlnet-v3.safetensors",
+        ControlKind.DEPTH,
+        file="flux-depth-controlnet-v3.safetensors",
+        config=_XLABS,
     ),
     _controlnet(
         "xlabs-hed-v3",
         "XLabs ControlNet HED v3",
         "XLabs-AI/flux-controlnet-hed-v3",
-        "flux-hed-controlnet-v3.safetensors",
+        ControlKind.SOFT_EDGE,
+        file="flux-hed-controlnet-v3.safetensors",
+        config=_XLABS,
     ),
 )
 
@@ -220,6 +263,7 @@ IP_ADAPTER = PartSpec(
     needs=("clip-vision-l",),
     works_with=_DEV_FAMILY,
     meant_for=("vary",),
+    config=IpAdapterConfig(),
 )
 
 IP_ADAPTER_V2 = PartSpec(

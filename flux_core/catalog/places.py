@@ -50,24 +50,28 @@ def folder_of(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> Path:
     return locate(spec, models_dirs)[1]
 
 
-def locate(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> tuple[ModelSpec, Path]:
+def locate(
+    spec: ModelSpec, models_dirs: tuple[Path, ...], optional: frozenset[str] = frozenset()
+) -> tuple[ModelSpec, Path]:
     """The model with the files it has on this machine, and its own folder.
 
     Args:
         spec: A row of the catalog.
         models_dirs: Folders of models, first match wins.
+        optional: Names of parts (fields of ModelFiles) that may be missing.
 
     Returns:
         The row whose `files` say where each part lies: relative to the folder where it lies inside,
-        absolute where it is shared.
+        absolute where it is shared, "" where it is optional and missing.
 
     Raises:
         ModelMissing: Names the parts that are missing where most of the model is, and what to do.
     """
     found = {base: _parts_in(spec, base, models_dirs) for base in models_dirs}
     for base, parts in found.items():
-        if len(parts) == len(PART_NAMES):
-            return replace(spec, files=ModelFiles(**parts)), row_folder(spec, base)
+        if parts.keys() | optional == set(PART_NAMES):
+            files = ModelFiles(**{part: parts.get(part, "") for part in PART_NAMES})
+            return replace(spec, files=files), row_folder(spec, base)
     nearest = max(found, key=lambda base: len(found[base]))
     missing = [getattr(spec.files, part) for part in PART_NAMES if part not in found[nearest]]
     get = f"Run `flowbrush models get {spec.model}`, or import" if spec.downloads else "Put"

@@ -9,8 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from flux_core.catalog.configs import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
-from flux_core.request import Task
+from flux_core.catalog.configs import (
+    AutoencoderConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+    ControlNetConfig,
+    IpAdapterConfig,
+    ReduxConfig,
+    SiglipConfig,
+    T5Config,
+    Taef1Config,
+    TransformerConfig,
+)
+from flux_core.request import ControlKind, Task
+
+PartConfig = SiglipConfig | ReduxConfig | ClipVisionConfig | IpAdapterConfig | ControlNetConfig | Taef1Config
+
+FILL_CHANNELS = 64 + 256
+"""What a Fill model sees of each token beside its noisy latents: the picture's latents and its mask."""
 
 
 class Kind(StrEnum):
@@ -25,6 +41,7 @@ class Kind(StrEnum):
     IMAGE_ENCODER = "image_encoder"
     AUTOENCODER = "autoencoder"
     PREVIEW_AUTOENCODER = "preview_autoencoder"
+    VISION = "vision"  # looks at pictures instead of painting
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,6 @@ class Row:
             state of today is not ours to know; the hub has the last word.
         downloads: Its files there.
         needs: Ids of the rows without which it cannot work.
-        meant_for: The tasks its authors made it for, also those that this version cannot do.
     """
 
     model: str
@@ -96,7 +112,6 @@ class Row:
     is_gated: bool = False
     downloads: tuple[RemoteFile, ...] = ()
     needs: tuple[str, ...] = ()
-    meant_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +119,29 @@ class ModelSpec(Row):
     """A whole model.
 
     Attributes:
-        tasks: What this version can do with it.
-        not_yet: Why `tasks` is empty, if it is: the end of "this version cannot run it yet: ...".
+        tasks: What it can do.
         t5_tokens, clip_tokens: Padded length of each prompt, in tokens.
         is_guidance_distilled: Whether the transformer was taught to answer a guidance in one evaluation;
             else a step takes two, with and without the prompt (Ho & Salimans 2022).
         has_time_shift: Whether the schedule is shifted with the number of image tokens (all but schnell).
+        control_kind: Which control map its own input channels are for, if it has any.
+        redux: Row of the adapter that makes its words of pictures; "" if there is none.
+        fast_decoder: Row of the small autoencoder that can decode for it; "" if there is none.
         working_side_px: Side of the square whose area the model paints best.
         max_side_px: Longest side it was trained for; the inpaint working size stays within it.
     """
 
     kind: Kind = Kind.MODEL
     tasks: tuple[Task, ...]
-    not_yet: str = ""
     num_steps: int
     guidance: float
     t5_tokens: int
     clip_tokens: int = 77
     is_guidance_distilled: bool = True
     has_time_shift: bool = True
+    control_kind: ControlKind | None = None
+    redux: str = "flux1-redux-dev"
+    fast_decoder: str = "taef1"
     working_side_px: int = 1024
     max_side_px: int = 2048
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
@@ -131,6 +150,11 @@ class ModelSpec(Row):
     clip: ClipTextConfig = field(default_factory=ClipTextConfig)
     files: ModelFiles = field(default_factory=ModelFiles)
 
+    @property
+    def is_fill(self) -> bool:
+        """Whether its own input channels are a masked picture and its mask."""
+        return self.transformer.in_channels == self.transformer.out_channels + FILL_CHANNELS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSpec(Row):
@@ -138,11 +162,17 @@ class PartSpec(Row):
 
     Attributes:
         works_with: Ids of the models it fits; empty for what every FLUX.1 model shares.
+        meant_for: What its authors made it for.
         num_steps, guidance: Its authors' settings, None where they are the base model's.
         strength: Weight its authors use it with.
+        kinds: Control maps it was made for; empty where that is not its affair.
+        config: Its numbers, where the published file has them for certain; the file itself has the last word.
     """
 
     works_with: tuple[str, ...] = ()
+    meant_for: tuple[str, ...] = ()
     num_steps: int | None = None
     guidance: float | None = None
     strength: float = 1.0
+    kinds: tuple[ControlKind, ...] = ()
+    config: PartConfig | None = None

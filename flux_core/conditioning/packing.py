@@ -33,11 +33,32 @@ def unpack(ops: Ops, tokens: Any, height: int, width: int) -> Any:
     return grid.reshape(batch, height, width, features // 4)
 
 
-def position_ids(text_len: int, height: int, width: int) -> NDArray[np.int64]:
-    """Positions of text, then image tokens; `height` and `width` in latents. [L_txt + L_img, 3]."""
-    rows, columns = np.meshgrid(np.arange(height // 2), np.arange(width // 2), indexing="ij")
-    image = np.stack([np.zeros_like(rows), rows, columns], axis=-1).reshape(-1, 3)
-    return np.concatenate([np.zeros((text_len, 3), dtype=np.int64), image])
+def position_ids(
+    text_len: int, height: int, width: int, references: Sequence[tuple[int, int]] = ()
+) -> NDArray[np.int64]:
+    """Positions of text, image tokens, then those of reference pictures; [L_txt + L_img + L_ref, 3].
+
+    Args:
+        text_len: Text tokens, all at zero.
+        height: Of the picture, in latents.
+        width: Likewise.
+        references: Height and width of each reference, in latents. All have index 1 and lie beside each
+            other, each where the whole of them grows least.
+
+    Source: one reference as in black-forest-labs/flux (prepare_kontext); several as ComfyUI places them.
+    """
+    ids = [np.zeros((text_len, 3), dtype=np.int64), _grid_ids(0, 0, 0, height, width)]
+    high = wide = 0  # latents covered so far
+    for rows, columns in references:
+        top, left = (0, wide) if rows + high > columns + wide else (high, 0)
+        ids.append(_grid_ids(1, (top + 1) // 2, (left + 1) // 2, rows, columns))
+        high, wide = max(high, rows + top), max(wide, columns + left)
+    return np.concatenate(ids)
+
+
+def _grid_ids(index: int, top: int, left: int, height: int, width: int) -> NDArray[np.int64]:
+    rows, columns = np.meshgrid(np.arange(height // 2) + top, np.arange(width // 2) + left, indexing="ij")
+    return np.stack([np.full_like(rows, index), rows, columns], axis=-1).reshape(-1, 3)
 
 
 def rotary_table(ids: NDArray[Any], axes_dim: Sequence[int], theta: float) -> NDArray[np.float32]:

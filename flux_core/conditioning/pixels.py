@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.request import SIZE_MULTIPLE_PX
@@ -31,6 +32,12 @@ def image_to_model(rgba: Bytes) -> Floats:
     return _continue_edges(rgb * 2.0 - 1.0)[None]
 
 
+def on_white(rgba: Bytes) -> Image.Image:
+    """[H, W, 4] straight-alpha bytes, laid on white, as a Pillow picture in RGB."""
+    image = Image.fromarray(rgba)
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
 def mask_to_freedom(mask: Bytes) -> Floats:
     """[H, W] bytes, 255 = repaint -> [1, H'/8, W'/8, 1] in [0, 1].
 
@@ -40,6 +47,24 @@ def mask_to_freedom(mask: Bytes) -> Floats:
     height, width = padded.shape[0] // SCALE_FACTOR, padded.shape[1] // SCALE_FACTOR
     cells = padded.reshape(height, SCALE_FACTOR, width, SCALE_FACTOR).max(axis=(1, 3))
     return (cells.astype(np.float32) / 255.0)[None, ..., None]
+
+
+def mask_to_model(mask: Bytes) -> Floats:
+    """[H, W] bytes -> [1, H', W', 1], 1 where anything is to be repainted, else 0; H', W' padded."""
+    return (_continue_edges(mask[..., None]) > 0).astype(np.float32)[None]
+
+
+def padded_mask(mask: Bytes) -> Floats:
+    """[H, W] bytes -> [H', W'] in [0, 1]; H', W' padded."""
+    return _continue_edges(mask[..., None])[..., 0].astype(np.float32) / 255.0
+
+
+def resized(rgba: Bytes, width_px: int, height_px: int) -> Bytes:
+    """[H, W, 4] -> [height_px, width_px, 4], Lanczos."""
+    if rgba.shape[:2] == (height_px, width_px):
+        return rgba
+    image = Image.fromarray(rgba).convert("RGBa")  # else what lies under transparent pixels bleeds out
+    return np.array(image.resize((width_px, height_px), Image.Resampling.LANCZOS).convert("RGBA"))
 
 
 def model_to_image(image: Floats, width_px: int, height_px: int) -> Bytes:

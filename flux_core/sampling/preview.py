@@ -38,6 +38,16 @@ def to_webp_base64(latents: Floats, matrix: Floats) -> str:
     stride = -(-max(latents.shape[:2]) // MAX_SIDE_PX)
     rgb = latents[::stride, ::stride] @ matrix[:-1] + matrix[-1]
     pixels = np.clip((np.nan_to_num(rgb) + 1.0) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    return _webp(pixels)
+
+
+def picture_to_webp_base64(pixels: NDArray[np.uint8]) -> str:
+    """A small picture of a decoded one, [H, W, 3] bytes."""
+    stride = -(-max(pixels.shape[:2]) // MAX_SIDE_PX)
+    return _webp(np.ascontiguousarray(pixels[::stride, ::stride]))
+
+
+def _webp(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(codec.encode(pixels, "webp", quality=_QUALITY)).decode("ascii")
 
 

@@ -60,7 +60,7 @@ def load_siglip(
     like = like or SiglipConfig()
     rename = synonyms.siglip_name if like.has_head else synonyms.siglip_states_name
     source = synonyms.canonical(_opened(file), rename)
-    config = _told(lambda names: siglip_config(names, like), source, file, "a SigLIP vision tower")
+    config = told(lambda names: siglip_config(names, like), source, file, "a SigLIP vision tower")
     return _built(source, file, backend, precision, lambda ops, make: SiglipVision(ops, make, config))
 
 
@@ -69,7 +69,7 @@ def load_redux(
 ) -> Redux:
     """Loads the Redux adapter; as load_siglip."""
     source = synonyms.canonical(_opened(file), synonyms.redux_name)
-    known = config or _told(redux_config, source, file, "a Redux adapter")
+    known = config or told(redux_config, source, file, "a Redux adapter")
     return _built(source, file, backend, precision, lambda ops, make: Redux(ops, make, known))
 
 
@@ -78,7 +78,7 @@ def load_clip_vision(
 ) -> ClipVision:
     """Loads the CLIP vision tower with its projection; as load_siglip."""
     source = synonyms.canonical(_opened(file), synonyms.clip_vision_name)
-    config = _told(lambda names: clip_vision_config(names, like), source, file, "a CLIP vision tower")
+    config = told(lambda names: clip_vision_config(names, like), source, file, "a CLIP vision tower")
     return _built(source, file, backend, precision, lambda ops, make: ClipVision(ops, make, config))
 
 
@@ -87,7 +87,7 @@ def load_ip_adapter(
 ) -> IpAdapter:
     """Loads an XLabs IP-Adapter; as load_siglip."""
     source = synonyms.canonical(_opened(file), synonyms.ip_adapter_name)
-    config = _told(lambda names: ip_adapter_config(names, like), source, file, "an XLabs IP-Adapter")
+    config = told(lambda names: ip_adapter_config(names, like), source, file, "an XLabs IP-Adapter")
     return _built(source, file, backend, precision, lambda ops, make: IpAdapter(ops, make, config))
 
 
@@ -96,7 +96,7 @@ def load_taef1_encoder(
 ) -> Taef1Encoder:
     """Loads the encoder of the tiny autoencoder, alone or from a file of both halves; as load_siglip."""
     source = synonyms.canonical(_opened(file), synonyms.taef1_encoder_name)
-    known = config or _told(taef1_config, source, file, "the encoder of a tiny autoencoder")
+    known = config or told(taef1_config, source, file, "the encoder of a tiny autoencoder")
     return _built(source, file, backend, precision, lambda ops, make: Taef1Encoder(ops, make, known))
 
 
@@ -105,7 +105,7 @@ def load_taef1_decoder(
 ) -> Taef1Decoder:
     """Loads the decoder of the tiny autoencoder, alone or from a file of both halves; as load_siglip."""
     source = synonyms.canonical(_opened(file), synonyms.taef1_decoder_name)
-    known = config or _told(taef1_config, source, file, "the decoder of a tiny autoencoder")
+    known = config or told(taef1_config, source, file, "the decoder of a tiny autoencoder")
     return _built(source, file, backend, precision, lambda ops, make: Taef1Decoder(ops, make, known))
 
 
@@ -125,7 +125,7 @@ def load_controlnet(
         Corrupt: It is damaged, or does not hold exactly one ControlNet.
     """
     opened = _opened(file)
-    config = _told(lambda names: controlnet_config(names, like), opened, file, "a ControlNet for FLUX.1")
+    config = told(lambda names: controlnet_config(names, like), opened, file, "a ControlNet for FLUX.1")
     source = controlnet_source(opened, config)
     return _built(source, file, backend, precision, lambda ops, make: ControlNet(ops, make, config))
 
@@ -145,7 +145,7 @@ def _called(file: File) -> str:
     return str(file if isinstance(file, Path) else getattr(file, "path", "The file"))
 
 
-def _told(derive: Callable[[Mapping[str, TensorInfo]], C], source: TensorSource, file: File, what: str) -> C:
+def told(derive: Callable[[Mapping[str, TensorInfo]], C], source: TensorSource, file: File, what: str) -> C:
     """The configuration that the shapes tell, or one error that says what the file is not."""
     names = source.names()
     reason = "its tensors have shapes that no such model has"

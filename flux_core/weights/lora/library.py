@@ -10,16 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_core.catalog import ModelSpec
+from flux_core.catalog import PARTS, Kind, ModelSpec, part_folder
+from flux_core.companions import LORAS, check_kind, find_file
 from flux_core.errors import ModelMissing, RequestInvalid
 from flux_core.plan import Component
-from flux_core.request import LoraUse
+from flux_core.request import ControlUse, LoraUse
 from flux_core.weights.lora.read import Lora, read_lora
 from flux_core.weights.open import open_source
-
-FOLDER = "loras"
-_SUFFIX = ".safetensors"
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +69,53 @@ def choose_loras(
     return tuple(chosen.values())
 
 
-def find_lora(name: str, models_dirs: tuple[Path, ...]) -> Path:
-    """The file of a name, with or without its ".safetensors"; the first folder that has it wins.
+def choose_control_lora(use: ControlUse, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ChosenLora:
+    """The control LoRA that a control names, with its authors' strength if the control says none.
 
     Raises:
-        ModelMissing: Names the folder and some of what is in it.
+        ModelMissing: There is no such file.
+        Corrupt: It is damaged.
+        RequestInvalid: It is for another model or another kind of map, or is no control LoRA.
     """
-    folders = [base / FOLDER for base in models_dirs]
-    for folder in folders:
-        for path in (folder / name, folder / f"{name}{_SUFFIX}"):
-            if path.is_file():
-                return path
-    here = [path.name for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"*{_SUFFIX}"))]
-    listed = ", ".join(here[:_SHOWN]) + (f" and {len(here) - _SHOWN} more" if len(here) > _SHOWN else "")
-    raise ModelMissing(
-        f"There is no LoRA called {name!r} in {folders[0]}.",
-        f"Choose one of: {listed}." if here else "Put its file there.",
-    )
+    check_kind(use)
+    row = PARTS.get(use.model)
+    usual = row.strength if row is not None else 1.0
+    chosen = _opened(use.model, usual if use.strength is None else use.strength, spec, models_dirs)
+    if chosen.lora.channels <= spec.transformer.out_channels:
+        raise RequestInvalid(
+            f"{use.model} is a LoRA that follows no map.", "Name it with the LoRAs, or choose a control LoRA."
+        )
+    return chosen
+
+
+def find_lora(name: str, models_dirs: tuple[Path, ...]) -> Path:
+    """The file of a LoRA: of a row of the catalog, or by its name, ".safetensors" may be left out.
+
+    Raises:
+        ModelMissing: Names the folder and some of what is in it, or how to get it.
+    """
+    row = PARTS.get(name)
+    if row is not None and row.kind is Kind.LORA:
+        folder = part_folder(row, models_dirs)
+        if folder is None:
+            raise ModelMissing(f"{row.title} is not on this machine.", f"Run `flowbrush models get {name}`.")
+        return folder / row.downloads[0].name
+    return find_file(name, LORAS, models_dirs, "LoRA")
 
 
 def _choose(use: LoraUse, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ChosenLora:
-    path = find_lora(use.name, models_dirs)
-    lora = read_lora(open_source(path), spec, use.name)
-    if lora.channels > spec.transformer.in_channels:
+    chosen = _opened(use.name, use.strength, spec, models_dirs)
+    if chosen.lora.channels > spec.transformer.in_channels:
         raise RequestInvalid(
             f"{use.name} is a control LoRA: it needs a control picture, which this task does not have.",
-            "Leave it out here.",
+            "Give it a map with --control, or leave it out.",
         )
+    return chosen
+
+
+def _opened(name: str, strength: float, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ChosenLora:
+    path = find_lora(name, models_dirs)
+    lora = read_lora(open_source(path), spec, name)
     status = path.stat()
     key = f"{path}|{status.st_mtime_ns}|{status.st_size}"
-    return ChosenLora(key, use.name, use.strength, lora, status.st_size)
+    return ChosenLora(key, name, strength, lora, status.st_size)

@@ -13,7 +13,7 @@ import pytest
 from flux_core.errors import Corrupt, FluxError, Internal, ModelMissing, OutOfMemory
 from flux_core.parts import Parts
 from flux_core.pipeline import FluxEngine
-from flux_core.plan import Component
+from flux_core.plan import Component, PartKey
 from flux_core.request import Precision, Task, build_request
 from flux_core.sampling import preview
 from tests.support.engine_runs import run, scene
@@ -191,11 +191,11 @@ def test_with_little_memory_parts_are_freed_and_the_picture_is_the_same(
     make_engine: MakeEngine, models_dir: Path
 ) -> None:
     roomy, tight = make_engine(models_dir), make_engine(models_dir)
-    tight._budget_bytes = 0
+    tight._bench._budget_bytes = 0
     fields = {"task": Task.TRANSFORM, "image": scene(64, 64), "strength": 0.8, "num_images": 2}
     done = run(tight, **fields)
     assert done.result.images == run(roomy, **fields).result.images
-    assert not any(tight._parts.has(component) for component in Component)
+    assert not any(tight._bench.parts.has(PartKey(component)) for component in Component)
     fractions = [message.fraction for message in done.progress]
     assert fractions == sorted(fractions)
 

@@ -117,7 +117,7 @@ def test_the_base_is_loaded_once_and_a_new_strength_loads_nothing(
 ) -> None:
     engine = make_engine(models_dir)
     paint(engine, prompt="dog")
-    parts = engine._parts
+    parts = engine._bench.parts
     before, part = parts.identity, parts.get(Component.TRANSFORMER)
     assert Stage.LOADING in stages(paint(engine, ("ink", 1.0), prompt="dog"))
     assert Stage.LOADING not in stages(paint(engine, ("ink", 0.3), prompt="dog"))
@@ -142,7 +142,7 @@ def test_parts_that_are_freed_between_stages_get_their_loras_again(
     make_engine: MakeEngine, models_dir: Path
 ) -> None:
     roomy, small = make_engine(models_dir), make_engine(models_dir)
-    small._budget_bytes = 0
+    small._bench._budget_bytes = 0
     uses = (("ink", 0.5), ("clip", 1.0))
     assert png(paint(small, *uses)) == png(paint(small, *uses)) == png(paint(roomy, *uses))
 

@@ -1,0 +1,126 @@
+"""The engine that every backend shares: prepare a job, make its conditions, walk, decode.
+
+A backend gives it arrays, operations and weights; whatever goes wrong in the middle of a job leaves nothing
+half-loaded behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from flux_core import machine
+from flux_core.engine import EngineResult
+from flux_core.errors import Cancelled, OutOfMemory, RequestInvalid
+from flux_core.messages import Device, Preview, Progress, Stage
+from flux_core.ops import Backend
+from flux_core.pipeline.conditions import ConditionMaker, Conditions
+from flux_core.pipeline.helpers import Helpers, NoHelpers
+from flux_core.pipeline.job import Job, prepare
+from flux_core.pipeline.pictures import Pictures
+from flux_core.pipeline.walk import walk_all
+from flux_core.pipeline.words import Words
+from flux_core.pipeline.workbench import Workbench
+from flux_core.plan import Component
+from flux_core.reporting import Report
+from flux_core.request import GenerationRequest, Precision
+
+
+class FluxEngine:
+    """flux_core.engine.Engine on a backend. One thread owns it.
+
+    Args:
+        name: As the service calls it.
+        backend: The device's operations.
+        models_dirs: Where models are looked for, first match wins.
+        list_devices: The devices it computes on, with the memory that is free now.
+        auto_precision: What Precision.AUTO means on this device.
+        memory_budget_bytes: Weights that may stay in memory between jobs.
+        helpers: What it has beside FLUX.1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        models_dirs: tuple[Path, ...],
+        list_devices: Callable[[], tuple[Device, ...]],
+        auto_precision: Precision,
+        memory_budget_bytes: int,
+        helpers: Helpers | None = None,
+    ) -> None:
+        self.name = name
+        self._backend = backend
+        self._models_dirs = models_dirs
+        self._list_devices = list_devices
+        self._auto_precision = auto_precision
+        self._bench = Workbench(backend, memory_budget_bytes)
+        self._words = Words(self._bench)
+        self._conditions = ConditionMaker(self._bench, self._words, helpers or NoHelpers())
+        self._pictures = Pictures(self._bench)
+
+    def devices(self) -> tuple[Device, ...]:
+        return self._list_devices()
+
+    def run(
+        self,
+        request: GenerationRequest,
+        read_blob: Callable[[str], bytes],
+        say: Callable[[Progress | Preview], None],
+        is_cancelled: Callable[[], bool],
+    ) -> EngineResult:
+        report = Report(say, is_cancelled)
+        try:
+            job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report)
+        except MemoryError as err:
+            self.release()
+            raise out_of_memory(request) from err
+        try:
+            with self._backend.session():
+                return self._carry_out(job)
+        except (RequestInvalid, Cancelled):
+            raise
+        except MemoryError as err:
+            self.release()
+            raise out_of_memory(request) from err
+        except Exception:
+            self.release()  # what was loaded or attached is in doubt
+            raise
+
+    def release(self) -> None:
+        """Forgets every weight and everything encoded."""
+        self._bench.clear()
+        self._pictures.clear()
+
+    def _carry_out(self, job: Job) -> EngineResult:
+        self._bench.lay_out(job, lambda key: self._words.is_known(job, key))
+        conditions = self._conditions.make(job)
+        walked = self._walk(job, conditions)
+        images = self._pictures.decode_all(job, walked)
+        return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), job.warnings)
+
+    def _walk(self, job: Job, conditions: Conditions) -> list[Any]:
+        preview = self._pictures.previews(job)
+        with ExitStack() as stack:
+            nets = {
+                name: stack.enter_context(self._bench.part(job, Component.CONTROLNET, name))
+                for name in _controlnets(job)
+            }
+            transformer = stack.enter_context(self._bench.part(job, Component.TRANSFORMER))
+            stack.enter_context(job.report.stage(Stage.DENOISING))
+            return walk_all(self._backend, job, conditions, transformer, nets, preview)
+
+
+def out_of_memory(request: GenerationRequest) -> OutOfMemory:
+    """What the person reads when a job does not fit."""
+    size = f"{request.width_px} x {request.height_px}"
+    return OutOfMemory(
+        f"There is not enough memory for {size} pixels with the model {request.model!r}.",
+        "Choose a smaller size, precision bf16 or a smaller model, or close other programs.",
+    )
+
+
+def _controlnets(job: Job) -> Iterator[str]:
+    return (key.name for key in job.plan.keys if key.component is Component.CONTROLNET)

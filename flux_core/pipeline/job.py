@@ -1,0 +1,257 @@
+"""A request with everything it leaves open filled in: which files, which precision, how many steps.
+
+Whatever can be wrong with a request is found here, before a weight is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core import catalog
+from flux_core.catalog import PARTS, ModelSpec
+from flux_core.companions import Companion, find_companions, is_lora
+from flux_core.conditioning import pixels
+from flux_core.conditioning.inputs import Inputs, read_inputs
+from flux_core.errors import Corrupt, Internal, ModelMissing, RequestInvalid
+from flux_core.models.autoencoder import SCALE_FACTOR
+from flux_core.plan import PartKey, Plan, make_plan
+from flux_core.reporting import Report
+from flux_core.request import ControlUse, GenerationRequest, Precision, StepCache, Task
+from flux_core.sampling.schedule import sigmas, start_step
+from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras
+
+MIN_CACHED_STEPS = 10
+"""Fewer steps differ too much from each other for one to stand in for the next."""
+
+_T5_PARTS = frozenset({"t5", "t5_tokenizer"})
+_BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
+_SEEDS = 2**63
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request, ready to be carried out.
+
+    Attributes:
+        request: As it came, but without T5 where that is not on this machine.
+        spec: The model's row, with where its files are.
+        folder: The model's own folder.
+        precision: Never AUTO.
+        plan: The parts it needs.
+        inputs: Its pictures.
+        own_control: What goes through the model's own input channels, if anything does.
+        loras: What hangs on the model, the control LoRA last.
+        companions: The parts beside the model.
+        warnings: Sentences for the person.
+        report: Speaks for it.
+    """
+
+    request: GenerationRequest
+    spec: ModelSpec
+    folder: Path
+    precision: Precision
+    plan: Plan
+    inputs: Inputs
+    own_control: ControlUse | None
+    loras: tuple[ChosenLora, ...]
+    companions: tuple[Companion, ...]
+    warnings: tuple[str, ...]
+    report: Report
+
+    @property
+    def resident_bytes(self) -> int:
+        """Weights in memory when every part is kept for the next job, with the LoRAs on them."""
+        return self.plan.resident_bytes + sum(lora.size_bytes for lora in self.loras)
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width in latents, both even."""
+        height, width = pixels.padded_px(self.request.height_px), pixels.padded_px(self.request.width_px)
+        return height // SCALE_FACTOR, width // SCALE_FACTOR
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens of the result."""
+        height, width = self.latent_size
+        return height * width // 4
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a whole run; a job with a strength below 1 walks only the last of them."""
+        return self.request.num_steps or self.spec.num_steps
+
+    @property
+    def t5_tokens(self) -> int:
+        return self.request.t5_tokens or self.spec.t5_tokens
+
+    @property
+    def guidance(self) -> float:
+        """How strongly the picture follows the prompt."""
+        return self.spec.guidance if self.request.guidance is None else self.request.guidance
+
+    @property
+    def contrast(self) -> float:
+        """Weight of the difference between with and without the prompt; 1 takes one evaluation a step.
+
+        Models that were not distilled need it for their guidance (Ho & Salimans 2022); others only when
+        there are negative words, beside the guidance that was distilled into them.
+        """
+        if self.request.true_guidance != 1.0:
+            return self.request.true_guidance
+        return 1.0 if self.spec.is_guidance_distilled else self.guidance
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the walk starts from a picture."""
+        return self.inputs.source is not None or self.inputs.small is not None
+
+    @property
+    def first_step(self) -> int:
+        return start_step(self.num_steps, self.request.strength) if self.has_start else 0
+
+    @property
+    def levels(self) -> list[float]:
+        """The noise levels of a whole run, falling from 1 to 0.
+
+        A job of windows takes those of one window, because each is a picture of that size to the model.
+        """
+        side = self.spec.working_side_px // (2 * SCALE_FACTOR)
+        tokens = min(self.num_tokens, side * side) if self.is_windowed else self.num_tokens
+        return [float(level) for level in sigmas(self.num_steps, tokens, self.spec.has_time_shift)]
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether the transformer sees the picture window by window."""
+        return self.request.task is Task.UPSCALE
+
+    @property
+    def has_step_cache(self) -> bool:
+        return self.request.step_cache is not StepCache.OFF and self.num_steps >= MIN_CACHED_STEPS
+
+    def seed(self, index: int) -> int:
+        """The seed of picture number `index`; it stays a seed that a request may have."""
+        return (self.request.seed + index) % _SEEDS
+
+    @staticmethod
+    def usual_strength(use: ControlUse) -> float:
+        """The strength that a control's authors use."""
+        row = PARTS.get(use.model)
+        return row.strength if row is not None else 1.0
+
+    def companion(self, key: PartKey) -> Companion:
+        return next(companion for companion in self.companions if companion.key == key)
+
+    def check_finite(self, values: Floats, when: str) -> None:
+        """Raises if the model has given values that are not numbers."""
+        if np.isfinite(values).all():
+            return
+        message = f"{self.spec.title} gave values that are not numbers {when}."
+        if self.loras:
+            raise RequestInvalid(message, "Leave its LoRAs out, or lower their strengths.")
+        if self.precision is Precision.FP32:
+            raise Corrupt(message, "Its files are probably damaged: get them again.")
+        raise Internal(
+            message, "Try again with precision fp32; if that fails too, get the model's files again."
+        )
+
+
+def prepare(
+    request: GenerationRequest,
+    read_blob: Callable[[str], bytes],
+    models_dirs: tuple[Path, ...],
+    auto_precision: Precision,
+    report: Report,
+) -> Job:
+    """Fills in what a request leaves open, and checks all of it.
+
+    Raises:
+        RequestInvalid: It cannot be carried out with this model.
+        ModelMissing: Something that it needs is not on this machine.
+        Corrupt: A file or a picture is damaged.
+        Cancelled: The job is no longer wanted.
+    """
+    report.check()
+    spec = catalog.find(request.model)
+    catalog.check_task(spec, request.task)
+    _check_words(request, spec)
+    followers = [use for use in request.controls if use.model and is_lora(use, models_dirs)]
+    _check_controls(request, spec, len(followers))
+    loras = choose_loras(request.loras, spec, models_dirs)
+    control_loras = tuple(choose_control_lora(use, spec, models_dirs) for use in followers)
+    if {lora.key for lora in loras} & {lora.key for lora in control_loras}:
+        raise RequestInvalid(
+            f"{control_loras[0].name} is named as a LoRA and as a control.", "Name it as the control alone."
+        )
+    loras += control_loras
+    companions = find_companions(request, spec, models_dirs)
+    inputs = read_inputs(request, spec, read_blob)
+    spec, folder, warnings = _locate(request, spec, models_dirs)
+    if warnings:
+        request = request.model_copy(update={"is_clip_only": True})
+    warnings += [lora.warning for lora in loras if lora.warning is not None]
+    precision = auto_precision if request.precision is Precision.AUTO else request.precision
+    found = {companion.key: companion.config for companion in companions}
+    plan = make_plan(request, spec, _BYTES_PER_VALUE[precision], found)
+    own = next((use for use in request.controls if not use.model or use in followers), None)
+    job = Job(request, spec, folder, precision, plan, inputs, own, loras, companions, (), report)
+    if request.step_cache is not StepCache.OFF and not job.has_step_cache:
+        warnings.append(f"Step caching was left off: {job.num_steps} steps are too few for it.")
+    return replace(job, warnings=tuple(warnings))
+
+
+def _locate(
+    request: GenerationRequest, spec: ModelSpec, models_dirs: tuple[Path, ...]
+) -> tuple[ModelSpec, Path, list[str]]:
+    """Where the model is; without T5 if everything else is here, which the person is told."""
+    if request.is_clip_only:
+        return *catalog.locate(spec, models_dirs, _T5_PARTS), []
+    try:
+        return *catalog.locate(spec, models_dirs), []
+    except ModelMissing:
+        missing = catalog.missing_parts(spec, models_dirs)
+        if request.regions or "t5" not in missing or not missing <= _T5_PARTS:
+            raise
+    located, folder = catalog.locate(spec, models_dirs, _T5_PARTS)
+    sentence = "T5 is not on this machine, so only CLIP has read the prompt and it is followed roughly"
+    return located, folder, [f"{sentence}: run `flowbrush models get t5-xxl`."]
+
+
+def _check_words(request: GenerationRequest, spec: ModelSpec) -> None:
+    if request.t5_tokens is not None and spec.t5_tokens < 256:
+        raise RequestInvalid(
+            f"{spec.title} was made for prompts of {spec.t5_tokens} tokens.",
+            "Leave the length of prompts out.",
+        )
+    if request.regions and request.is_clip_only:
+        raise RequestInvalid("Regions need T5, which this request leaves out.", "Let T5 read the prompts.")
+    if request.regions and request.task is Task.UPSCALE:
+        raise RequestInvalid("An upscale cannot have regions.", "Leave the regions out.")
+
+
+def _check_controls(request: GenerationRequest, spec: ModelSpec, num_loras: int) -> None:
+    """Whether the model can follow what it is asked to follow itself, or by a control LoRA."""
+    own = [use for use in request.controls if not use.model]
+    if own and spec.control_kind is None:
+        raise RequestInvalid(
+            f"{spec.title} follows no map by itself.",
+            "Name a ControlNet or a control LoRA, or choose FLUX.1 Canny or Depth.",
+        )
+    if own and own[0].kind is not spec.control_kind:
+        raise RequestInvalid(
+            f"{spec.title} does not follow {own[0].kind.value} maps.", f"Give it a {spec.control_kind} map."
+        )
+    if spec.control_kind is not None and not own:
+        raise RequestInvalid(
+            f"{spec.title} needs a {spec.control_kind.value} map.", "Give it one, or choose another model."
+        )
+    if num_loras > 1 or (num_loras and spec.transformer.in_channels != spec.transformer.out_channels):
+        raise RequestInvalid(
+            "Only one map can go through the model's own inputs.", "Use one control LoRA, on FLUX.1 dev."
+        )

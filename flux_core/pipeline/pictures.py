@@ -1,0 +1,111 @@
+"""From final tokens to pictures, and the small pictures of a walk on its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.conditioning import pixels
+from flux_core.conditioning.packing import unpack
+from flux_core.engine import EngineImage
+from flux_core.imaging import codec
+from flux_core.messages import Stage
+from flux_core.models.autoencoder import SCALE_FACTOR
+from flux_core.parts import Identity
+from flux_core.pipeline.job import Job
+from flux_core.pipeline.walk import Preview
+from flux_core.pipeline.workbench import Workbench
+from flux_core.plan import Component, PartKey
+from flux_core.request import Decoder
+from flux_core.sampling import preview
+
+Floats = NDArray[np.float32]
+
+_FULL = PartKey(Component.VAE_DECODER)
+
+
+class Pictures:
+    """Decodes for one engine.
+
+    Args:
+        bench: Its parts.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._map: tuple[Identity, Floats] | None = None
+
+    def clear(self) -> None:
+        """Forgets the preview map."""
+        self._map = None
+
+    def decode_all(self, job: Job, walked: list[Any]) -> tuple[EngineImage, ...]:
+        """Pictures of final tokens [1, L, 64] each."""
+        report, request = job.report, job.request
+        images: list[EngineImage] = []
+        with self._bench.part(job, *_decoder(job)) as decoder:
+            for index, tokens in enumerate(walked):
+                with report.stage(Stage.DECODING):
+                    image = self._decode(decoder, job, self._latents(job, tokens))
+                    job.check_finite(image, "when a picture was decoded")
+                    cut = pixels.model_to_image(image, request.width_px, request.height_px)
+                    png = codec.encode_png(cut)
+                    images.append(EngineImage(png, request.width_px, request.height_px, job.seed(index)))
+                    report.progress(Stage.DECODING, (index + 1) / len(walked))
+        return tuple(images)
+
+    def previews(self, job: Job) -> Preview | None:
+        """What makes previews: the small decoder where it is loaded anyway, else the autoencoder's map."""
+        key = _decoder(job)
+        if key.component is Component.FAST_DECODER and self._bench.parts.has(key):
+            decoder = self._bench.parts.get(key)
+            return lambda tokens: self._shown(job, self._decode(decoder, job, self._latents(job, tokens)))
+        matrix = self._latent_rgb(job)
+        if matrix is None:
+            return None
+        return lambda tokens: self._coarse(job, tokens, matrix)
+
+    def _latents(self, job: Job, tokens: Any) -> Any:
+        return unpack(self._bench.backend.ops, tokens, *job.latent_size)
+
+    def _decode(self, decoder: Any, job: Job, latents: Any) -> Floats:
+        """Latents [1, h, w, C] -> image [1, 8h, 8w, 3] on the host."""
+        backend = self._bench.backend
+        return backend.to_numpy(decoder(backend.cast(latents, job.precision)))
+
+    def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> str:
+        latents = self._bench.backend.to_numpy(self._latents(job, tokens))[0]
+        height, width = (-(-side // SCALE_FACTOR) for side in (job.request.height_px, job.request.width_px))
+        return preview.to_webp_base64(latents[:height, :width], matrix)
+
+    def _shown(self, job: Job, image: Floats) -> str:
+        return preview.picture_to_webp_base64(
+            pixels.model_to_image(image, job.request.width_px, job.request.height_px)
+        )
+
+    def _latent_rgb(self, job: Job) -> Floats | None:
+        """The autoencoder's preview map; None if there is none and its decoder is not loaded yet."""
+        identity = self._bench.parts.identity
+        if self._map is not None and self._map[0] == identity:
+            return self._map[1]
+        channels = job.spec.autoencoder.latent_channels
+        matrix = preview.read(job.folder, channels)
+        if matrix is None and self._bench.parts.has(_FULL):
+            decoder = self._bench.parts.get(_FULL)
+
+            def decode(latents: Floats) -> Floats:
+                image = self._decode(decoder, job, self._bench.backend.from_numpy(latents))
+                job.check_finite(image, "when a picture was decoded")
+                return image
+
+            matrix = preview.fit_from_decoder(decode, channels)
+        if matrix is not None:
+            self._map = identity, matrix
+        return matrix
+
+
+def _decoder(job: Job) -> PartKey:
+    is_fast = job.request.decoder is Decoder.FAST
+    return PartKey(Component.FAST_DECODER, job.spec.fast_decoder) if is_fast else _FULL
