@@ -26,9 +26,7 @@ def fill(
     painting: Painting,
     words: Words,
     guides: Guides,
-    prompt: Annotated[
-        str, typer.Argument(help="What should be there; --intent may need no words.")
-    ] = "",
+    prompt: Annotated[str, typer.Argument(help="What should be there; --intent may need no words.")] = "",
     mask: Annotated[
         Path | None, typer.Option(help="Grey picture of the same size: white is repainted, black is kept.")
     ] = None,

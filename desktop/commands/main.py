@@ -24,8 +24,10 @@ from desktop.commands import (
     generate,
     jobs,
     models,
+    plan,
     project,
     serve,
+    upscale,
     vary,
     window,
 )
@@ -48,6 +50,8 @@ app.command("fill")(fill.fill)
 app.command("edit")(edit.edit)
 app.command("control")(control.control)
 app.command("vary")(vary.vary)
+app.command("upscale")(upscale.upscale)
+app.command("plan")(plan.plan)
 app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")

@@ -34,7 +34,10 @@ def list_models(json: options.Json = False, debug: options.Debug = False) -> Non
     folders = models_dirs()
     infos = catalog.model_infos(folders)
     parts = [(part, catalog.part_folder(part, folders)) for part in catalog.PARTS.values()]
-    models = [(info.model, _on_disk(info, folders), ", ".join(info.tasks), info.licence, info.title) for info in infos]
+    models = [
+        (info.model, _on_disk(info, folders), ", ".join(info.tasks), info.licence, info.title)
+        for info in infos
+    ]
     screen.table(("MODEL", "ON DISK", "TASKS", "LICENCE", "TITLE"), models)
     screen.say("")
     screen.table(("PART", "ON DISK", "KIND", "LICENCE", "TITLE"), [_part_row(*pair) for pair in parts])

@@ -60,15 +60,17 @@ class Sources:
         return self.add(codec.encode_png(pixels))
 
     def regions(self) -> list[dict[str, str]]:
-        """Every visible layer with a mask that is not a result: its name, where its mask is white."""
+        """Every visible layer with a mask that is not a result: its name, where its mask is white.
+
+        One whose mask lies outside what the model sees is left out.
+        """
         found: list[dict[str, str]] = []
         for layer in self._state.walk():
             if layer.mask is None or not layer.is_visible or isinstance(layer, GenerativeLayer):
                 continue
-            grey = layer.mask.read(self._state.canvas)
+            grey = self._as_seen(layer.mask.read(self._state.canvas))
             if int(grey.max()) >= masks.MASK_FLOOR and layer.name.strip():
-                mask = self.add(codec.encode_png(self._as_seen(grey)))
-                found.append({"prompt": layer.name.strip(), "mask": mask})
+                found.append({"prompt": layer.name.strip(), "mask": self.add(codec.encode_png(grey))})
         return found
 
     def _as_seen(self, pixels: Pixels) -> Pixels:

@@ -8,6 +8,7 @@ Words of the prompt, in any order:
     until=PATH    the first step lasts until this file exists
     note=PATH     appends the seed to this file when the job starts
     echo          gives the source picture back, scaled to the size asked for
+    shift=N       with echo: N pixels to the right of where it was
     warn          says that it left something out
     print         prints to stdout, as libraries do
     hang          goes on until cancelled
@@ -111,8 +112,10 @@ def _picture(
 ) -> bytes:
     size = (request.width_px, request.height_px)
     if "echo" in words and request.image is not None:
+        picture = Image.open(io.BytesIO(read_blob(request.image))).convert("RGB").resize(size)
+        shift = int(words.get("shift", "0"))
         file = io.BytesIO()
-        Image.open(io.BytesIO(read_blob(request.image))).convert("RGB").resize(size).save(file, "PNG")
+        picture.transform(size, Image.Transform.AFFINE, (1, 0, -shift, 0, 1, 0)).save(file, "PNG")
         return file.getvalue()
     one = request.model_copy(update={"seed": request.seed + index}) if index else request
     return base64.b64decode(_paint(one, *size, "PNG"))

@@ -205,9 +205,7 @@ class UpscaleForm(TaskForm):
         self.add_wide(self.detail)
         self.upscaler = QLineEdit()
         self.upscaler.setPlaceholderText(tr("plain resampling"))
-        self.upscaler.setToolTip(
-            tr("A file in the folder upscalers that enlarges first")
-        )
+        self.upscaler.setToolTip(tr("A file in the folder upscalers that enlarges first"))
         self.add_row(tr("Upscaler"), self.upscaler)
         self.scale.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.detail.value_changed.connect(lambda _: self.changed.emit())

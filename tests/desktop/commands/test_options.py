@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from desktop import notation
-from desktop.commands import options
+from desktop.commands import options, plan
 from desktop.presets import styles
 from flux_core.errors import RequestInvalid
-from flux_core.request import ControlKind, Decoder, Precision, Solver, StepCache
+from flux_core.imaging.intents import Intent
+from flux_core.request import ControlKind, Decoder, Precision, Solver, StepCache, Task
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,8 @@ from flux_core.request import ControlKind, Decoder, Precision, Solver, StepCache
         (options.StepCacheName, StepCache),
         (options.DecoderName, Decoder),
         (options.ControlKindName, ControlKind),
+        (options.IntentName, Intent),
+        (plan.TaskName, Task),
     ],
 )
 def test_the_names_are_the_request_s(names, meant):

@@ -13,6 +13,7 @@ from flux_core.request import ControlKind, Task
 
 KONTEXT = ["--model", "flux1-kontext-dev"]
 DEV = ["--model", "flux1-dev"]
+TINY = ["--model", "tiny"]
 
 
 def pixels_of(path) -> np.ndarray:
@@ -36,7 +37,7 @@ def test_an_edit_has_the_source_s_size_and_says_what_was_asked(flowbrush, photo,
     assert pixels_of("a.png").shape == (90, 120, 3)
     request = request_in(tmp_path / "a.png")
     assert (request.task, request.prompt, len(request.references)) == (Task.EDIT, "make it night", 1)
-    assert abs(request.width_px / request.height_px - 120 / 90) < 0.01
+    assert abs(request.width_px / request.height_px - 120 / 90) < 0.02
     assert b"compositeWithTrainedAlgorithmicMedia" in (tmp_path / "a.png").read_bytes()
 
 
@@ -223,3 +224,103 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(
     assert (
         json.loads(flowbrush(*arguments, "-o", "a.png", "--json").out)["error"]["code"] == "request_invalid"
     )
+
+
+def test_without_a_model_the_first_that_can_do_it_is_taken(flowbrush, photo, tmp_path):
+    for arguments, model in (
+        (["edit", "photo.png", "x"], "flux1-kontext-dev"),
+        (["control", "photo.png", "x", "--kind", "depth"], "flux1-depth-dev"),
+        (["control", "photo.png", "x", "--kind", "pose", "--controlnet", "net"], "flux1-dev"),
+    ):
+        assert flowbrush(*arguments, "-o", "a.png").code == 0
+        assert request_in(tmp_path / "a.png").model == model
+
+
+def test_an_edit_that_changes_nothing_leaves_every_byte(flowbrush, write, tmp_path):
+    y, x = np.mgrid[0:150, 0:211]
+    texture = np.dstack([128 + 90 * np.sin(x / (7 + k)) * np.cos(y / (9 - k)) for k in range(3)])
+    write("photo.png", texture.astype(np.uint8))
+    assert flowbrush("edit", "photo.png", "echo", "-o", "a.png").code == 0
+    assert np.array_equal(pixels_of("a.png"), pixels_of("photo.png"))
+    assert flowbrush("edit", "photo.png", "echo", "--keep-all", "-o", "b.png").code == 0
+    difference = np.abs(pixels_of("b.png").astype(int) - pixels_of("photo.png"))
+    assert 0 < difference.mean() < 3, "the model's own picture, scaled there and back"
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [([], "its source"), (["--no-register"], "where it fell")])
+def test_an_edit_that_came_back_shifted_is_laid_onto_its_source(flowbrush, write, noise, arguments, shown):
+    small = Image.fromarray(noise(40, 40, 3)).resize((256, 256), Image.Resampling.BICUBIC)
+    write("photo.png", np.array(small))
+    done = flowbrush("edit", "photo.png", "echo shift=3", *TINY, "--keep-all", *arguments, "-o", "a.png")
+    assert done.code == 0, done.err
+    inner = (slice(16, -16), slice(16, -16))
+    difference = np.abs(pixels_of("a.png").astype(int) - pixels_of("photo.png"))[inner].mean()
+    assert (difference < 3) == (shown == "its source")
+
+
+def test_an_enlargement_goes_in_stages_and_keeps_mode_and_transparency(flowbrush, write, noise, tmp_path):
+    picture = noise(40, 56, 4)
+    picture[..., 3] = 255
+    picture[:, :28, 3] = 0
+    write("photo.png", picture)
+    said = flowbrush("upscale", "photo.png", "--scale", 4, "--upscaler", "net", "-o", "a.png", "--json")
+    assert said.code == 0, said.err
+    assert (said.json["stages"], said.json["width_px"], said.json["height_px"]) == (2, 224, 160)
+    result = pixels_of("a.png")
+    assert result.shape == (160, 224, 4)
+    assert result[80, 20, 3] == 0
+    assert result[80, 200, 3] == 255
+    request = request_in(tmp_path / "a.png")
+    assert (request.task, request.upscaler) == (Task.UPSCALE, "net")
+    assert request.strength < 0.3, "the second stage invents less"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--scale", "3"], "3 times"),
+        (["--scale", "4", "--count", "2"], "--count 1"),
+        (["--strength", "0"], "strength"),
+        (["--strength", "nan"], "strength"),
+    ],
+)
+def test_an_impossible_enlargement_is_one_sentence(flowbrush, photo, tmp_path, arguments, word):
+    said = flowbrush("upscale", "photo.png", *arguments, "-o", "a.png")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert word in said.err
+
+
+def test_an_intent_sets_words_strength_and_reach(flowbrush, write, noise, tmp_path):
+    picture, mask = noise(90, 120, 3), np.zeros((90, 120), np.uint8)
+    mask[30:60, 40:80] = 255
+    write("photo.png", picture)
+    write("m.png", mask)
+    said = flowbrush("fill", "photo.png", "--mask", "m.png", "--intent", "remove", "-o", "a.png")
+    assert said.code == 0, said.err
+    request = request_in(tmp_path / "a.png")
+    assert "background" in request.prompt
+    assert request.strength == 0.9
+    result = pixels_of("a.png")
+    assert (result[mask > 0] != picture[mask > 0]).any()
+    assert np.array_equal(result[:20], picture[:20])
+
+
+def test_replacing_the_background_keeps_what_the_mask_marks(flowbrush, write, noise):
+    picture, mask = noise(90, 120, 3), np.zeros((90, 120), np.uint8)
+    mask[20:70, 30:90] = 255
+    write("photo.png", picture)
+    write("m.png", mask)
+    options = ["--mask", "m.png", "--intent", "replace-background"]
+    assert flowbrush("fill", "photo.png", "a beach", *options, "-o", "a.png").code == 0
+    result = pixels_of("a.png")
+    assert np.array_equal(result[24:66, 34:86], picture[24:66, 34:86])
+    assert (result[:16] != picture[:16]).any()
+
+
+def test_expanding_needs_no_words(flowbrush, photo, tmp_path):
+    said = flowbrush(
+        "fill", "photo.png", "--outpaint", "0,0,40,0", "--intent", "expand", "-o", "a.png"
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert "beyond the frame" in request_in(tmp_path / "a.png").prompt
+    assert pixels_of("a.png").shape == (90, 160, 3)
