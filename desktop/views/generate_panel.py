@@ -40,6 +40,7 @@ from desktop.views.theme import SPACE_PX, Theme
 from flux_core.messages import ModelInfo
 
 _NEED_PICTURE = (Action.REFINE, Action.EDIT, Action.UPSCALE)
+_MOST_NAMED = 3  # models that could be got for a task
 _JOBS_PX = 200  # the list of jobs scrolls beyond this height
 
 
@@ -277,16 +278,13 @@ class GeneratePanel(QWidget):
         return box
 
     def _lay_out(self) -> None:
-        head = QHBoxLayout()
-        head.setSpacing(SPACE_PX)
-        head.addWidget(self.task, 1)
-        head.addWidget(self.model, 1)
         margin = 2 * SPACE_PX
         wishes = QWidget()
         upper = QVBoxLayout(wishes)
         upper.setContentsMargins(margin, margin, margin, 0)
         upper.setSpacing(SPACE_PX)
-        upper.addLayout(head)
+        upper.addWidget(self.task)
+        upper.addWidget(self.model)
         upper.addWidget(self.prompt)
         for form in self.forms.values():
             upper.addWidget(form)
@@ -336,7 +334,9 @@ class GeneratePanel(QWidget):
         model = next((one for one in self.models if one.model == chosen), None)
         if model is None or task in model.tasks:
             return ""
-        able = [one.title for one in self.models if one.is_installed and task in one.tasks]
-        if not able:
-            return tr("{model} cannot do this, and no model on this machine can", model=model.title)
-        return tr("{model} cannot do this; choose {others}", model=model.title, others=", ".join(able))
+        able = [one for one in self.models if task in one.tasks]
+        here = [one.title for one in able if one.is_installed]
+        if here:
+            return tr("{model} cannot do this; choose {others}", model=model.title, others=", ".join(here))
+        others = ", ".join(one.title for one in able[:_MOST_NAMED])
+        return tr("{model} cannot do this; get {others} first", model=model.title, others=others)

@@ -1300,12 +1300,12 @@
     <translation>还有 {count} 条</translation>
   </message>
   <message>
-    <source>{model} cannot do this, and no model on this machine can</source>
-    <translation>{model} 无法执行此任务，本机上也没有能执行的模型</translation>
-  </message>
-  <message>
     <source>{model} cannot do this; choose {others}</source>
     <translation>{model} 无法执行此任务；请选择 {others}</translation>
+  </message>
+  <message>
+    <source>{model} cannot do this; get {others} first</source>
+    <translation>{model} 无法执行此任务；请先获取 {others}</translation>
   </message>
 </context>
 </TS>

@@ -84,7 +84,7 @@ class EditForm(TaskForm):
         self.add_row(tr("Style"), self.style_box)
         self.references = PictureList(theme, least=0, most=MAX_REFERENCES, has_strengths=False)
         self.references.setToolTip(tr("More pictures that your words may refer to"))
-        self.add_row(tr("References"), self.references)
+        self.add_row(tr("References"), self.references, is_list=True)
         self.keeps = QCheckBox(tr("Keep what did not change"))
         self.keeps.setToolTip(
             tr("Lays the result back onto the picture and hides it where nothing changed, by a layer mask")
@@ -175,7 +175,7 @@ class VaryForm(TaskForm):
     def __init__(self, theme: Theme, language: str) -> None:
         super().__init__(theme, language)
         self.pictures = PictureList(theme, least=1, most=MAX_REFERENCES, has_strengths=True)
-        self.add_row(tr("Like"), self.pictures)
+        self.add_row(tr("Like"), self.pictures, is_list=True)
         self.style_box = _style_box(language, is_for_editing=False)
         self.add_row(tr("Style"), self.style_box)
         self.pictures.changed.connect(self.changed)

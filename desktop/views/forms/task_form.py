@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QComboBox, QGridLayout, QLabel, QWidget
 
 from desktop.jobs.wish import Action, Wish
@@ -50,11 +50,16 @@ class TaskForm(QWidget):
     def set_act(self, chosen: Action | None, act: Action) -> None:
         """What was chosen (None is what fits) and what the button will do."""
 
-    def add_row(self, text: str, field: QWidget) -> QLabel:
-        """A label and its field; the label is also the field's name for a screen reader."""
+    def add_row(self, text: str, field: QWidget, *, is_list: bool = False) -> QLabel:
+        """A label and its field; the label is also the field's name for a screen reader.
+
+        A list may grow, so its label stays beside its first row.
+        """
         row = self.grid.rowCount()
         label = dim(text)
-        self.grid.addWidget(label, row, 0)
+        if is_list:
+            label.setContentsMargins(0, SPACE_PX, 0, 0)
+        self.grid.addWidget(label, row, 0, Qt.AlignmentFlag.AlignTop if is_list else Qt.AlignmentFlag(0))
         self.grid.addWidget(field, row, 1)
         if not field.accessibleName():
             field.setAccessibleName(text)

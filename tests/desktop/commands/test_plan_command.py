@@ -17,7 +17,10 @@ def components(said) -> list[str]:
     [
         (["generate", "--model", "flux1-dev"], ["clip", "t5", "transformer", "vae_decoder"]),
         (["generate", "--clip-only"], ["clip", "transformer", "vae_decoder"]),
-        (["generate", "--model", "flux1-dev", "--decoder", "fast"], ["clip", "t5", "transformer", "fast_decoder"]),
+        (
+            ["generate", "--model", "flux1-dev", "--decoder", "fast"],
+            ["clip", "t5", "transformer", "fast_decoder"],
+        ),
         (["fill", "--model", "flux1-dev"], ["clip", "t5", VAE, "transformer", "vae_decoder"]),
         (["edit", "--references", "2"], ["clip", "t5", VAE, "transformer", "vae_decoder"]),
         (["control", "--kind", "canny"], ["clip", "t5", VAE, "transformer", "vae_decoder"]),
@@ -31,7 +34,7 @@ def components(said) -> list[str]:
             ["clip", "t5", "upscaler", VAE, "transformer", "vae_decoder"],
         ),
     ],
-)  # fmt: skip
+)
 def test_every_task_has_its_table(flowbrush, arguments, expected):
     assert components(flowbrush("plan", *arguments, "--json")) == expected
 
