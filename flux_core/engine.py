@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from flux_core.looking import Finding
 from flux_core.messages import Device, Preview, Progress
 from flux_core.request import GenerationRequest
 
@@ -32,14 +33,14 @@ class EngineResult:
         seconds: By stage.
         peak_memory_bytes: Peak resident memory of the process.
         warnings: Sentences for the person about what was not done as asked.
-        findings: What a look found, ready for JSON; else empty.
+        findings: What a look found; the pictures that they name are among `images`.
     """
 
     images: tuple[EngineImage, ...]
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     peak_memory_bytes: int = 0
     warnings: tuple[str, ...] = ()
-    findings: dict[str, Any] = field(default_factory=dict[str, Any])
+    findings: tuple[Finding, ...] = ()
 
 
 class Engine(Protocol):

@@ -8,11 +8,12 @@ every client reads.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flux_core.errors import FluxError, from_code
+from flux_core.looking import Finding
 from flux_core.request import GenerationRequest, Sha256
 
 PROTOCOL_VERSION = 1
@@ -61,7 +62,7 @@ class ResultImage(_Message):
 class Finished(_Message):
     """The job's pictures, seconds per stage, and sentences about what was not done as asked.
 
-    findings: What a look found (flux_core.looking), else empty.
+    findings: What a look found; the pictures that they name are among `images`.
     """
 
     kind: Literal["finished"] = "finished"
@@ -70,7 +71,7 @@ class Finished(_Message):
     peak_memory_bytes: int = 0
     engine: str = ""
     warnings: tuple[str, ...] = ()
-    findings: dict[str, Any] = Field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 class Failed(_Message):

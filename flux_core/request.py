@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flux_core.errors import RequestInvalid
+from flux_core.looking import MAX_PICTURES, Look
 
 MAX_PROMPT_CHARS = 10_000
 MIN_SIDE_PX = 64
@@ -194,7 +195,7 @@ class GenerationRequest(_Part):
             because only the sender knows how it should be fitted; edit and upscale take any size.
         mask: Blob of a grey PNG of the size above. Fill: 255 = repaint, 0 = keep. Transform: how much
             of `strength` each place has, 255 = all of it.
-        references: Blobs of more pictures that an edit may refer to, of any size.
+        references: Blobs of more pictures that an edit may refer to, or that are looked at, of any size.
         pictures: What the result should be like (Redux, IP-Adapter).
         controls: Maps that it follows; at most one by the model itself, any number by ControlNets.
         regions: Places with words of their own; the prompt is for the whole.
@@ -227,7 +228,7 @@ class GenerationRequest(_Part):
     height_px: int = Field(default=256, ge=MIN_SIDE_PX, le=MAX_SIDE_PX)
     image: Sha256 | None = None
     mask: Sha256 | None = None
-    references: tuple[Sha256, ...] = Field(default=(), max_length=MAX_REFERENCES)
+    references: tuple[Sha256, ...] = Field(default=(), max_length=MAX_PICTURES - 1)
     pictures: tuple[PictureUse, ...] = Field(default=(), max_length=MAX_REFERENCES)
     controls: tuple[ControlUse, ...] = Field(default=(), max_length=MAX_CONTROLS)
     regions: tuple[Region, ...] = Field(default=(), max_length=MAX_REGIONS)
@@ -238,6 +239,7 @@ class GenerationRequest(_Part):
     precision: Precision = Precision.AUTO
     decoder: Decoder = Decoder.FULL
     loras: tuple[LoraUse, ...] = Field(default=(), max_length=MAX_LORAS)
+    look: Look | None = None
 
     @model_validator(mode="after")
     def _check_inputs_fit_the_task(self) -> Self:
@@ -262,6 +264,10 @@ class GenerationRequest(_Part):
             raise ValueError(
                 "only edit and look take reference pictures; use pictures for Redux and IP-Adapters"
             )
+        if task is Task.EDIT and len(self.references) > MAX_REFERENCES:
+            raise ValueError(f"an edit takes at most {MAX_REFERENCES} reference pictures")
+        if (task is Task.LOOK) != (self.look is not None):
+            raise ValueError("look says what to find out, and only the task look takes it")
         if task is Task.CONTROL and not self.controls:
             raise ValueError("control needs a control picture")
         if task is Task.VARY and not self.pictures:

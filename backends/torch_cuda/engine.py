@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.helpers import TorchHelpers
 from flux_core import machine
 from flux_core.engine import EngineResult
 from flux_core.messages import Device, Preview, Progress
@@ -44,6 +45,7 @@ class TorchEngine(FluxEngine):
             list_devices=devices,
             auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
             memory_budget_bytes=int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY),
+            helpers=TorchHelpers(backend.device, models_dirs),
         )
 
     def run(

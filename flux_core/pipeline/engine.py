@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from flux_core import machine
-from flux_core.engine import EngineResult
+from flux_core.engine import EngineImage, EngineResult
 from flux_core.errors import Cancelled, OutOfMemory, RequestInvalid
+from flux_core.imaging import codec
+from flux_core.looking import Look
 from flux_core.messages import Device, Preview, Progress, Stage
 from flux_core.ops import Backend
 from flux_core.pipeline.conditions import ConditionMaker, Conditions
@@ -58,7 +60,8 @@ class FluxEngine:
         self._auto_precision = auto_precision
         self._bench = Workbench(backend, memory_budget_bytes)
         self._words = Words(self._bench)
-        self._conditions = ConditionMaker(self._bench, self._words, helpers or NoHelpers())
+        self._helpers = helpers or NoHelpers()
+        self._conditions = ConditionMaker(self._bench, self._words, self._helpers)
         self._pictures = Pictures(self._bench)
 
     def devices(self) -> tuple[Device, ...]:
@@ -72,6 +75,8 @@ class FluxEngine:
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
         report = Report(say, is_cancelled)
+        if request.look is not None:
+            return self._look(request, request.look, read_blob, report)
         try:
             job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report)
         except MemoryError as err:
@@ -100,6 +105,22 @@ class FluxEngine:
         walked = self._walk(job, conditions)
         images = self._pictures.decode_all(job, walked)
         return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), job.warnings)
+
+    def _look(
+        self, request: GenerationRequest, look: Look, read_blob: Callable[[str], bytes], report: Report
+    ) -> EngineResult:
+        """Looks are rare beside painting and need its memory, so what paints makes room."""
+        names = [ref for ref in (request.image, *request.references) if ref is not None]
+        images = [codec.decode(read_blob(name), "the picture") for name in names]
+        self.release()
+        findings, pictures = self._helpers.look(look, images, report)
+        shown = [
+            EngineImage(codec.encode_png(picture), picture.shape[1], picture.shape[0], seed=0)
+            for picture in pictures
+        ]
+        return EngineResult(
+            tuple(shown), dict(report.seconds), machine.peak_memory_bytes(), findings=tuple(findings)
+        )
 
     def _walk(self, job: Job, conditions: Conditions) -> list[Any]:
         preview = self._pictures.previews(job)

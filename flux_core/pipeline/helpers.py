@@ -6,12 +6,14 @@ Edges need no model and are found for every engine here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import RequestInvalid
+from flux_core.looking import Finding, Look
 from flux_core.reporting import Report
 from flux_core.request import ControlKind
 
@@ -34,6 +36,12 @@ class Helpers(Protocol):
         """A larger picture, by the upscaler of this name; as control_map."""
         ...
 
+    def look(
+        self, look: Look, images: Sequence[Bytes], report: Report
+    ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
+        """What pictures [H, W, 4] show, and the masks and maps that the findings name, [H, W]."""
+        ...
+
 
 class NoHelpers:
     """Edges only."""
@@ -48,3 +56,8 @@ class NoHelpers:
         raise RequestInvalid(
             "This engine has no upscaler models.", "Leave the upscaler out, or choose the engine torch."
         )
+
+    def look(
+        self, look: Look, images: Sequence[Bytes], report: Report
+    ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
+        raise RequestInvalid("This engine cannot look at pictures.", "Choose the engine torch.")

@@ -96,4 +96,4 @@ def test_bfloat16_paints_nearly_the_same_picture(models_dir: Path) -> None:
 def test_nothing_that_a_job_made_asks_for_gradients(models_dir: Path) -> None:
     engine = TorchEngine("cpu", (models_dir,))
     run(engine)
-    assert all(not array.requires_grad for pair in engine._texts.values() for array in pair)
+    assert all(not array.requires_grad for array in engine._bench._remembered.values())

@@ -1,0 +1,45 @@
+"""What the torch engine has beside FLUX.1: models that look at pictures, and maps made by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backends.torch_cuda.vision.look import look as look_at
+from flux_core.catalog.helpers import folder_of_helper
+from flux_core.looking import Depth, Finding, Look
+from flux_core.pipeline.helpers import NoHelpers
+from flux_core.reporting import Report
+from flux_core.request import ControlKind
+
+Bytes = NDArray[np.uint8]
+
+
+class TorchHelpers(NoHelpers):
+    """flux_core.pipeline.helpers.Helpers on a torch device.
+
+    Args:
+        device: That computes.
+        models_dirs: Where helpers are looked for.
+    """
+
+    def __init__(self, device: torch.device, models_dirs: tuple[Path, ...]) -> None:
+        self._device = device
+        self._models_dirs = models_dirs
+
+    def control_map(self, kind: ControlKind, rgba: Bytes, report: Report) -> Bytes:
+        if kind is not ControlKind.DEPTH:
+            return super().control_map(kind, rgba, report)
+        _, (depth,) = self.look(Depth(), [rgba], report)
+        return np.dstack([depth, depth, depth, np.full_like(depth, 255)])
+
+    def look(
+        self, look: Look, images: Sequence[Bytes], report: Report
+    ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
+        return look_at(
+            look, images, lambda model: folder_of_helper(model, self._models_dirs), self._device, report
+        )
