@@ -113,6 +113,9 @@ class Photographer:
         panel.choose_task(Action.EDIT)
         panel.more.setChecked(True)
         self._shoot_panel(f"form-more-{language}")
+        bar = panel.scroll.verticalScrollBar()
+        bar.setValue(bar.maximum())
+        self._shoot_panel(f"form-tuning-{language}")
         panel.more.setChecked(False)
 
     def _shoot_panel(self, name: str) -> None:

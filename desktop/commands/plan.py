@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TaskName(StrEnum):
-    """As flux_core.request.Task."""
+    """As flux_core.request.Task, without looking, which loads one helper and nothing else."""
 
     GENERATE = "generate"
     TRANSFORM = "transform"
@@ -31,10 +31,9 @@ class TaskName(StrEnum):
     CONTROL = "control"
     VARY = "vary"
     UPSCALE = "upscale"
-    LOOK = "look"
 
 
-_TAKE_IMAGE = (TaskName.TRANSFORM, TaskName.FILL, TaskName.EDIT, TaskName.UPSCALE, TaskName.LOOK)
+_TAKE_IMAGE = (TaskName.TRANSFORM, TaskName.FILL, TaskName.EDIT, TaskName.UPSCALE)
 _BYTES_PER_VALUE = {PrecisionName.AUTO: 2, PrecisionName.BF16: 2, PrecisionName.FP32: 4}
 
 

@@ -299,7 +299,8 @@ class GeneratePanel(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        column.addWidget(SnugScroll(wishes))
+        self.scroll = SnugScroll(wishes)
+        column.addWidget(self.scroll)
         column.addLayout(lower)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 
@@ -337,6 +338,6 @@ class GeneratePanel(QWidget):
         able = [one for one in self.models if task in one.tasks]
         here = [one.title for one in able if one.is_installed]
         if here:
-            return tr("{model} cannot do this; choose {others}", model=model.title, others=", ".join(here))
-        others = ", ".join(one.title for one in able[:_MOST_NAMED])
+            return tr("{model} cannot do this; choose {others}", model=model.title, others=" / ".join(here))
+        others = " / ".join(one.title for one in able[:_MOST_NAMED])
         return tr("{model} cannot do this; get {others} first", model=model.title, others=others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QCheckBox, QDoubleSpinBox, QLineEdit
 
 from desktop.i18n import mark, tr
@@ -35,6 +36,7 @@ class TuningForm(TaskForm):
         self.negative.setToolTip(tr("What should not be there; every step then takes twice the time"))
         self.add_row(tr("Unwanted"), self.negative)
         self.true_guidance = QDoubleSpinBox()
+        self.true_guidance.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.true_guidance.setRange(1.0, 20.0)
         self.true_guidance.setSingleStep(0.5)
         self.true_guidance.setDecimals(1)
