@@ -7,13 +7,15 @@ as blobs named by their sha256. Validation happens here, once, with sentences a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flux_core.allowed import allowed
 from flux_core.errors import RequestInvalid
-from flux_core.looking import MAX_PICTURES, Look
+from flux_core.looking import MAX_PICTURES, Look, LookKind
 
 MAX_PROMPT_CHARS = 10_000
 MIN_SIDE_PX = 64
@@ -29,7 +31,10 @@ FILE_NAME = r"^[^./\\:\x00-\x1f\x7f][^/\\:\x00-\x1f\x7f]*$"
 """A file name: no separator, no drive, not hidden, so that it cannot lead anywhere else."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MAYBE_FILE_NAME = rf"^$|{FILE_NAME}"
 FileName = Annotated[str, Field(min_length=1, max_length=200, pattern=FILE_NAME)]
+MaybeFileName = Annotated[str, Field(max_length=200, pattern=MAYBE_FILE_NAME)]
+"""A file name, or "" for what the model has itself."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A part of the whole, in [0, 1]."""
 
@@ -120,7 +125,7 @@ class PictureUse(_Part):
     """
 
     image: Sha256
-    adapter: FileName | Literal[""] = ""
+    adapter: MaybeFileName = ""
     strength: float = Field(default=1.0, ge=0.0, le=2.0)
     start: Share = 0.0
     end: Share = 1.0
@@ -146,7 +151,7 @@ class ControlUse(_Part):
     kind: ControlKind
     image: Sha256
     is_map: bool = True
-    model: FileName | Literal[""] = ""
+    model: MaybeFileName = ""
     strength: float | None = Field(default=None, ge=0.0, le=2.0)
     start: Share = 0.0
     end: Share = 1.0
@@ -234,7 +239,7 @@ class GenerationRequest(_Part):
     regions: tuple[Region, ...] = Field(default=(), max_length=MAX_REGIONS)
     region_base: Share = 0.3
     strength: float = Field(default=1.0, gt=0.0, le=1.0)
-    upscaler: FileName | Literal[""] = ""
+    upscaler: MaybeFileName = ""
     num_images: int = Field(default=1, ge=1, le=16)
     precision: Precision = Precision.AUTO
     decoder: Decoder = Decoder.FULL
@@ -311,6 +316,38 @@ def _spans(use: S) -> S:
     return use
 
 
+_NAMES = {
+    "num_steps": "the number of steps",
+    "width_px": "the width",
+    "height_px": "the height",
+    "num_images": "the number of pictures",
+    "image": "the source picture",
+    "loras.name": "the name of a LoRA",
+    "loras.strength": "the strength of a LoRA",
+    "pictures": "a picture to be like",
+    "pictures.adapter": "the adapter of a picture to be like",
+    "pictures.image": "a picture to be like",
+    "pictures.strength": "the strength of a picture to be like",
+    "controls": "a control picture",
+    "controls.kind": "the kind of a control picture",
+    "controls.image": "a control picture",
+    "controls.model": "the model of a control picture",
+    "controls.strength": "the strength of a control picture",
+    "regions.prompt": "the prompt of a region",
+    "regions.mask": "the mask of a region",
+    "regions.strength": "the strength of a region",
+    "t5_tokens": "the length of the prompt in tokens",
+    "look": "what to look for",
+}
+_FORMS = {
+    FILE_NAME: "a file name without a folder, of 1 to 200 characters",
+    MAYBE_FILE_NAME: "a file name without a folder, of at most 200 characters",
+    r"^[A-Za-z0-9][\w.\-]*$": "the id of a model, as `flowbrush models list` shows it",
+    r"^[0-9a-f]{64}$": "the sha256 of a picture",
+}
+"""The forms that regular expressions of a request stand for."""
+
+
 def build_request(**fields: Any) -> GenerationRequest:
     """Makes a request from outside values.
 
@@ -338,12 +375,35 @@ def explain(err: ValidationError) -> tuple[str, str]:
     stays out of the message.
     """
     first = err.errors(include_url=False)[0]
-    name = _cut(".".join(str(part) for part in first["loc"]))
-    reason = str(first["msg"]).removeprefix("Value error, ")
+    where, reason = first["loc"], str(first["msg"]).removeprefix("Value error, ")
+    is_inside = where[:1] == ("request",)  # of what the service is sent
+    where = where[1:] if is_inside else where
+    name = field_name(where)
+    if first["type"] == "json_invalid":
+        return "The request is not JSON.", "Send it again."
     if not name:
         return f"The request does not fit together: {reason}.", "Change it and try again."
+    if first["type"] in ("missing", "extra_forbidden"):
+        fault = "is missing" if first["type"] == "missing" else "is not a part of a request"
+        return f"{_cut(name)} {fault}.", "Change it and try again."
+    if first["type"] == "value_error":
+        return f"{_cut(name)}: {reason}.", "Change it and try again."
+    if first["type"] == "union_tag_invalid":
+        return f"{_cut(name)}: there is no such kind.", f"Choose one of: {', '.join(LookKind)}."
+    is_ours = is_inside or err.title == GenerationRequest.__name__
+    may_be = allowed(GenerationRequest, where, _FORMS) if is_ours else ""
+    if first["type"] == "string_pattern_mismatch":
+        reason = "It has another form"
+    why = f"it must be {may_be}" if may_be else f"{reason[0].lower()}{reason[1:]}"
     value = _cut(repr(first["input"]))
-    return f"{name} cannot be {value}: {reason[0].lower()}{reason[1:]}.", "Change it and try again."
+    return f"{_cut(name)} cannot be {value}: {why}.", "Change it and try again."
+
+
+def field_name(where: Sequence[int | str]) -> str:
+    """A field as the beginning of a sentence: ("loras", 0, "name") is "The name of a LoRA"."""
+    plain = ".".join(part for part in where if isinstance(part, str))
+    name = _NAMES.get(plain, plain.replace("_", " "))
+    return name[:1].upper() + name[1:]
 
 
 def _cut(text: str) -> str:

@@ -176,6 +176,7 @@ def _sort_out(placed: list[Placed], models_dir: Path) -> tuple[list[Placed], lis
                 else "Rename it."
             )
             left.append(Left(each.source, f"{each.source.name} was left: {other} is in its place.", hint))
+            continue  # it holds no place that another could find taken
         else:
             todo = tuple(pair for pair in each.places if not _is_same(pair[0], models_dir / pair[1]))
             fresh.append(replace(each, places=todo))

@@ -1,27 +1,25 @@
 """Opens whatever holds weights, for its names and shapes only, and says no to what must not be opened.
 
-A single safetensors file, or a folder whose index says which shards belong together. Nothing of the
-weights is read: headers only, and an index is a stranger's text like any other.
+A single safetensors file, or shards that an index or their numbers bind together. Nothing of the weights
+is read: headers only, and an index is a stranger's text like any other.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flux_core.errors import Corrupt, ModelMissing, RequestInvalid
+from flux_core.weights import pickles
+from flux_core.weights.numbered import INDEX_ENDING, index_of, lacking, numbered_sets, set_around
 from flux_core.weights.open import open_container
 from flux_core.weights.tensors import TensorInfo
 
-INDEX_ENDING = ".safetensors.index.json"
-PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 WEIGHTS = frozenset({".safetensors", ".gguf"})
 _MAX_INDEX_BYTES = 50_000_000
-_PLAIN_NAME = re.compile(r"[\w.\- ]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +52,23 @@ def open_any(path: Path) -> Opened:
     if path.is_dir():
         return open_any(_only_weights(path))
     refuse_pickle(path)
-    is_index = path.name.endswith(INDEX_ENDING)
-    files = (*read_index(path), path) if is_index else (path,)
+    files = _files_of(path)
     source = open_container(path)
     metadata: Mapping[str, str] = getattr(source, "metadata", {})
     size = sum(file.stat().st_size for file in files)
-    return Opened(path.parent if is_index else path, files, source.names(), metadata, size)
+    return Opened(path if files == (path,) else path.parent, files, source.names(), metadata, size)
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    """Everything that belongs to what a path names: its shards and their index, or it alone."""
+    index = index_of(path)
+    if index is not None:
+        return (*read_index(index), index)
+    numbered = set_around(path)
+    if numbered is None:
+        return (path,)
+    numbered.check(path.parent)
+    return tuple(path.parent / name for name in numbered.present)
 
 
 def refuse_pickle(path: Path) -> None:
@@ -68,16 +77,9 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         RequestInvalid: The name is that of a pickle.
     """
-    if path.suffix.lower() not in PICKLES:
+    if path.suffix.lower() not in pickles.SUFFIXES:
         return
-    name = path.name if _PLAIN_NAME.fullmatch(path.name) else f"FILE{path.suffix}"  # it stands in a command
-    target = Path(name).with_suffix(".safetensors").name
-    load = f"torch.load('{name}', map_location='cpu', weights_only=True)"
-    raise RequestInvalid(
-        f"{path.name} is a pickle, which can run any program when it is opened: Flowbrush never opens one.",
-        f'Convert it once: python -c "import torch, safetensors.torch as s; d = {load}; '
-        f"s.save_file(d.get('state_dict', d), '{target}')\".",
-    )
+    raise RequestInvalid(*pickles.refusal(path))
 
 
 def read_index(index: Path) -> tuple[Path, ...]:
@@ -92,10 +94,7 @@ def read_index(index: Path) -> tuple[Path, ...]:
             raise Corrupt(f"{index} names the shard {name[:80]!r}, which is not beside it.", "Get it again.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise Corrupt(
-            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}.",
-            "Get the missing files.",
-        )
+        raise lacking(index.parent, missing, len(names))
     return tuple(index.parent / name for name in names)
 
 
@@ -116,10 +115,11 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def _only_weights(folder: Path) -> Path:
-    """The one index or weights file of a folder."""
+    """The one index or weights file of a folder; of a numbered set any member that is there."""
     for pattern in (f"*{INDEX_ENDING}", "*.safetensors", "*.gguf"):
         found = sorted(folder.glob(pattern))
-        if len(found) == 1:
+        sets = numbered_sets(path.name for path in found)
+        if len(found) == 1 or (len(sets) == 1 and len(sets[0].present) == len(found)):
             return found[0]
         if found:
             raise RequestInvalid(f"{folder} holds {len(found)} files of weights.", "Name one of them.")

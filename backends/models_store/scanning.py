@@ -1,24 +1,24 @@
 """Finds the weights in a folder: ComfyUI's models, a diffusers folder, a Hugging Face cache, or any other.
 
-Shards that an index binds together are one find. Links are followed only as far as they stay inside the
-folder (or inside the cache repository they belong to), so that nobody's folder can point the program
-at a file elsewhere on the disk.
+Shards that an index or their numbers bind together are one find. Links are followed only as far as they
+stay inside the folder (or inside the cache repository they belong to), so that nobody's folder can point
+the program at a file elsewhere on the disk.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.models_store.reading import INDEX_ENDING, PICKLES, WEIGHTS, read_index
+from backends.models_store.reading import WEIGHTS, read_index
 from flux_core.errors import FluxError, RequestInvalid
+from flux_core.weights import pickles
+from flux_core.weights.numbered import INDEX_ENDING, lacking, numbered_sets
 
 MAX_FILES = 100_000
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _CLIP_TOKENIZER = frozenset({"vocab.json", "merges.txt"})
 _T5_TOKENIZER = frozenset({"tokenizer.json", "spiece.model"})
 _TOKENIZER_FILES = _CLIP_TOKENIZER | _T5_TOKENIZER | {"tokenizer_config.json", "special_tokens_map.json"}
@@ -86,7 +86,6 @@ def problem_of(file: Path, roots: tuple[Path, ...]) -> str:
 
 def _weights(here: Path, files: list[str], roots: tuple[Path, ...], seen: set[Path]) -> Iterator[Find]:
     shards: set[Path] = set()
-    has_index = any(name.endswith(INDEX_ENDING) for name in files)
     for name in files:
         if name.endswith(INDEX_ENDING):
             index = here / name
@@ -97,14 +96,21 @@ def _weights(here: Path, files: list[str], roots: tuple[Path, ...], seen: set[Pa
             )
             if problem or _is_new(index, seen):
                 yield Find(index, problem=problem)
+    for each in numbered_sets(files):
+        members = [here / name for name in each.present]
+        is_known = f"{each.whole}.index.json" in files  # what is wrong with it was said about its index
+        if not is_known and not shards.intersection(members):
+            problem = lacking(here, each.missing, each.count).message if each.missing else ""
+            problem = problem or next(filter(None, (problem_of(file, roots) for file in members)), "")
+            if problem or _is_new(members[0], seen):
+                yield Find(members[0], problem=problem)
+        shards.update(members)
     for name in files:
         path = here / name
         ending = path.suffix.lower()
-        if path in shards or ending not in WEIGHTS | PICKLES:
+        if path in shards or ending not in WEIGHTS | pickles.SUFFIXES:
             continue
-        if has_index and _SHARD.search(name):
-            continue  # what is wrong with the set was said about its index
-        if ending in PICKLES and not _is_big(path):
+        if ending in pickles.SUFFIXES and not _is_big(path):
             continue  # .bin and .pt are also names of small settings
         problem = problem_of(path, roots)
         if problem or _is_new(path, seen):

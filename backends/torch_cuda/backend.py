@@ -7,6 +7,7 @@ device leaf by leaf, so loading never holds a second copy of a model.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from backends.torch_cuda.packed import BITS, PackedWeight
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
-from flux_core.weights.quant.schemes import decode
+from flux_core.weights.quant.schemes import SCHEMES, decode
 from flux_core.weights.tensors import RawTensor, TensorSource
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {
@@ -31,6 +32,10 @@ DTYPE_OF_NAME: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F64": torch.float64,
 }
+
+
+KEPT_DECODED_BYTES = 2**30
+"""On a processor a component whose quantised weights decode to no more than this decodes them once."""
 
 
 class TorchBackend:
@@ -53,10 +58,11 @@ class TorchBackend:
         dtype = self._dtype(precision)
 
         fetcher = TorchFetcher(self.device)
+        kept = dtype if self._keeps_decoded(tensors, dtype) else None
 
         def packed(name: str) -> PackedWeight | None:
             raw = tensors.read(name)
-            return PackedWeight(raw, self.device, fetcher.codes(raw)) if raw.is_quantised else None
+            return PackedWeight(raw, self.device, fetcher.codes(raw), kept) if raw.is_quantised else None
 
         return TorchLeaves(
             lambda name: _weight(tensors.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
@@ -77,6 +83,11 @@ class TorchBackend:
     def evaluate(self, *arrays: Tensor) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def _keeps_decoded(self, tensors: TensorSource, dtype: torch.dtype) -> bool:
+        """Whether decoding at every call would cost time and save little memory."""
+        values = sum(prod(info.shape) for info in tensors.names().values() if info.dtype in SCHEMES)
+        return self.device.type == "cpu" and values * dtype.itemsize <= KEPT_DECODED_BYTES
 
     def _dtype(self, precision: Precision) -> torch.dtype:
         if precision is Precision.AUTO:

@@ -6,7 +6,7 @@ For a GPU they read pieces ahead into a ring of pinned buffers while the piece b
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,18 +73,23 @@ class TorchFetcher:
                 buffer.wait()
                 pending[number] = self._fetcher.start(piece, buffer.bytes.numpy()[: piece.size])
 
-        for number in range(len(ring)):
-            read_ahead(number)
-        at = 0
-        for number in range(len(starts)):
-            pending.pop(number).result()
-            buffer = ring[number % len(ring)]
-            count = min(_PIECE_BYTES, raw.data.size - starts[number]) // stored.itemsize
-            piece = buffer.bytes.view(stored)[:count].to(self.device, non_blocking=True)
-            buffer.mark()
-            flat[at : at + count].copy_(piece)
-            at += count
-            read_ahead(number + len(ring))
+        try:
+            for number in range(len(ring)):
+                read_ahead(number)
+            at = 0
+            for number in range(len(starts)):
+                pending.pop(number).result()
+                buffer = ring[number % len(ring)]
+                count = min(_PIECE_BYTES, raw.data.size - starts[number]) // stored.itemsize
+                piece = buffer.bytes.view(stored)[:count].to(self.device, non_blocking=True)
+                buffer.mark()
+                flat[at : at + count].copy_(piece)
+                at += count
+                read_ahead(number + len(ring))
+        finally:
+            for future in pending.values():
+                future.cancel()
+            wait(pending.values())  # after an error: the next tensor's pieces go into the same buffers
 
     def _make_ring(self) -> list[_Buffer]:
         self._ring = [

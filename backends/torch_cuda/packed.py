@@ -1,5 +1,7 @@
 """Quantised weights on torch: they stay as codes in memory and are decoded when a leaf computes.
 
+On a processor, where nothing computes from codes, a small part of a model keeps what it has decoded.
+
 `TorchBits` gives flux_core's schemes the array operations that torch spells in its own way.
 """
 
@@ -59,14 +61,23 @@ class PackedWeight(nn.Module):
         raw: A tensor whose dtype is a scheme.
         device: Where the codes live.
         codes: [rows, row_bytes] uint8 on the device, where somebody has put them there already.
+        kept_dtype: The dtype in which all values are kept once they have been decoded; None keeps none.
 
     Attributes:
         scheme: Name in flux_core.weights.quant.schemes.SCHEMES.
         shape: Of the values.
     """
 
-    def __init__(self, raw: RawTensor, device: torch.device | str, codes: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        raw: RawTensor,
+        device: torch.device | str,
+        codes: Tensor | None = None,
+        kept_dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        self._kept_dtype = kept_dtype
+        self._kept: Tensor | None = None
         self.scheme = raw.dtype
         self.shape = raw.shape
         if codes is None:
@@ -77,7 +88,16 @@ class PackedWeight(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(value)).to(device))
 
     def forward(self, dtype: torch.dtype) -> Tensor:
-        """All values [rows, ...]; a part of the rows at a time, so that what decoding needs stays small."""
+        """All values [rows, ...]; not to be written to, since they may be kept."""
+        if dtype != self._kept_dtype:
+            return self._all(dtype)
+        if self._kept is None:
+            with torch.inference_mode(False), torch.no_grad():  # so that training may use it, too
+                self._kept = self._all(dtype)
+        return self._kept
+
+    def _all(self, dtype: torch.dtype) -> Tensor:
+        """A part of the rows at a time, so that what decoding needs stays small."""
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         step = max(1, _CHUNK_VALUES // columns)
         if rows <= step:

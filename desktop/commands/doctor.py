@@ -18,8 +18,12 @@ from desktop.commands import options, qt_libraries
 from desktop.commands.screen import Screen
 from flux_core.errors import FluxError
 
-_PACKAGES = ("torch", "mlx", "numpy", "pillow", "pydantic", "fastapi", "httpx", "PySide6-Essentials")
-_OPTIONAL = {"mlx"}
+_PACKAGES = ("torch", "numpy", "pillow", "pydantic", "fastapi", "httpx", "PySide6-Essentials")
+_OPTIONAL = {
+    "mlx": "a second engine, the fast one on Apple silicon",
+    "diffusers": "the comparison of flowbrush bench load",
+}
+"""Package -> what it would give."""
 _LOW_DISK_BYTES = 2 * 10**9
 _QT_TIMEOUT_S = 60
 
@@ -33,12 +37,19 @@ class Finding:
         is_fine: Whether it may stay as it is.
         detail: What was found.
         hint: What to do, if it is not fine.
+        is_left_out: Whether it is something optional that is not there.
     """
 
     name: str
     is_fine: bool
     detail: str
     hint: str = ""
+    is_left_out: bool = False
+
+
+def not_installed(name: str, gives: str, hint: str = "") -> Finding:
+    """Something optional that is not there, and what it would give."""
+    return Finding(name, True, f"not installed (optional); it gives {gives}", hint, is_left_out=True)
 
 
 def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
@@ -52,7 +63,7 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
     for check in checks:
         for finding in check(home):
             findings.append(finding)
-            mark = "ok  " if finding.is_fine else "FIX "
+            mark = "FIX " if not finding.is_fine else "-   " if finding.is_left_out else "ok  "
             screen.say(f"{mark}{finding.name}: {finding.detail}")
             if finding.hint:
                 screen.say(f"    {finding.hint}")
@@ -67,17 +78,22 @@ def _python(home: Path) -> list[Finding]:
 
 
 def _packages(home: Path) -> list[Finding]:
-    found: list[str] = []
-    lacking: list[str] = []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            if package not in _OPTIONAL:
-                lacking.append(package)
+    versions = {package: _version(package) for package in (*_PACKAGES, *_OPTIONAL)}
+    lacking = [package for package in _PACKAGES if not versions[package]]
+    found = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+    packages = Finding("Packages", True, found)
     if lacking:
-        return [Finding("Packages", False, f"missing: {', '.join(lacking)}", "Install Flowbrush again.")]
-    return [Finding("Packages", True, ", ".join(found))]
+        packages = Finding("Packages", False, f"missing: {', '.join(lacking)}", "Install Flowbrush again.")
+    left_out = [not_installed(name, gives) for name, gives in _OPTIONAL.items() if not versions[name]]
+    return [packages, *left_out]
+
+
+def _version(package: str) -> str:
+    """Of an installed package; "" for one that is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _qt(home: Path) -> list[Finding]:
@@ -96,8 +112,8 @@ def _qt(home: Path) -> list[Finding]:
         findings = [Finding("Qt", False, problem[0], hint)]
     for_window = qt_libraries.missing(qt_libraries.WINDOW)
     if for_window:
-        detail = f"a window on X11 also needs {', '.join(for_window)}"
-        findings.append(Finding("Window", True, detail, qt_libraries.advice(for_window)))
+        libraries = ", ".join(for_window)
+        findings.append(not_installed(libraries, "a window on X11", qt_libraries.advice(for_window)))
     return findings
 
 
@@ -145,7 +161,12 @@ def _service(home: Path) -> list[Finding]:
     detail = f"version {hello.version}, {hello.state}, at {place}"
     findings = [Finding("Service", is_fine, detail, hello.engine_detail)]
     for engine in hello.engines:
-        findings.append(Finding(f"Engine {engine.name}", True, engine.reason or "available"))
+        name = f"Engine {engine.name}"
+        if engine.is_available:
+            findings.append(Finding(name, True, "available"))
+        else:
+            detail = f"not available (optional): {engine.reason}" if engine.reason else "not available"
+            findings.append(Finding(name, True, detail, is_left_out=True))
     for device in hello.devices:
         total, free = device.memory_total_bytes / 1e9, device.memory_free_bytes / 1e9
         findings.append(

@@ -60,7 +60,8 @@ def edit(
     def arrange(result: Pixels) -> Pixels:
         return _settled(picture, source, sizes.unfit_picture(result, fitted), register, keep_all)
 
-    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc)
+    kept = "" if keep_all else "that the edit left alone"
+    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc, kept=kept)
 
 
 def _settled(picture: Picture, source: Pixels, edited: Pixels, is_registered: bool, is_whole: bool) -> Pixels:

@@ -90,7 +90,7 @@ def fill(
         patch = replace(patch, pixels=profiles.from_srgb(patch.pixels, picture.icc))
         return codec.in_mode(inpaint.apply(pixels, patch), picture.mode)
 
-    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc)
+    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc, kept="outside the mask")
 
 
 def _canvas(pixels: Pixels, mask: Path | None, outpaint: str | None) -> tuple[Pixels, Pixels]:

@@ -98,4 +98,5 @@ def transform(
         patch = replace(patch, alpha=np.where(grey > 0, np.uint8(255), np.uint8(0)))
         return codec.in_mode(inpaint.apply(picture.pixels, patch), picture.mode)
 
-    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc)
+    kept = "" if mask is None else "where the mask is black"
+    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc, kept=kept)

@@ -24,6 +24,7 @@ from desktop.commands import (
     generate,
     jobs,
     models,
+    options,
     plan,
     project,
     serve,
@@ -91,20 +92,22 @@ def run(arguments: list[str]) -> int:
     except Exception as err:
         if "--debug" in arguments:
             raise
-        return _report(err, screen)
+        return _report(err, screen, arguments)
     except KeyboardInterrupt:
         screen.error("cancelled", "Cancelled.", "")
         return CANCELLED_EXIT_CODE
     return code if isinstance(code, int) else 0
 
 
-def _report(err: Exception, screen: Screen) -> int:
+def _report(err: Exception, screen: Screen, arguments: list[str]) -> int:
     if isinstance(err, Cancelled | typer.Abort):
         screen.error("cancelled", "Cancelled.", "")
         return CANCELLED_EXIT_CODE
     if isinstance(err, FluxError):
-        screen.error(err.code, err.message, err.hint)
-        return 2 if isinstance(err, RequestInvalid) else 1
+        is_ours = isinstance(err, RequestInvalid)
+        message = options.in_options(err.message, arguments) if is_ours else err.message
+        screen.error(err.code, message, err.hint)
+        return 2 if is_ours else 1
     if isinstance(err, BrokenPipeError):  # the reader of a pipe has gone, as in `flowbrush jobs | head`
         return 1
     usage = getattr(err, "format_message", None)  # the parser's own errors, whichever click typer brings

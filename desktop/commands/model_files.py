@@ -107,9 +107,11 @@ def delete(
 
     screen = Screen(json)
     planned = keeping.plan_deletion(model, models_dirs()[0])
-    linked = f"; {planned.num_linked} of them keep their originals elsewhere" if planned.num_linked else ""
+    keep = "keeps its original" if planned.num_linked == 1 else "keep their originals"
+    linked = f"; {planned.num_linked} of them {keep} elsewhere" if planned.num_linked else ""
+    files = "file" if planned.num_files == 1 else "files"
     screen.say(
-        f"{planned.folder} holds {planned.num_files} files{linked}. "
+        f"{planned.folder} holds {planned.num_files} {files}{linked}. "
         f"Deleting it frees {_size(planned.freed_bytes)}."
     )
     users = [row.title for row in catalog.rows() if model in row.needs]

@@ -177,3 +177,34 @@ def check_folder(path: Path) -> None:
         raise RequestInvalid(f"{path} is a folder.", "Name the file to write.")
     if not path.parent.is_dir():
         raise RequestInvalid(f"There is no folder {path.parent}.", "Make it first, or choose another.")
+
+
+FIELD_OPTIONS = {
+    "seed": "--seed",
+    "num_steps": "--steps",
+    "guidance": "--guidance",
+    "strength": "--strength",
+    "model": "--model",
+    "precision": "--precision",
+    "loras": "--lora",
+    "num_images": "--count",
+    "negative_prompt": "--negative",
+    "true_guidance": "--true-guidance",
+    "clip_prompt": "--clip-prompt",
+    "t5_tokens": "--tokens",
+    "region_base": "--region-base",
+    "upscaler": "--upscaler",
+}
+"""Field of a request -> the option that sets it."""
+
+
+def in_options(message: str, arguments: list[str]) -> str:
+    """A sentence about a field of a request, about the option instead where the person gave that."""
+    from flux_core.request import field_name
+
+    given = {argument.partition("=")[0] for argument in arguments}
+    for field, option in FIELD_OPTIONS.items():
+        beginning = f"{field_name((field,))} cannot be "
+        if option in given and message.startswith(beginning):
+            return f"{option} cannot be {message.removeprefix(beginning)}"
+    return message

@@ -30,6 +30,7 @@ def write_pictures(
     arrange: Callable[[Pixels], Pixels] | None = None,
     *,
     icc: bytes | None = None,
+    kept: str = "",
     more: dict[str, object] | None = None,
 ) -> None:
     """Writes a job's pictures, each with the request that makes it alone, and says so.
@@ -40,6 +41,8 @@ def write_pictures(
         output: The file; with several pictures its name is numbered.
         arrange: From a result [H, W, 3] to what is written; by default nothing is done to it.
         icc: Colour profile to embed.
+        kept: Which pixels are those of the source, "outside the mask" for example: a lossy file says that
+            they cannot be.
         more: What --json says beside the rest.
     """
     files: list[dict[str, object]] = []
@@ -54,6 +57,12 @@ def write_pictures(
         files.append({"file": str(path), "seed": image.seed})
     for warning in outcome.finished.warnings:
         screen.note(warning)
+    format = codec.format_of(output.name)
+    if kept and format != "png":
+        screen.note(
+            f"{output.name} is a lossy {format.upper()}, so pixels {kept} changed a little, too; "
+            "write a .png to keep them to the byte."
+        )
     took = f"; the model took {outcome.wall_s:.1f} s."
     for number, one in enumerate(files, 1):
         end = took if number == len(files) else "."

@@ -5,8 +5,6 @@ The work is flux_core's; this says how far it is and prints the report.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -51,14 +49,15 @@ def quantize(
     from flux_core.weights.quantize import quantize as write_quantised
 
     screen = Screen(json)
+    tensors = open_source(source)
     if output.suffix != ".safetensors":
         raise RequestInvalid(
             f"{output.name} does not end in .safetensors.", "Choose such a name for the copy."
         )
     if output.exists() and not force:
         raise RequestInvalid(f"{output} is there already.", "Choose another name, or add --force.")
-    with _progress(screen) as advance:
-        report = write_quantised(open_source(source), FORMS[to.value], output, advance)
+    with screen.count_progress("Quantising") as advance:
+        report = write_quantised(tensors, FORMS[to.value], output, advance)
     _print(screen, output, report, FORMS[to.value].title)
     screen.result(
         {
@@ -69,19 +68,6 @@ def quantize(
             "kept": report.kept,
         }
     )
-
-
-@contextlib.contextmanager
-def _progress(screen: Screen) -> Generator[Callable[[int, int], None]]:
-    """A progress bar on stderr that is fed with (done, total); silent for machines and in pipes."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    is_hidden = screen.is_json or not console.is_terminal
-    with Progress(console=console, transient=True, disable=is_hidden) as bar:
-        task = bar.add_task("Quantising", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(screen: Screen, output: Path, report: Report, title: str) -> None:

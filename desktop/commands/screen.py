@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from desktop.commands.progress import Lines, lines
+
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, TaskID
+
     from flux_core.messages import JobEvent
 
 Watcher = Callable[["JobEvent"], None]
 ByteWatcher = Callable[[str, int, int], None]
+CountWatcher = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,37 +64,36 @@ class Screen:
 
     @contextlib.contextmanager
     def progress(self) -> Generator[Watcher]:
-        """A progress bar on stderr that is fed with job events; silent for machines and in pipes."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        """Feeds job events to a bar on stderr, or to plain lines in a pipe; silent for machines."""
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        is_hidden = self.is_json or not console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
-            task = bar.add_task("Waiting", total=1.0)
+        with self._bar(columns, "Waiting", 1.0) as (bar, task, plain):
 
             def watch(event: JobEvent) -> None:
                 if event.progress is not None:
                     now = event.progress
-                    step = f" {now.step}/{now.num_steps}" if now.num_steps else ""
-                    bar.update(task, completed=now.fraction, description=f"{now.stage.capitalize()}{step}")
+                    stage, step = (
+                        now.stage.capitalize(),
+                        f"{now.step}/{now.num_steps}" if now.num_steps else "",
+                    )
+                    bar.update(task, completed=now.fraction, description=f"{stage} {step}".strip())
+                    plain.tell(stage, step)
                 elif event.record is not None and event.record.position:
-                    bar.update(task, description=f"Waiting for {event.record.position} jobs")
+                    count = event.record.position
+                    waiting = f"Waiting for {count} {'job' if count == 1 else 'jobs'}"
+                    bar.update(task, description=waiting)
+                    plain.tell(waiting)
 
             yield watch
 
     @contextlib.contextmanager
     def byte_progress(self) -> Generator[ByteWatcher]:
-        """A progress bar on stderr that is told (what, done, total) in bytes; silent as `progress` is."""
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        """As `progress`, told (what, done, total) in bytes."""
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
-        console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        is_hidden = self.is_json or not console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
-            task = bar.add_task("Waiting", total=None)
+        with self._bar(columns, "Waiting", None) as (bar, task, plain):
             shown = ""
 
             def watch(what: str, done: int, total: int) -> None:
@@ -98,5 +102,33 @@ class Screen:
                     bar.reset(task, description=what, total=total, completed=done)
                     shown = what
                 bar.update(task, completed=done, total=total)
+                plain.tell(what, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
             yield watch
+
+    @contextlib.contextmanager
+    def count_progress(self, what: str) -> Generator[CountWatcher]:
+        """As `progress`, told (done, total) of things that are counted."""
+        with self._bar((), what, None) as (bar, task, plain):
+
+            def watch(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+                plain.tell(what, f"{done}/{total}")
+
+            yield watch
+
+    @contextlib.contextmanager
+    def _bar(
+        self, columns: tuple[ProgressColumn, ...], description: str, total: float | None
+    ) -> Generator[tuple[Progress, TaskID, Lines]]:
+        """A bar with its only task, and the lines that stand in for it in a pipe."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        is_hidden = self.is_json or not console.is_terminal
+        with (
+            lines(self.note, is_silent=self.is_json or console.is_terminal) as plain,
+            Progress(*columns, console=console, transient=True, disable=is_hidden) as bar,
+        ):
+            yield bar, bar.add_task(description, total=total), plain

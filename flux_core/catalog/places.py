@@ -15,6 +15,7 @@ from flux_core.catalog.lookup import MODELS
 from flux_core.catalog.spec import ModelFiles, ModelSpec, PartSpec, Row
 from flux_core.errors import ModelMissing
 from flux_core.messages import ModelInfo
+from flux_core.weights.numbered import NumberedSet, numbered_sets
 
 _FOLDERS = {
     "transformer": "transformer",
@@ -73,7 +74,8 @@ def locate(
             files = ModelFiles(**{part: parts.get(part, "") for part in PART_NAMES})
             return replace(spec, files=files), row_folder(spec, base)
     nearest = max(found, key=lambda base: len(found[base]))
-    missing = [getattr(spec.files, part) for part in PART_NAMES if part not in found[nearest]]
+    lacking = [part for part in PART_NAMES if part not in found[nearest]]
+    missing = [name for part in lacking for name in _missing_files(spec, part, nearest, models_dirs)]
     get = f"Run `flowbrush models get {spec.model}`, or import" if spec.downloads else "Put"
     raise ModelMissing(
         f"{spec.title} is not on this machine: {row_folder(spec, nearest)} has no {', '.join(missing)}.",
@@ -147,9 +149,7 @@ def _info(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ModelInfo:
 
 def _parts_in(spec: ModelSpec, base: Path, models_dirs: Iterable[Path]) -> dict[str, str]:
     """Part -> where it lies, for a model whose own folder is in `base`."""
-    own = row_folder(spec, base)
-    others = [row_folder(spec, each) for each in models_dirs if each != base]
-    shared = others + [each / row for row in spec.needs for each in models_dirs]
+    own, shared = row_folder(spec, base), _shared_folders(spec, base, models_dirs)
     found: dict[str, str] = {}
     for part in PART_NAMES:
         name = getattr(spec.files, part)
@@ -162,12 +162,42 @@ def _parts_in(spec: ModelSpec, base: Path, models_dirs: Iterable[Path]) -> dict[
     return found
 
 
+def _shared_folders(spec: ModelSpec, base: Path, models_dirs: Iterable[Path]) -> list[Path]:
+    """Where parts are looked for when the model's own folder in `base` has them not."""
+    others = [row_folder(spec, each) for each in models_dirs if each != base]
+    return others + [each / row for row in spec.needs for each in models_dirs]
+
+
+def _missing_files(spec: ModelSpec, part: str, base: Path, models_dirs: Iterable[Path]) -> list[str]:
+    """What has to be got for a part: the shards that its set lacks, or the single file."""
+    folders = [row_folder(spec, base)]
+    if part != "transformer":
+        folders += _shared_folders(spec, base, models_dirs)
+    for folder in folders:
+        inside = folder / _FOLDERS.get(part, "")
+        sets = [each for each in _sets_in(inside) if each.missing] if part in _FOLDERS else []
+        if len(sets) == 1:
+            where = inside if folder != folders[0] else Path(_FOLDERS[part])
+            return [str(where / name) for name in sets[0].missing]
+    return [getattr(spec.files, part)]
+
+
+def _sets_in(folder: Path) -> list[NumberedSet]:
+    return numbered_sets(file.name for file in folder.glob("*.safetensors"))
+
+
 def _weights_folder(folder: Path, inside: str) -> str | None:
-    """The only weights file in a folder, or the folder if an index says how its files belong together."""
+    """The only weights file in a folder, or the folder if its files belong together.
+
+    An index says how they do, or their numbers, if all of them are there.
+    """
     where = folder / inside
     if not where.is_dir():
         return None
     if any(where.glob("*.safetensors.index.json")):
         return inside
     files = sorted(file.name for file in where.glob("*.safetensors"))
-    return f"{inside}/{files[0]}" if len(files) == 1 else None
+    sets = numbered_sets(files)
+    if len(sets) == 1 and len(sets[0].present) == len(files) and not sets[0].missing:
+        return inside
+    return f"{inside}/{files[0]}" if len(files) == 1 and not sets else None

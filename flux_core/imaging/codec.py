@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from flux_core.errors import Corrupt, OutOfMemory, RequestInvalid
-from flux_core.imaging import profiles
+from flux_core.imaging import deep, profiles
 
 MAX_SIDE_PX = 16384
 MAX_PIXELS = 120_000_000
@@ -96,9 +97,7 @@ def luminance(pixels: Pixels) -> Pixels:
 def read(data: bytes, source: str = "the picture") -> Picture:
     """Decodes a picture without leaving its colour space; raises as `decode` does."""
     try:
-        image = _open(data, source)
-        image.load()
-        image = _upright(image)
+        image = _upright(deep.loaded(lambda: _open(data, source)))
         return _as_picture(image, source)
     except MemoryError as err:
         raise OutOfMemory(
@@ -237,7 +236,7 @@ def format_of(file_name: str) -> Format:
 # Decoding
 
 
-def _open(data: bytes, source: str) -> Image.Image:
+def _open(data: bytes, source: str) -> ImageFile:
     """Reads the header only; the size is checked before any pixel is."""
     with _quiet():
         try:
@@ -293,15 +292,15 @@ def _as_picture(image: Image.Image, source: str) -> Picture:
 
 
 def _eight_bits(image: Image.Image, source: str) -> Image.Image:
-    """Deep grey modes become eight bits; Pillow has already done so for colour."""
+    """Deep grey modes become eight bits; colour and alpha are so already."""
     if image.mode == "F":
         raise RequestInvalid(
             f"{_sentence(source)} holds floating-point pixels.", "Save it with 8 or 16 bits a channel."
         )
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
-    deep = np.clip(np.array(image).astype(np.int64), 0, 65535)
-    return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+    values = np.clip(np.array(image).astype(np.int64), 0, 65535)
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
 # Encoding

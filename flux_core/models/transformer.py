@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
 from flux_core.ops import LeafFactory, Ops
+from flux_core.sampling.step_cache import BlockCache
 
 LAYER_NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-6
@@ -64,6 +65,16 @@ class ImagePrompt(NamedTuple):
     scale: float
 
 
+class Given(NamedTuple):
+    """What every block of one evaluation is told, as `Transformer` takes it; vec is the condition [B, D]."""
+
+    vec: Any
+    pe: Any
+    residuals: Sequence[Residuals]
+    image_prompts: Sequence[Sequence[ImagePrompt]]
+    bias: Any | None
+
+
 class Transformer:
     """Predicts the velocity noise - data of packed latents.
 
@@ -101,6 +112,7 @@ class Transformer:
         residuals: Sequence[Residuals] = (),
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
+        cache: BlockCache | None = None,
     ) -> Any:
         """One evaluation.
 
@@ -114,27 +126,46 @@ class Transformer:
             residuals: Of each ControlNet (flux_core.models.controlnet).
             image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
             bias: [1, 1, L, L], added to every attention's logits, text first; None adds nothing.
+            cache: May spare all blocks but the first; None computes them all.
 
         Returns:
             [B, L_img, out_channels] velocity.
         """
-        ops = self.ops
         vec = self.condition(vec, sigma, guidance)  # [B, D]
         img = self.img_in(img)  # [B, L_img, D]
         txt = self.txt_in(txt)  # [B, L_txt, D]
+        given = Given(vec, pe, residuals, image_prompts, bias)
+        first_img, first_txt = self._double(0, img, txt, given)
+
+        def rest() -> Any:
+            return self._rest(first_img, first_txt, given)
+
+        heard = len(residuals), len(image_prompts)
+        out = rest() if cache is None else cache.through(img, first_img, heard, rest)
+        return self.final_layer(out, vec)
+
+    def _double(self, i: int, img: Any, txt: Any, given: Given) -> tuple[Any, Any]:
+        """Double block i with what is added after it."""
+        prompts = [prompts[i] for prompts in given.image_prompts]
+        img, txt = self.double_blocks[i](img, txt, given.vec, given.pe, prompts, given.bias)
+        for control in given.residuals:
+            added = control.after_double(i, self.config.depth)
+            img = img if added is None else img + added
+        return img, txt
+
+    def _rest(self, img: Any, txt: Any, given: Given) -> Any:
+        """The image stream after every block but the first, [B, L_img, D]."""
+        ops = self.ops
         txt_len = int(txt.shape[1])
-        for i, block in enumerate(self.double_blocks):
-            img, txt = block(img, txt, vec, pe, [prompts[i] for prompts in image_prompts], bias)
-            for control in residuals:
-                added = control.after_double(i, self.config.depth)
-                img = img if added is None else img + added
+        for i in range(1, self.config.depth):
+            img, txt = self._double(i, img, txt, given)
         z = ops.concat([txt, img], axis=1)  # [B, L, D]
         for i, block in enumerate(self.single_blocks):
-            z = block(z, vec, pe, bias)
-            for control in residuals:
+            z = block(z, given.vec, given.pe, given.bias)
+            for control in given.residuals:
                 added = control.after_single(i, self.config.depth_single)
                 z = z if added is None else ops.concat([z[:, :txt_len], z[:, txt_len:] + added], axis=1)
-        return self.final_layer(z[:, txt_len:], vec)
+        return z[:, txt_len:]
 
 
 class Condition:

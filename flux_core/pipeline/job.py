@@ -23,10 +23,8 @@ from flux_core.plan import PartKey, Plan, make_plan
 from flux_core.reporting import Report
 from flux_core.request import ControlUse, GenerationRequest, Precision, StepCache, Task
 from flux_core.sampling.schedule import sigmas, start_step
+from flux_core.sampling.step_cache import is_worth_it
 from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras
-
-MIN_CACHED_STEPS = 10
-"""Fewer steps differ too much from each other for one to stand in for the next."""
 
 _T5_PARTS = frozenset({"t5", "t5_tokenizer"})
 _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
@@ -133,7 +131,9 @@ class Job:
 
     @property
     def has_step_cache(self) -> bool:
-        return self.request.step_cache is not StepCache.OFF and self.num_steps >= MIN_CACHED_STEPS
+        """Whether steps may take over what earlier ones computed."""
+        steps = self.num_steps - self.first_step
+        return self.request.step_cache is not StepCache.OFF and is_worth_it(steps, self.spec)
 
     def seed(self, index: int) -> int:
         """The seed of picture number `index`; it stays a seed that a request may have."""
@@ -202,7 +202,7 @@ def prepare(
     own = next((use for use in request.controls if not use.model or use in followers), None)
     job = Job(request, spec, folder, precision, plan, inputs, own, loras, companions, (), report)
     if request.step_cache is not StepCache.OFF and not job.has_step_cache:
-        warnings.append(f"Step caching was left off: {job.num_steps} steps are too few for it.")
+        warnings.append("Step caching was left off: there are too few steps for it.")
     return replace(job, warnings=tuple(warnings))
 
 

@@ -20,8 +20,10 @@ from flux_core.ops import Backend
 from flux_core.pipeline.conditions import Branch, Conditions, Steering, rotary
 from flux_core.pipeline.job import Job
 from flux_core.pipeline.windows import Window, windows_of
+from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
-from flux_core.sampling.solvers import KnownRegion, euler, noised
+from flux_core.sampling.solvers import walk
+from flux_core.sampling.step_cache import PRESETS, BlockCache
 
 Floats = NDArray[np.float32]
 Preview = Callable[[Any], str]
@@ -73,6 +75,21 @@ class Velocity:
         cut = window.of_tokens if window is not None else _whole
         self._channels = None if conditions.channels is None else cut(conditions.channels)
         self._maps = [_map_of(each, window) for each in conditions.steering]
+        self._caches: dict[int, BlockCache] = {}
+
+    def begin(self) -> None:
+        """Forgets what steps of an earlier picture left, before the first step of the next."""
+        job, conditions = self._job, self._conditions
+        if not job.has_step_cache:
+            return
+        preset, steps = PRESETS[job.request.step_cache], job.num_steps - job.first_step
+        targets = None if conditions.references is None else self._num_tokens
+        leader = BlockCache(self._backend, preset, job.request.solver, steps, targets)
+        self._caches = {id(conditions.words): leader}
+        if conditions.no_words is not None:
+            self._caches[id(conditions.no_words)] = BlockCache(
+                self._backend, preset, job.request.solver, steps, targets, leader
+            )
 
     def __call__(self, x: Any, sigma: float) -> Any:
         """State [1, L, 64] float32 -> velocity [1, L, 64] float32."""
@@ -103,6 +120,7 @@ class Velocity:
             residuals=residuals,
             image_prompts=shown,
             bias=branch.bias,
+            cache=self._caches.get(id(branch)),
         )
         return ops.cast_like(v[:, : self._num_tokens], x)
 
@@ -128,6 +146,38 @@ class Velocity:
         return next((step for step in range(len(levels) - 2, 0, -1) if levels[step] >= sigma), 0)
 
 
+class WindowedVelocity:
+    """One velocity of many windows, blended on the host so that the device holds one window at a time.
+
+    Args:
+        backend: Where the windows are computed.
+        job: What is painted.
+        make: Makes the velocity of a window.
+    """
+
+    def __init__(self, backend: Backend, job: Job, make: Callable[[Window], Velocity]) -> None:
+        self._backend = backend
+        self._job = job
+        height, width = job.latent_size
+        self._grid = height // 2, width // 2
+        windows = windows_of(height, width, job.spec.working_side_px // SCALE_FACTOR)
+        self._velocities = [(window, make(window)) for window in windows]
+
+    def begin(self) -> None:
+        """As Velocity.begin, for every window."""
+        for _, velocity in self._velocities:
+            velocity.begin()
+
+    def __call__(self, x: Any, sigma: float) -> Any:
+        """State [1, L, 64] float32 -> velocity [1, L, 64] float32."""
+        rows, columns = self._grid
+        total = np.zeros((1, rows, columns, int(x.shape[2])), np.float32)
+        for window, velocity in self._velocities:
+            self._job.report.check()
+            window.add(total, self._backend.to_numpy(velocity(window.of_tokens(x), sigma)))
+        return self._backend.from_numpy(total.reshape(1, rows * columns, -1))
+
+
 def walk_all(
     backend: Backend,
     job: Job,
@@ -138,7 +188,7 @@ def walk_all(
 ) -> list[Any]:
     """Every picture's final tokens [1, L, 64] float32."""
     make = functools.partial(Velocity, backend, job, transformer, controlnets, conditions)
-    velocity = _windowed(backend, job, make) if job.is_windowed else make()
+    velocity = WindowedVelocity(backend, job, make) if job.is_windowed else make()
     indices = range(job.request.num_images)
     return [_walk(backend, job, conditions, velocity, index, preview) for index in indices]
 
@@ -147,7 +197,7 @@ def _walk(
     backend: Backend,
     job: Job,
     conditions: Conditions,
-    velocity: Callable[[Any, float], Any],
+    velocity: Velocity | WindowedVelocity,
     index: int,
     preview: Preview | None,
 ) -> Any:
@@ -172,24 +222,8 @@ def _walk(
             report.preview(done, lambda show=preview: show(denoised()))
         report.check()
 
-    return euler(backend, velocity, x, levels, first, known, on_step)
-
-
-def _windowed(backend: Backend, job: Job, make: Callable[..., Velocity]) -> Callable[[Any, float], Any]:
-    """One velocity of many windows, blended on the host so that the device holds one window at a time."""
-    height, width = job.latent_size
-    windows = windows_of(height, width, job.spec.working_side_px // SCALE_FACTOR)
-    velocities = [make(window) for window in windows]
-
-    def velocity(x: Any, sigma: float) -> Any:
-        total = np.zeros((1, height // 2, width // 2, int(x.shape[2])), np.float32)
-        for window, of_window in zip(windows, velocities, strict=True):
-            job.report.check()
-            v = backend.to_numpy(of_window(window.of_tokens(x), sigma))
-            window.add(total, v)
-        return backend.from_numpy(total.reshape(1, height * width // 4, -1))
-
-    return velocity
+    velocity.begin()
+    return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step)
 
 
 def _whole(x: Any) -> Any:

@@ -1,77 +1,34 @@
-"""From noise to a picture: the Euler walk along the velocity, and the region that must stay.
+"""From noise to a picture: the walk along the model's velocity, by the solver of choice.
 
-The state is float32 on the device whatever the model computes in, so that small steps are not lost.
-A known region follows its own noised path and is put back after every step, which lets any model
-repaint a part of a picture without having been trained for it.
+The state is float32 on the device whatever the model computes in, so that small steps are not lost, and
+no solver draws noise, so a walk is a function of its start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flux_core.ops import Backend
+from flux_core.request import Solver
+from flux_core.sampling.known import KnownRegion
+from flux_core.sampling.multistep import DpmSolver2M, UniPC
+from flux_core.sampling.steps import Course, Euler, Heun, Stepper, Taken, Velocity
 
-Velocity = Callable[[Any, float], Any]
-"""(x [B, L, C] float32, sigma) -> noise - data, float32."""
 OnStep = Callable[[int, Any, Callable[[], Any]], None]
 """(index of the step, x after it, gives the denoised estimate)."""
 
-_EPS = 1e-6  # of a mask value; 8-bit masks differ by 1/255
+_STEPPERS: dict[Solver, Callable[[Course], Stepper]] = {
+    Solver.EULER: Euler,
+    Solver.HEUN: Heun,
+    Solver.DPMPP_2M: DpmSolver2M,
+    Solver.UNIPC: UniPC,
+}
 
 
-class KnownRegion:
-    """The part of a picture that is kept, and until when.
-
-    A value's freedom f is the strength that it is repainted with: 1 is free from the first step, 0
-    never, and between them a value follows the known picture while the fraction of steps still to
-    go is larger than f. That is what image to image does with f as its strength, value by value.
-
-    Args:
-        backend: Where the walk happens.
-        tokens: [1, L, C] float32 device array, the clean picture.
-        noise: [1, L, C] float32 device array, the walk's own noise.
-        freedom: [1, L, C] in [0, 1].
-        num_steps: Steps of a whole run, also when the walk starts later.
-
-    Source: Levin & Fried 2023 (Differential Diffusion); Lugmayr et al. 2022 (RePaint) for the blend.
-    """
-
-    def __init__(
-        self, backend: Backend, tokens: Any, noise: Any, freedom: NDArray[np.float32], num_steps: int
-    ) -> None:
-        self._backend = backend
-        self._tokens = tokens
-        self._noise = noise
-        self._freedom = freedom
-        self._num_steps = num_steps
-        self._kept: NDArray[np.bool_] | None = None
-        self._weights: tuple[Any, Any] = (None, None)
-
-    def restore(self, x: Any, step: int, sigma: float) -> Any:
-        """x with the known values of `step` (an index) as they are at noise level `sigma`."""
-        keep, free = self._at(step)
-        return free * x + keep * noised(self._tokens, self._noise, sigma)
-
-    def _at(self, step: int) -> tuple[Any, Any]:
-        """1 where the picture is kept during a step, and the opposite, as device arrays."""
-        kept = self._freedom < 1.0 - step / self._num_steps - _EPS
-        if self._kept is None or not np.array_equal(kept, self._kept):
-            self._kept = kept
-            keep = self._backend.from_numpy(kept.astype(np.float32))
-            self._weights = keep, self._backend.from_numpy((~kept).astype(np.float32))
-        return self._weights
-
-
-def noised(tokens: Any, noise: Any, sigma: float) -> Any:
-    """The straight path between picture (sigma 0) and noise (sigma 1)."""
-    return tokens * (1.0 - sigma) + noise * sigma
-
-
-def euler(
+def walk(
+    solver: Solver,
     backend: Backend,
     velocity: Velocity,
     x: Any,
@@ -83,37 +40,34 @@ def euler(
     """Walks from sigmas[first] to the last sigma.
 
     Args:
+        solver: How the steps are taken.
         backend: Computes each step before `on_step` is told of it.
         velocity: One evaluation of the model.
         x: [B, L, C] float32 at noise level sigmas[first].
-        sigmas: Noise levels of the whole run, falling to 0.
+        sigmas: Noise levels of the whole run, falling strictly to 0.
         first: Index of the level that x is at.
         known: What must stay.
         on_step: Called after each step; whatever it raises ends the walk.
 
     Returns:
         [B, L, C] float32 at the last noise level.
-
-    Source: black-forest-labs/flux sampling.py (denoise).
     """
-    for step in range(first, len(sigmas) - 1):
-        sigma, target = float(sigmas[step]), float(sigmas[step + 1])
-        v = velocity(x, sigma)
-        moved = x + v * (target - sigma)
-        if known is not None:
-            moved = known.restore(moved, step, target)
-        backend.evaluate(moved)
+    course = Course(backend, velocity, tuple(float(sigma) for sigma in sigmas), known)
+    stepper = _STEPPERS[solver](course)
+    for step in range(first, len(course.levels) - 1):
+        taken = stepper.take(step, x)
+        x = taken.x
+        backend.evaluate(x)
         if on_step is not None:
-            on_step(step, moved, _estimate(x, v, step, sigma, known))
-        x = moved
+            on_step(step, x, partial(_denoised, course, step, taken))
     return x
 
 
-def _estimate(x: Any, v: Any, step: int, sigma: float, known: KnownRegion | None) -> Callable[[], Any]:
-    """Gives the clean picture as the model sees it at this step."""
+def evaluations_of(solver: Solver, num_steps: int) -> int:
+    """How often a walk of this many steps, at least 1, evaluates the model."""
+    return 2 * num_steps - 1 if solver is Solver.HEUN else num_steps
 
-    def denoised() -> Any:
-        clean = x - v * sigma
-        return clean if known is None else known.restore(clean, step, 0.0)
 
-    return denoised
+def _denoised(course: Course, step: int, taken: Taken) -> Any:
+    """The clean picture as the model sees it at this step, with what must stay."""
+    return course.restored(taken.denoised(), step, 0.0)

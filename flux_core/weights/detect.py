@@ -20,6 +20,7 @@ from flux_core.errors import RequestInvalid
 from flux_core.weights import detect_lora
 from flux_core.weights.header import shown
 from flux_core.weights.layout import Names, storage_of, strip_prefix
+from flux_core.weights.lora.unread import refusal, unread_modules
 from flux_core.weights.refused import refuse_foreign
 from flux_core.weights.settle import settle
 from flux_core.weights.tensors import TensorInfo
@@ -120,6 +121,8 @@ def _detect(tensors: Names, what: str) -> Detected:
     if lora := detect_lora.detect_lora(tensors):
         candidates = ("flux1-canny-dev-lora", "flux1-depth-dev-lora") if lora.is_control else ()
         return Detected(FileKind.LORA, lora.title, lora.naming, candidates=candidates, notes=lora.notes)
+    if kinds := dict.fromkeys(unread_modules(tensors).values()):
+        raise refusal(what, kinds)
     for test in (_redux, _ip_adapter, _controlnet, _transformer, _t5, _clip, _vision, _taef1, _autoencoder):
         if found := test(tensors):
             return found

@@ -10,6 +10,7 @@ Source: research on kohya, PEFT, XLabs, BFL, LyCORIS and OneTrainer key conventi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flux_core.weights.layout import Names
@@ -50,9 +51,14 @@ class DetectedLora:
     notes: tuple[str, ...] = ()
 
 
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether any name is that of a LoRA's or a relative's tensor, whatever model it is for."""
+    return any(_PAIR.search(name) for name in names)
+
+
 def detect_lora(tensors: Names) -> DetectedLora | None:
     """What a LoRA is; None if the file is no LoRA of FLUX.1."""
-    if tensors.has_suffix(".qweight") or not any(_PAIR.search(name) for name in tensors):
+    if tensors.has_suffix(".qweight") or not is_lora(tensors):
         return None
     targets = _targets(tensors)
     if not targets:

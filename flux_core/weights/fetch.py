@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,13 @@ class Fetcher:
         futures = [
             self._pool.submit(work, at, min(at + PIECE_BYTES, size)) for at in range(0, size, PIECE_BYTES)
         ]
-        for future in futures:
-            future.result()
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:  # after an error nothing may write into `out` any more
+                future.cancel()
+            wait(futures)
 
     def _scratch(self, size: int) -> NDArray[np.uint8]:
         """Room that this thread uses again and again, so that it stays in the processor's cache."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from flux_core.errors import Corrupt, ModelMissing
+from flux_core.weights import pickles
 from flux_core.weights.formats.registry import unpacked
 from flux_core.weights.gguf_file import GgufFile
 from flux_core.weights.gguf_header import MAGIC as GGUF_MAGIC
 from flux_core.weights.mapped import unreadable
+from flux_core.weights.numbered import INDEX_ENDING, NumberedSet, index_of, numbered_sets, set_around
 from flux_core.weights.safetensors_file import MAX_HEADER_BYTES, SafetensorsFile
 from flux_core.weights.sharded import ShardedSource, open_index
 from flux_core.weights.tensors import TensorSource
 
-_INDEX = ".safetensors.index.json"
 _USUAL_STEMS = ("diffusion_pytorch_model", "model")
-_PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _ZIP_MAGIC = b"PK\x03\x04"
 _GET_AGAIN = "Download it again."
 
@@ -29,7 +29,8 @@ def open_source(path: Path) -> TensorSource:
 
     Args:
         path: A safetensors or GGUF file, an index of shards, or a folder that holds one of these. Where
-            `model.safetensors` is not there but its index is, the index is meant.
+            `model.safetensors` is not there but its index is, the index is meant; one shard of a numbered
+            set means the set.
 
     Raises:
         ModelMissing: There is nothing there, or it may not be read.
@@ -40,9 +41,11 @@ def open_source(path: Path) -> TensorSource:
 
 def open_container(path: Path) -> TensorSource:
     """As open_source, with the tensors as the container names them."""
-    index = path.with_name(path.name + ".index.json")
-    if not path.exists() and index.exists():
-        path = index
+    index = index_of(path)
+    around = set_around(path) if index is None else None
+    if around is not None:
+        return _open_set(path.parent, around)
+    path = index or path
     try:
         if path.is_dir():
             return _open_folder(path)
@@ -56,7 +59,7 @@ def open_container(path: Path) -> TensorSource:
     if _is_safetensors(start, size):
         return SafetensorsFile(path)
     if _is_pickle(start, path.suffix.lower()):
-        raise _pickle(path)
+        raise Corrupt(*pickles.refusal(path))
     if path.name.endswith(".index.json"):
         return open_index(path)
     if path.suffix.lower() == ".safetensors" and not _is_text(start):
@@ -66,26 +69,33 @@ def open_container(path: Path) -> TensorSource:
 
 def _open_folder(folder: Path) -> TensorSource:
     files = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file()}
-    indexes = [name for name in files if name.endswith(_INDEX)]
+    indexes = [name for name in files if name.endswith(INDEX_ENDING)]
     tensors = [name for name in files if name.endswith(".safetensors")]
-    for name in (f"{stem}{suffix}" for stem in _USUAL_STEMS for suffix in (_INDEX, ".safetensors")):
+    for name in (f"{stem}{suffix}" for stem in _USUAL_STEMS for suffix in (INDEX_ENDING, ".safetensors")):
         if name in files:
             return open_container(files[name])
     if len(indexes) == 1:
         return open_index(files[indexes[0]])
-    if tensors and all(name.removesuffix(".safetensors").isdecimal() for name in tensors):
-        return ShardedSource([files[name] for name in tensors], {}, None, folder)  # mflux
-    candidates = indexes or tensors or [name for name in files if name.lower().endswith(".gguf")]
+    sets = {each.title: each for each in numbered_sets(tensors)}
+    members = {name for each in sets.values() for name in each.present}
+    sources = [*sets, *(name for name in tensors if name not in members)]
+    candidates = indexes or sources or [name for name in files if name.lower().endswith(".gguf")]
     if len(candidates) == 1:
-        return open_container(files[candidates[0]])
+        only = candidates[0]
+        return _open_set(folder, sets[only]) if only in sets else open_container(files[only])
     if candidates:
         listed = ", ".join(candidates[:5]) + (" and more" if len(candidates) > 5 else "")
         raise Corrupt(f"{folder} holds several sets of weights: {listed}.", "Choose one of them.")
-    pickles = [name for name in files if Path(name).suffix.lower() in _PICKLE_SUFFIXES]
-    if pickles:
-        raise _pickle(files[pickles[0]])
+    frozen = [name for name in files if Path(name).suffix.lower() in pickles.SUFFIXES]
+    if frozen:
+        raise Corrupt(*pickles.refusal(files[frozen[0]]))
     hint = "Choose the file, or the folder of one part of a model (transformer, vae, text_encoder)."
     raise ModelMissing(f"{folder} holds no weights: no safetensors and no GGUF file.", hint)
+
+
+def _open_set(folder: Path, numbered: NumberedSet) -> TensorSource:
+    numbered.check(folder)
+    return ShardedSource([folder / name for name in numbered.present], {}, None, folder)
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
@@ -97,16 +107,7 @@ def _is_safetensors(start: bytes, size: int) -> bool:
 def _is_pickle(start: bytes, suffix: str) -> bool:
     """torch.save writes an archive or, before 2020, bare pickles; protocol 0 and 1 have no mark."""
     has_protocol = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    return start.startswith(_ZIP_MAGIC) or has_protocol or suffix in _PICKLE_SUFFIXES
-
-
-def _pickle(path: Path) -> Corrupt:
-    return Corrupt(
-        f"{path} is a Python pickle (.ckpt, .pt, .bin): such a file can run programs when it is opened, "
-        "so it is not read.",
-        "Get the safetensors file of the same model, or convert it on a machine that you can spare with "
-        "safetensors' `convert.py` (torch.load with weights_only=True, then safetensors.torch.save_file).",
-    )
+    return start.startswith(_ZIP_MAGIC) or has_protocol or suffix in pickles.SUFFIXES
 
 
 def _is_text(start: bytes) -> bool:

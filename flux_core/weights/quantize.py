@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import Corrupt, RequestInvalid
+from flux_core.weights.detect_lora import is_lora
 from flux_core.weights.header import shown
 from flux_core.weights.quant.encode import ENCODERS, to_bf16
 from flux_core.weights.quant.forms import Form
@@ -90,11 +91,16 @@ def quantize(
         progress: Called with (tensors done, tensors in all) after each tensor.
 
     Raises:
-        RequestInvalid: The source has no matrix to quantise, or `output` cannot be written.
+        RequestInvalid: The source is a LoRA or has no matrix to quantise, or `output` cannot be written.
         Corrupt: A matrix holds values that are not numbers, or cannot be read.
         StorageFull: The disk is full; nothing is left behind.
     """
     found = source.names()
+    if is_lora(found):
+        raise RequestInvalid(
+            "The file is a LoRA, which is small already and is read in full precision only.",
+            "Quantise the model that it changes; the LoRA works on that as it is.",
+        )
     chosen = {name for name, info in found.items() if is_quantised_by(form.scheme, name, info)}
     if not chosen:
         raise RequestInvalid(

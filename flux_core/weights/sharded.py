@@ -15,11 +15,11 @@ from flux_core.errors import Corrupt
 from flux_core.weights.header import MAX_METADATA, MAX_TENSORS
 from flux_core.weights.json_cursor import JsonCursor, shown
 from flux_core.weights.mapped import Content, open_mapped
+from flux_core.weights.numbered import MAX_SHARDS
 from flux_core.weights.safetensors_file import SafetensorsFile
 from flux_core.weights.tensors import RawTensor, TensorInfo
 
 MAX_INDEX_BYTES = 20_000_000
-MAX_SHARDS = 1000
 
 
 class ShardedSource:

@@ -35,7 +35,43 @@ def test_a_lora_is_named_by_a_file_name_and_survives_the_wire(name: str) -> None
 def test_a_lora_whose_name_could_lead_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(RequestInvalid) as caught:
         build_request(loras=[{"name": name}])
-    assert "loras.0.name" in caught.value.message
+    assert caught.value.message.startswith("The name of a LoRA cannot be ")
+    assert caught.value.message.endswith(": it must be a file name without a folder, of 1 to 200 characters.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"num_steps": 0}, "The number of steps cannot be 0: it must be a whole number from 1 to 200."),
+        ({"seed": 2**63}, f"Seed cannot be {2**63}: it must be a whole number from 0 to {2**63 - 1}."),
+        ({"guidance": float("nan")}, "Guidance cannot be nan: it must be a number from 0 to 100."),
+        ({"strength": 0}, "Strength cannot be 0: it must be a number above 0 and up to 1."),
+        ({"width_px": 63}, "The width cannot be 63: it must be a whole number from 64 to 4096."),
+        ({"task": "dream"}, "Task cannot be 'dream': it must be generate, transform or fill."),
+        ({"image": "x"}, "The source picture cannot be 'x': it must be the sha256 of a picture."),
+        ({"prompt": 3}, "Prompt cannot be 3: it must be text of at most 10,000 characters."),
+        (
+            {"loras": [{"name": "a", "strength": 5}]},
+            "The strength of a LoRA cannot be 5: it must be a number from -4 to 4.",
+        ),
+        ({"loras": 7}, "Loras cannot be 7: it must be a list of at most 16."),
+        ({"loras": [{}]}, "The name of a LoRA is missing."),
+        ({"colour": "red"}, "Colour is not a part of a request."),
+        (
+            {"model": "../x"},
+            "Model cannot be '../x': it must be the id of a model, as `flowbrush models list` shows it.",
+        ),
+    ],
+)
+def test_a_wrong_field_is_said_with_what_it_may_be(fields: dict[str, object], sentence: str) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        build_request(**fields)
+    assert caught.value.message == sentence
+
+
+def test_text_that_is_no_json_is_said_so() -> None:
+    with pytest.raises(RequestInvalid, match=r"^The request is not JSON\."):
+        parse_request("{")
 
 
 @pytest.mark.parametrize(

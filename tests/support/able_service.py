@@ -1,4 +1,4 @@
-"""`flowbrush serve`, or the bare service, with a catalog in which every model can do every task.
+"""`flowbrush serve`, or the bare service, with a catalog in which every model but Fill can do every task.
 
 What a row of the real catalog can do depends on which engines and bundled models there are; the fake
 engine paints whatever it is asked for, and the tests of requests should not wait for a model.
@@ -14,9 +14,10 @@ from flux_core.request import Task
 
 
 def widen() -> None:
-    """Lets every model do every task, in this process."""
+    """Lets every model do every task, in this process; Fill stays as it is, to be refused."""
     for name, spec in lookup.MODELS.items():
-        lookup.MODELS[name] = replace(spec, tasks=tuple(Task))
+        if not spec.is_fill:
+            lookup.MODELS[name] = replace(spec, tasks=tuple(Task))
 
 
 if __name__ == "__main__":

@@ -207,8 +207,10 @@ class Bundle:
         return Axis.COLUMNS if shape == (1, self.columns) else None
 
     def _shape(self, role: Role) -> tuple[int, ...]:
-        """Without the two ones of a 1x1 convolution; a scalar is a vector of one."""
+        """Without the two ones of a 1x1 convolution; a scalar is a vector of one, as alpha always is."""
         shape = self.infos[self.keys[role]].shape
+        if role is Role.ALPHA and math.prod(shape) == 1:
+            return (1,)
         return (shape[:2] if shape[2:] == (1, 1) else shape) or (1,)
 
     def _wrong(self, fault: str) -> str:

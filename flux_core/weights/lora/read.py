@@ -6,7 +6,7 @@ file costs its header only. What had no place is reported; a file of which nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from flux_core import catalog
@@ -21,6 +21,7 @@ from flux_core.weights.lora.metadata import Alphas
 from flux_core.weights.lora.patches import Patch
 from flux_core.weights.lora.roles import readings
 from flux_core.weights.lora.table import targets_of
+from flux_core.weights.lora.unread import TUCKER, refusal, unread_modules
 from flux_core.weights.tensors import TensorSource
 
 _SHOWN = 3
@@ -37,6 +38,7 @@ class LoraReport:
         layers: Number of layers that it changes, by component.
         matched: Names of its tensors that are used.
         unmatched: Names of those that are not.
+        unread: Kinds that are known and not read, of modules that are therefore left out.
         suspicion: What the file seems to be instead, as the end of a sentence ("a LoRA of FLUX.2"); None
             if nothing speaks against a LoRA of this model.
         misfit: The first shape that does not fit the model, as a sentence without its end; None if all do.
@@ -48,6 +50,7 @@ class LoraReport:
     layers: Mapping[Component, int]
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
+    unread: tuple[str, ...]
     suspicion: str | None
     misfit: str | None
 
@@ -59,7 +62,8 @@ class LoraReport:
         rest = len(self.unmatched) - _SHOWN
         total = len(self.matched) + len(self.unmatched)
         more = f" and {rest} more" if rest > 0 else ""
-        return f"{what}: {len(self.unmatched)} of its {total} tensors were left out ({some}{more})."
+        why = f", since {' and '.join(self.unread)} is not read" if self.unread else ""
+        return f"{what}: {len(self.unmatched)} of its {total} tensors were left out ({some}{more}){why}."
 
 
 class Lora:
@@ -108,6 +112,8 @@ def read_lora(source: TensorSource, spec: ModelSpec, what: str) -> Lora:
         RequestInvalid: It was made for another model, is no LoRA, or nothing of it fits.
     """
     bundles, report = _matched(source, spec, what)
+    if report.unread and not report.matched:
+        raise refusal(what, report.unread)
     if report.suspicion is not None:
         raise RequestInvalid(
             f"{what} is not for {spec.title}: it seems to be {report.suspicion}.",
@@ -132,7 +138,8 @@ def describe(source: TensorSource, spec: ModelSpec = catalog.DEV) -> LoraReport:
 
 
 def _matched(source: TensorSource, spec: ModelSpec, what: str) -> tuple[tuple[Bundle, ...], LoraReport]:
-    bundles, unmatched = _by_module(source, spec, what)
+    unread = unread_modules(source.names())
+    bundles, unmatched = _by_module(source, spec, what, {m for m, kind in unread.items() if kind == TUCKER})
     usable = tuple(bundle for bundle in bundles if bundle.settle())
     for bundle in bundles:
         unmatched += bundle.left_out
@@ -149,20 +156,26 @@ def _matched(source: TensorSource, spec: ModelSpec, what: str) -> tuple[tuple[Bu
         layers={part: sum(part is component for component, _ in changed) for part in order},
         matched=matched,
         unmatched=tuple(unmatched),
+        unread=tuple(dict.fromkeys(unread.values())),
         suspicion=suspicion,
         misfit=next((fault for bundle in usable if (fault := bundle.misfit()) is not None), None),
     )
     return usable, report
 
 
-def _by_module(source: TensorSource, spec: ModelSpec, what: str) -> tuple[list[Bundle], list[str]]:
-    """The tensors that have a place, together as they belong, and the names of the others."""
+def _by_module(
+    source: TensorSource, spec: ModelSpec, what: str, unread: Container[str]
+) -> tuple[list[Bundle], list[str]]:
+    """The tensors that have a place, together as they belong, and the names of the others.
+
+    Modules of `unread` have none.
+    """
     table, alphas, infos = targets_of(spec), Alphas(source.metadata), source.names()
     bundles: dict[str, Bundle] = {}
     unmatched: list[str] = []
     for name in infos:
         module, role = next(((m, r) for m, r in readings(name) if m in table), ("", None))
-        if role is None:
+        if role is None or module in unread:
             unmatched.append(name)
             continue
         if module not in bundles:

@@ -31,7 +31,7 @@ def test_the_service_finds_the_engine_by_its_name(models_dir: Path) -> None:
     assert run(engine).result.images
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", [Task.GENERATE, Task.TRANSFORM, Task.FILL, Task.UPSCALE])
 def test_a_seed_is_the_same_picture_on_both_engines(models_dir: Path, task: Task) -> None:
     picture = scene(96, 64)
     mask = np.zeros((64, 96), np.uint8)

@@ -223,6 +223,46 @@ def test_an_incomplete_set_of_shards_is_one_reason(tmp_path: Path, models: Path)
     assert "lacks 1 of 3 shards: model-00002-of-00003.safetensors" in left.reason
 
 
+@pytest.mark.parametrize("named", ["the folder", "one shard"])
+def test_shards_without_an_index_are_one_find_and_are_found_where_they_are_put(
+    tmp_path: Path, models: Path, named: str
+) -> None:
+    folder = tmp_path / "t"
+    write_shards(folder, "model", published.t5(), 3).unlink()
+    path = folder if named == "the folder" else folder / "model-00002-of-00003.safetensors"
+    (seen,) = inspect_all(path)
+    assert seen.num_tensors == len(published.t5())
+    done = import_models(path, models)
+    assert [len(each.places) for each in done.taken] == [3]
+    assert done.left == ()
+    assert "t5" not in catalog.missing_parts(DEV, (models,))
+
+
+def test_a_set_without_an_index_says_which_shard_is_missing(tmp_path: Path, models: Path) -> None:
+    folder = tmp_path / "t"
+    write_shards(folder, "model", published.t5(), 3).unlink()
+    lost = folder / "model-00002-of-00003.safetensors"
+    lost.unlink()
+    done = import_models(folder, models)
+    (left,) = done.left
+    assert f"lacks 1 of 3 shards: {lost.name}" in left.reason
+    assert "lacks 1 of 3 shards" in inspect_all(folder)[0].problem
+    err = refused(folder / "model-00001-of-00003.safetensors", models, Corrupt)
+    assert f"lacks 1 of 3 shards: {lost.name}" in err.message
+
+
+def test_what_is_left_is_told_what_is_in_its_place_and_not_what_was_left_too(
+    tmp_path: Path, models: Path
+) -> None:
+    at_home = write_sparse(models / "ae/ae.safetensors", published.bfl_autoencoder())
+    for name in ("a", "b"):
+        write_sparse(tmp_path / f"more/{name}.safetensors", published.bfl_autoencoder())
+    done = import_models(tmp_path / "more", models)
+    assert [each.reason for each in done.left] == [
+        f"{name}.safetensors was left: {at_home} is in its place." for name in ("a", "b")
+    ]
+
+
 def test_the_answer_goes_to_the_files_of_a_folder_that_it_fits(tmp_path: Path, models: Path) -> None:
     folder = tmp_path / "mine"
     write_sparse(folder / "a.safetensors", fp8(published.bfl_transformer(DEV)))

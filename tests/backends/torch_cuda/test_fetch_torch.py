@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +16,9 @@ from backends.torch_cuda.backend import DTYPE_OF_NAME, TorchBackend
 from backends.torch_cuda.bench_load import LOADERS, Case, measure, write
 from backends.torch_cuda.fetch import TorchFetcher
 from flux_core.catalog import TransformerConfig
+from flux_core.errors import Corrupt
 from flux_core.request import Precision
+from flux_core.weights.fetch import Fetcher
 from flux_core.weights.safetensors_file import SafetensorsFile
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -54,6 +59,42 @@ def test_the_way_to_a_gpu_keeps_pieces_in_order(
         flat = torch.empty(x.shape, device=DEVICES[-1])
         fetcher._send(source.read(name), stored, flat)
         assert torch.equal(flat.cpu(), x.float())
+
+
+class FirstFails(Fetcher):
+    """Reads of which the first fails, and the others are under way at that moment."""
+
+    def __init__(self) -> None:
+        super().__init__(num_threads=2)
+        self.first_failed = threading.Event()
+        self.second_runs = threading.Event()
+        self.started: list[Future[None]] = []
+
+    def start(self, data: np.ndarray, out: np.ndarray) -> Future[None]:
+        self.started.append(self._pool.submit(self._read, len(self.started), data, out))
+        return self.started[-1]
+
+    def _read(self, number: int, data: np.ndarray, out: np.ndarray) -> None:
+        if number == 0:
+            assert self.second_runs.wait(10)
+            threading.Timer(0.05, self.first_failed.set).start()
+            raise Corrupt("It became shorter.", "Try again.")
+        self.second_runs.set()
+        assert self.first_failed.wait(10)
+        np.copyto(out, data)
+
+
+def test_a_read_that_fails_leaves_no_other_read_writing_into_the_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_PIECE_BYTES", 1024)
+    save_file({"x": torch.randn(5000)}, tmp_path / "w")
+    fetcher = TorchFetcher(torch.device(DEVICES[-1]), num_threads=2)
+    fetcher._fetcher = reads = FirstFails()
+    with pytest.raises(Corrupt, match="became shorter"):
+        fetcher._send(SafetensorsFile(tmp_path / "w").read("x"), torch.float32, torch.empty(5000))
+    assert len(reads.started) > 1
+    assert all(read.done() for read in reads.started)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])

@@ -74,7 +74,7 @@ def test_loras_reach_the_engine_and_the_recipe(flowbrush, write, noise, tmp_path
 def test_what_was_not_done_as_asked_is_said_beside_the_result(flowbrush):
     sentence = "The fake engine left something out."
     said = flowbrush("generate", "warn", "-o", "a.png", "--size", "64x64")
-    assert (said.code, said.err.strip()) == (0, sentence)
+    assert (said.code, said.err.splitlines()[-1]) == (0, sentence)
     found = flowbrush("generate", "warn", "-o", "a.png", "--size", "64x64", "--json").json
     assert found["warnings"] == [sentence]
     assert sentence in flowbrush("jobs", "show", found["job_id"]).out
@@ -91,17 +91,29 @@ def test_other_formats_carry_the_recipe_too(flowbrush, tmp_path, name):
     [
         (["generate", "x", "-o", "nowhere/a.png"], "nowhere"),
         (["generate", "x", "-o", "a.xyz"], "format"),
-        (["generate", "x", "-o", "a.png", "--size", "0x0"], "width_px"),
-        (["generate", "x", "-o", "a.png", "--size", "1000000x64"], "width_px"),
+        (
+            ["generate", "x", "-o", "a.png", "--size", "0x0"],
+            "The width cannot be 0: it must be a whole number from 64",
+        ),
+        (["generate", "x", "-o", "a.png", "--size", "1000000x64"], "The width cannot be 1000000"),
         (["generate", "x", "-o", "a.png", "--size", "big"], "size"),
         (["generate", "x", "-o", "a.png", "--seed", "-1"], "seed"),
-        (["generate", "x", "-o", "a.png", "--steps", "0"], "num_steps"),
+        (
+            ["generate", "x", "-o", "a.png", "--steps", "0"],
+            "--steps cannot be 0: it must be a whole number from 1 to 200",
+        ),
         (["generate", "x", "-o", "a.png", "--guidance", "nan"], "guidance"),
         (["generate", "x", "-o", "a.png", "--model", "gpt"], "gpt"),
-        (["generate", "y" * 1_000_000, "-o", "a.png"], "prompt"),
+        (["generate", "y" * 1_000_000, "-o", "a.png"], "Prompt cannot be"),
         (["generate", "x", "-o", "a.png", "--lora", "ink:strong"], "strong"),
-        (["generate", "x", "-o", "a.png", "--lora", "ink:5"], "strength"),
-        (["generate", "x", "-o", "a.png", "--lora", "../ink"], "name"),
+        (
+            ["generate", "x", "-o", "a.png", "--lora", "ink:5"],
+            "The strength of a LoRA cannot be 5.0: it must be a number from -4 to 4",
+        ),
+        (
+            ["generate", "x", "-o", "a.png", "--lora", "../ink"],
+            "The name of a LoRA cannot be '../ink': it must be a file name without a folder",
+        ),
         (["generate", "x", "-o", "a.png", "--lora", "ink", "--lora", "ink:0.5"], "twice"),
         (["generate", "x"], "output"),
         (["generate", "x", "-o", "a.png", "--seed", "seven"], "seed"),
@@ -156,8 +168,28 @@ def test_a_job_that_fails_says_why_and_keeps_the_old_file(flowbrush, tmp_path):
 def test_an_engine_that_dies_costs_the_job_and_the_next_one_runs(flowbrush):
     said = flowbrush("generate", "crash", "-o", "a.png", "--size", "64x64")
     assert said.code == 1
-    assert said.err.count("\n") == 1
+    assert sum(line.endswith(".") for line in said.err.splitlines()) == 1
     assert flowbrush("generate", "x", "-o", "a.png", "--size", "64x64").code == 0
+
+
+def test_in_a_pipe_each_stage_is_a_plain_line_and_for_a_machine_there_is_none(flowbrush):
+    said = flowbrush("generate", "x", "-o", "a.png", "--size", "64x64")
+    stages = [line.split()[0] for line in said.err.splitlines()]
+    assert "Denoising" in stages
+    assert len(set(stages)) == len(stages)
+    assert flowbrush("generate", "x", "-o", "a.png", "--size", "64x64", "--json").err == ""
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.png"])
+def test_a_fill_says_when_its_format_changes_what_lies_outside_the_mask(flowbrush, write, noise, name):
+    picture, mask = noise(90, 100, 3), np.zeros((90, 100), np.uint8)
+    mask[20:60, 30:70] = 255
+    write("photo.png", picture)
+    write("m.png", mask)
+    said = flowbrush("fill", "photo.png", "--mask", "m.png", "x", "-o", name)
+    is_same = np.array_equal(pixels_of(name)[mask == 0], picture[mask == 0])
+    assert is_same == (name == "out.png")
+    assert ("pixels outside the mask changed a little, too; write a .png" in said.err) == (not is_same)
 
 
 def test_transform_keeps_the_size_whatever_it_is(flowbrush, write, noise):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from desktop.commands import qt_libraries
+from desktop.commands import doctor, qt_libraries
 from desktop.commands.window import NoDisplay, check_display
 from flux_core.errors import FluxError
 from flux_core.messages import JobState
@@ -131,11 +131,11 @@ def test_models_are_listed_with_licence_and_size(flowbrush):
     assert "Non-Commercial" in flowbrush("models", "list").out
 
 
-def test_a_model_that_cannot_be_run_yet_is_refused_before_the_job_is_made(flowbrush, client):
+def test_a_model_that_cannot_do_the_task_is_refused_before_the_job_is_made(flowbrush, client):
     before = len(client.jobs())
     said = flowbrush("generate", "x", "--model", "flux1-fill-dev", "-o", "a.png", "--size", "64x64")
     assert said.code == 2
-    assert said.err.startswith("FLUX.1 Fill [dev] is in the catalog, but this version cannot run it yet: ")
+    assert said.err.startswith("FLUX.1 Fill [dev] cannot do generate.")
     assert len(client.jobs()) == before
 
 
@@ -159,3 +159,19 @@ def test_a_service_listens_on_this_machine_only(flowbrush, tmp_path):
     said = flowbrush("serve", "--home", tmp_path, "--tcp", "0.0.0.0:7000")
     assert said.code == 2
     assert "127.0.0.1" in said.err
+
+
+def test_doctor_says_of_what_is_optional_and_missing_that_it_is_and_what_it_would_give(
+    flowbrush, monkeypatch
+):
+    monkeypatch.setitem(doctor._OPTIONAL, "no-such-package", "wings")
+    monkeypatch.setitem(qt_libraries.WINDOW, "libno-such-library.so.9", "libno-such-library9")
+    lines = flowbrush("doctor").out.splitlines()
+    assert "-   no-such-package: not installed (optional); it gives wings" in lines
+    window = next(i for i, line in enumerate(lines) if "libno-such-library.so.9" in line)
+    assert lines[window].endswith("not installed (optional); it gives a window on X11")
+    assert "apt-get install" in lines[window + 1]
+    assert not any(line.startswith("FIX no-such") for line in lines)
+    found = {each["name"]: each for each in flowbrush("doctor", "--json").json}
+    assert found["no-such-package"]["is_left_out"]
+    assert not found["Python"]["is_left_out"]

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from desktop.commands.main import run
 from flux_core.weights.open import open_source
+from tests.support.lora_files import PEFT, Draw
 from tests.support.small_parts import make_part
 
 
@@ -30,3 +31,19 @@ def test_the_command_writes_the_copy_and_reports_every_layer(
     assert "--force" in capsys.readouterr().err
     assert run([*arguments, "--force"]) == 0
     assert "MLX 4-bit" in capsys.readouterr().out
+
+
+def test_a_lora_is_refused_and_a_missing_source_is_said_before_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = tmp_path / "style.safetensors"
+    save_file(Draw().pair("transformer.transformer_blocks.0.attn.to_k", 3072, 3072, 64, PEFT), lora)
+    copy = tmp_path / "copy.safetensors"
+    assert run(["models", "quantize", str(lora), "--to", "fp8", "-o", str(copy)]) == 2
+    assert capsys.readouterr().err.startswith("The file is a LoRA, which is small already")
+    assert not copy.exists()
+    copy.write_text("here")
+    missing = str(tmp_path / "none.safetensors")
+    for output in (copy, tmp_path / "copy.bin"):
+        assert run(["models", "quantize", missing, "--to", "fp8", "-o", str(output)]) == 1
+        assert "none.safetensors cannot be read" in capsys.readouterr().err

@@ -226,3 +226,41 @@ def test_impossible_exports_are_refused_with_a_sentence():
     with pytest.raises(RequestInvalid, match="which format"):
         codec.format_of("picture.xyz")
     assert codec.format_of("a.b.JPG") == "jpeg"
+
+
+def png_of_16_bits(samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """[H, W, channels] uint16 as a PNG, put together by hand: no library here writes every kind."""
+    height, width, channels = samples.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    everything = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in everything
+    )
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
+def test_sixteen_bits_are_rounded_to_eight_and_not_cut(channels: int, mode: str) -> None:
+    samples = np.arange(65536).astype(np.uint16).reshape(-1, 128, 1).repeat(channels, axis=2)
+    samples[..., -1] = samples[::-1, ..., -1]
+    picture = codec.read(png_of_16_bits(samples))
+    found = codec.in_mode(picture.pixels, picture.mode).reshape(samples.shape)
+    assert picture.mode == mode
+    assert np.array_equal(found, np.round(samples.astype(float) * 255 / 65535))
+
+
+def test_a_deep_picture_keeps_its_orientation() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    samples = np.zeros((2, 3, 3), np.uint16)
+    samples[0, 0] = 65535
+    data = png_of_16_bits(samples, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    assert codec.read(data).pixels[..., 0].tolist() == [[0, 255], [0, 0], [0, 0]]
+
+
+def test_a_deep_picture_that_is_cut_off_is_corrupt() -> None:
+    data = png_of_16_bits(np.random.default_rng(0).integers(0, 65536, (40, 40, 3)).astype(np.uint16))
+    with pytest.raises(Corrupt):
+        codec.read(data[:-3000])

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from flux_core.errors import Corrupt, FluxError, ModelMissing
+from backends.models_store.reading import open_any
+from flux_core.errors import Corrupt, FluxError, ModelMissing, RequestInvalid
 from flux_core.weights.open import open_source
 from flux_core.weights.tensors import TensorSource
 from tests.support import layouts
@@ -70,6 +71,44 @@ def test_shards_open_by_index_by_folder_and_by_the_name_of_the_whole(
     source = open_source(paths.get(what, tmp_path / f"{stem}.safetensors"))
     assert_holds_weights(source)
     assert source.metadata["total_size"] == "56"
+
+
+MEMBERS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+@pytest.mark.parametrize("name", [".", "model.safetensors", *MEMBERS])
+@pytest.mark.parametrize("has_index", [True, False])
+def test_one_shard_its_folder_and_the_name_of_the_whole_all_mean_the_set(
+    tmp_path: Path, name: str, has_index: bool
+) -> None:
+    index = write_shards(tmp_path)
+    if not has_index:
+        index.unlink()
+    assert_holds_weights(open_source(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", [".", "model.safetensors", MEMBERS[0]])
+def test_a_set_without_an_index_names_the_shard_that_is_missing(tmp_path: Path, name: str) -> None:
+    write_shards(tmp_path).unlink()
+    (tmp_path / MEMBERS[1]).unlink()
+    with pytest.raises(Corrupt, match=rf"lacks 1 of 2 shards: {MEMBERS[1]}\."):
+        open_source(tmp_path / name)
+
+
+def test_two_sets_in_a_folder_are_a_choice(tmp_path: Path) -> None:
+    write_shards(tmp_path).unlink()
+    write_shards(tmp_path, "other").unlink()
+    with pytest.raises(Corrupt, match=r"several sets of weights: model-\*-of-00002\.safetensors, other-"):
+        open_source(tmp_path)
+    assert_holds_weights(open_source(tmp_path / "other-00002-of-00002.safetensors"))
+
+
+def test_files_that_people_numbered_are_not_a_set(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "1.safetensors")
+    save_file({"x": WEIGHTS["c"]}, tmp_path / "2.safetensors")
+    assert_holds_weights(open_source(tmp_path / "1.safetensors"))
+    with pytest.raises(Corrupt, match=r"several sets of weights: 1\.safetensors, 2\.safetensors\."):
+        open_source(tmp_path)
 
 
 def test_a_folder_with_one_file_opens(tmp_path: Path) -> None:
@@ -194,23 +233,34 @@ def test_a_pickle_is_refused_whatever_it_is_called_and_nothing_of_it_runs(
         torch.save(hostile, path, _use_new_zipfile_serialization=form == "torch archive")
     else:
         path.write_bytes(pickle.dumps(hostile["x"], protocol=int(form[-1])))
-    with pytest.raises(Corrupt, match="can run programs when it is opened") as caught:
+    with pytest.raises(Corrupt, match="can run any program when it is opened") as caught:
         open_source(path)
     assert "safetensors" in caught.value.hint
     assert not proof.exists()
+
+
+def test_the_store_of_models_refuses_a_pickle_in_the_same_words(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(pickle.dumps([1], protocol=2))
+    with pytest.raises(Corrupt) as opened:
+        open_source(path)
+    with pytest.raises(RequestInvalid) as imported:
+        open_any(path)
+    assert str(opened.value) == str(imported.value)
+    assert "s.save_file(d.get('state_dict', d), 'w.safetensors')" in opened.value.hint
 
 
 @pytest.mark.parametrize("protocol", [0, 1])
 def test_a_pickle_without_a_mark_is_refused_by_its_suffix(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(pickle.dumps([1], protocol=protocol))
-    with pytest.raises(Corrupt, match="can run programs"):
+    with pytest.raises(Corrupt, match="can run any program"):
         open_source(path)
 
 
 def test_a_folder_of_pickles_is_refused_with_the_reason(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(Corrupt, match="can run programs"):
+    with pytest.raises(Corrupt, match="can run any program"):
         open_source(tmp_path)
 
 
@@ -245,7 +295,7 @@ def test_what_is_not_weights_is_refused_by_what_it_is(tmp_path: Path, kind: str,
 def test_an_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.safetensors", "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(Corrupt, match="can run programs"):
+    with pytest.raises(Corrupt, match="can run any program"):
         open_source(tmp_path / "w.safetensors")
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from flux_core.errors import Corrupt, RequestInvalid
+from flux_core.weights.detect import detect
 from flux_core.weights.lora.layers import layers_of
 from flux_core.weights.lora.patches import Axis, NormChange, Patch
 from flux_core.weights.lora.read import describe, read_lora
+from flux_core.weights.tensors import TensorInfo
 from tests.support import lora_files
 from tests.support.lora_files import KOHYA, PEFT, Arrays, Draw, MemorySource, delta_of
 from tests.support.lora_reading import DIM, MODULE, SPEC, HeaderOnly, lokr, pair, patches, read
@@ -36,6 +38,53 @@ def test_what_has_no_place_is_named_and_the_rest_is_used() -> None:
     assert warning.startswith("style.safetensors: 7 of its 9 tensors were left out")
     assert "and 4 more" in warning
     assert read(pair()).report.warning("x") is None
+
+
+UNREAD: dict[str, dict[str, tuple[int, ...]]] = {
+    "GLoRA": {f"{part}.weight": (4, DIM) for part in ("a1", "a2", "b1", "b2")},
+    "OFT": {"oft_blocks": (4, 12, 12), "alpha": ()},
+    "BOFT": {"oft_blocks": (2, 4, 12, 12), "rescale": (DIM, 1)},
+    "Tucker decomposition": {
+        "lora_down.weight": (4, DIM),
+        "lora_up.weight": (DIM, 4),
+        "lora_mid.weight": (4, 4, 1, 1),
+        "alpha": (),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+@pytest.mark.parametrize("module", ["lycoris_transformer_blocks_0_attn_to_k", MODULE])
+def test_an_adapter_of_a_kind_that_is_not_read_is_refused_by_the_name_of_its_kind(
+    kind: str, module: str
+) -> None:
+    file = {f"{module}.{end}": Draw().array(*shape) for end, shape in UNREAD[kind].items()}
+    with pytest.raises(RequestInvalid, match=rf"^style\.safetensors is an adapter of the kind {kind}, which"):
+        read(file)
+    report = read(file | pair("transformer.transformer_blocks.1.attn.to_k")).report
+    assert report.unread == (kind,)
+    assert set(report.unmatched) == set(file)
+    assert f"since {kind} is not read" in (report.warning("x") or "")
+
+
+@pytest.mark.parametrize("kind", ["GLoRA", "OFT", "BOFT"])
+def test_detection_names_a_kind_that_is_not_read(kind: str) -> None:
+    module = "lycoris_transformer_blocks_0_attn_to_k"
+    infos = {f"{module}.{end}": TensorInfo("F32", shape) for end, shape in UNREAD[kind].items()}
+    with pytest.raises(RequestInvalid, match=rf"^style\.safetensors is an adapter of the kind {kind}, which"):
+        detect(infos, "somewhere/style.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1, 1)])
+def test_alpha_may_be_one_number_of_whatever_shape(shape: tuple[int, ...]) -> None:
+    file = lora_files.Draw().pair(MODULE, DIM, DIM, 4, KOHYA) | {
+        f"{MODULE}.alpha": np.full(shape, 2.0, np.float32)
+    }
+    (patch,) = patches(file)
+    assert patch.delta.scale == 0.5
+    file[f"{MODULE}.alpha"] = np.full(shape, 2, np.int64)
+    (patch,) = patches(file)
+    assert patch.delta.scale == 0.5
 
 
 FOREIGN: dict[str, tuple[Arrays, dict[str, str], str]] = {
