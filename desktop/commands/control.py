@@ -9,7 +9,7 @@ import typer
 
 from desktop import notation
 from desktop.commands import options
-from desktop.commands.groups import Painting, Words, given, grouped
+from desktop.commands.groups import Likes, Painting, Places, Words, given, grouped, map_fields
 from desktop.commands.options import ControlKindName
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def control(
     kind: Annotated[ControlKindName, typer.Option(help="What to follow.")],
     painting: Painting,
     words: Words,
+    likes: Likes,
+    places: Places,
     is_map: Annotated[bool, typer.Option("--map", help="The picture is the map already.")] = False,
     controlnet: Annotated[
         str | None, typer.Option(help="Who follows it: a ControlNet or a control LoRA; the model itself.")
@@ -32,12 +34,16 @@ def control(
     ] = None,
     start: Annotated[float, typer.Option(help="Share of the steps after which it is heard.")] = 0.0,
     end: Annotated[float, typer.Option(help="Share of the steps after which it is not heard.")] = 1.0,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="One more map: KIND=MAP:NAME or KIND=MAP:NAME:STRENGTH; may be given again."),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT; by default the picture's proportions.")
     ] = None,
 ) -> None:
     """Make a picture from text along a map of another picture."""
-    from desktop.commands.frame import Blobs, read_picture, size_like
+    from desktop.commands.frame import Blobs, Frame, read_picture, size_like
     from desktop.commands.painting import run, write_pictures
     from flux_core.request import Task, build_request
 
@@ -45,7 +51,7 @@ def control(
     spec = control_model(painting.model, kind, controlnet)
     pixels = read_picture(image).srgb()
     width, height = notation.parse_size(size) if size else size_like(pixels.shape[1], pixels.shape[0], spec)
-    blobs = Blobs()
+    frame, blobs = Frame(width, height), Blobs()
     use = given(
         kind=kind.value,
         image=blobs.add_pixels(pixels),
@@ -60,9 +66,11 @@ def control(
         prompt=prompt,
         **painting.fields(spec),
         **words.fields(),
+        **likes.fields(blobs),
+        **places.fields(frame, blobs),
         width_px=width,
         height_px=height,
-        controls=[use],
+        controls=[use, *map_fields(also, frame, blobs)],
     )
     screen, outcome = run(painting, request, blobs)
     write_pictures(screen, outcome, painting.output)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from desktop.commands import options
-from desktop.commands.groups import Painting, Words, grouped
+from desktop.commands.groups import Likes, Painting, Words, grouped
 from desktop.commands.styles import instruction_in
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def edit(
     image: Annotated[Path, typer.Argument(help="The picture to change.")],
     painting: Painting,
     words: Words,
+    likes: Likes,
     text: Annotated[str, typer.Argument(help="What to change; may be left out with --style.")] = "",
     ref: Annotated[
         list[Path] | None, typer.Option(help="Another picture that the text speaks of; may be given again.")
@@ -50,6 +51,7 @@ def edit(
         prompt=instruction_in(style, text),
         **painting.fields(spec),
         **words.fields(),
+        **likes.fields(blobs),
         width_px=fitted.width_px,
         height_px=fitted.height_px,
         image=blobs.add(codec.encode_png(sizes.fit_picture(source, fitted))),

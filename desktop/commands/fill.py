@@ -10,7 +10,7 @@ import typer
 
 from desktop import notation
 from desktop.commands import options
-from desktop.commands.groups import Guides, Painting, Words, grouped
+from desktop.commands.groups import Likes, Maps, Painting, Places, Words, grouped
 from desktop.commands.options import IntentName
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def fill(
     image: Annotated[Path, typer.Argument(help="The picture to change.")],
     painting: Painting,
     words: Words,
-    guides: Guides,
+    likes: Likes,
+    maps: Maps,
+    places: Places,
     prompt: Annotated[str, typer.Argument(help="What should be there; --intent may need no words.")] = "",
     mask: Annotated[
         Path | None, typer.Option(help="Grey picture of the same size: white is repainted, black is kept.")
@@ -67,7 +69,7 @@ def fill(
     seen, work_mask = inpaint.extract(srgb, plan)
     if meant is not None:
         seen = prefill(seen, work_mask, meant.row.prefill, meant.row.falloff_px)
-    blobs = Blobs()
+    frame, blobs = Frame.of(plan), Blobs()
     fields = painting.fields(spec)
     if meant is not None and painting.guidance is None and meant.guidance is not None:
         fields["guidance"] = meant.guidance
@@ -76,7 +78,9 @@ def fill(
         prompt=prompt if meant is None else meant.prompt,
         **fields,
         **words.fields(),
-        **guides.fields(Frame.of(plan), blobs),
+        **likes.fields(blobs),
+        **maps.fields(frame, blobs),
+        **places.fields(frame, blobs),
         width_px=plan.work_width_px,
         height_px=plan.work_height_px,
         image=blobs.add(codec.encode_png(seen)),

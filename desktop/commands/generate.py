@@ -10,7 +10,7 @@ import typer
 
 from desktop import notation
 from desktop.commands import options
-from desktop.commands.groups import Guides, Painting, Words, grouped
+from desktop.commands.groups import Likes, Maps, Painting, Places, Words, grouped
 
 if TYPE_CHECKING:
     from flux_core.imaging.codec import Pixels
@@ -21,7 +21,9 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the picture should show.")],
     painting: Painting,
     words: Words,
-    guides: Guides,
+    likes: Likes,
+    maps: Maps,
+    places: Places,
     size: options.Size = None,
 ) -> None:
     """Make a picture from text."""
@@ -32,13 +34,15 @@ def generate(
     options.check_output(painting.output)
     spec = model_for(painting.model, Task.GENERATE)
     width, height = notation.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
-    blobs = Blobs()
+    frame, blobs = Frame(width, height), Blobs()
     request = build_request(
         task=Task.GENERATE,
         prompt=prompt,
         **painting.fields(spec),
         **words.fields(),
-        **guides.fields(Frame(width, height), blobs),
+        **likes.fields(blobs),
+        **maps.fields(frame, blobs),
+        **places.fields(frame, blobs),
         width_px=width,
         height_px=height,
     )
@@ -52,7 +56,9 @@ def transform(
     prompt: Annotated[str, typer.Argument(help="What it should show.")],
     painting: Painting,
     words: Words,
-    guides: Guides,
+    likes: Likes,
+    maps: Maps,
+    places: Places,
     strength: options.Strength = 0.6,
     mask: Annotated[
         Path | None,
@@ -81,7 +87,9 @@ def transform(
         prompt=prompt,
         **painting.fields(spec),
         **words.fields(),
-        **guides.fields(frame, blobs),
+        **likes.fields(blobs),
+        **maps.fields(frame, blobs),
+        **places.fields(frame, blobs),
         width_px=plan.work_width_px,
         height_px=plan.work_height_px,
         image=blobs.add(codec.encode_png(inpaint.extract(pixels, plan)[0])),

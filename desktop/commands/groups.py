@@ -79,37 +79,60 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guides:
-    """Pictures, maps and places that the result heeds beside the text."""
+class Likes:
+    """Pictures that the result should be like."""
 
     like: options.Like = None
     ip_adapter: options.IpAdapter = None
+
+    def fields(self, blobs: Blobs) -> dict[str, Any]:
+        """Its part of a request; the pictures that it names are read into `blobs`."""
+        wanted = [notation.parse_likeness(text) for text in self.like or ()]
+        wanted += [notation.parse_ip_adapter(text) for text in self.ip_adapter or ()]
+        return {"pictures": [likeness_fields(one, blobs) for one in wanted]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maps:
+    """Maps that the result follows."""
+
     controlnet: options.ControlNet = None
+
+    def fields(self, frame: Frame, blobs: Blobs) -> dict[str, Any]:
+        """Its part of a request."""
+        return {"controls": map_fields(self.controlnet, frame, blobs)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Places with words of their own."""
+
     region: options.RegionOption = None
     region_base: options.RegionBase = 0.3
 
     def fields(self, frame: Frame, blobs: Blobs) -> dict[str, Any]:
-        """Its part of a request; the pictures that it names are read into `blobs`."""
-        wanted = [notation.parse_likeness(text) for text in self.like or ()]
-        wanted += [notation.parse_ip_adapter(text) for text in self.ip_adapter or ()]
-        maps = [notation.parse_controlnet(text) for text in self.controlnet or ()]
+        """Its part of a request."""
         places = [notation.parse_region(text) for text in self.region or ()]
         return {
-            "pictures": [likeness_fields(one, blobs) for one in wanted],
-            "controls": [
-                given(
-                    kind=one.kind,
-                    image=blobs.add(frame.map_of(one.image)),
-                    model=one.model,
-                    strength=one.strength,
-                )
-                for one in maps
-            ],
             "regions": [
                 {"prompt": prompt, "mask": blobs.add(frame.mask_of(mask))} for mask, prompt in places
             ],
             "region_base": self.region_base,
         }
+
+
+def map_fields(texts: list[str] | None, frame: Frame, blobs: Blobs) -> list[dict[str, Any]]:
+    """A ControlUse of each that was written; its map is read into `blobs`."""
+    maps = [notation.parse_controlnet(text) for text in texts or ()]
+    return [
+        given(
+            kind=one.kind,
+            image=blobs.add(frame.map_of(one.image)),
+            model=one.model,
+            strength=one.strength,
+        )
+        for one in maps
+    ]
 
 
 def likeness_fields(one: notation.Likeness, blobs: Blobs) -> dict[str, Any]:

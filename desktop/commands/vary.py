@@ -9,7 +9,7 @@ import typer
 
 from desktop import notation
 from desktop.commands import options
-from desktop.commands.groups import Painting, Words, grouped, likeness_fields
+from desktop.commands.groups import Maps, Painting, Places, Words, grouped, likeness_fields
 from desktop.commands.styles import prompt_in
 from flux_core.errors import RequestInvalid
 
@@ -23,6 +23,8 @@ def vary(
     ],
     painting: Painting,
     words: Words,
+    maps: Maps,
+    places: Places,
     strength: Annotated[
         list[float] | None,
         typer.Option(help="How much a picture counts, 0 to 2: once for all, or again for each."),
@@ -34,7 +36,7 @@ def vary(
     ] = None,
 ) -> None:
     """Make pictures like others; several are mixed by their strengths."""
-    from desktop.commands.frame import Blobs, model_for, read_picture, size_like
+    from desktop.commands.frame import Blobs, Frame, model_for, read_picture, size_like
     from desktop.commands.painting import run, write_pictures
     from flux_core.request import Task, build_request
 
@@ -51,11 +53,14 @@ def vary(
     else:
         first = read_picture(paths[0]).pixels
         width, height = size_like(first.shape[1], first.shape[0], spec)
+    frame = Frame(width, height)
     request = build_request(
         task=Task.VARY,
         prompt=prompt_in(style, prompt),
         **painting.fields(spec),
         **words.fields(),
+        **maps.fields(frame, blobs),
+        **places.fields(frame, blobs),
         width_px=width,
         height_px=height,
         pictures=pictures,

@@ -18,7 +18,23 @@ from flux_core.messages import JobState
 def test_help_names_every_command(flowbrush):
     said = flowbrush("--help")
     assert said.code == 0
-    words = ["generate", "transform", "fill", "project", "serve", "jobs", "models", "doctor", "demo", "bench"]
+    words = [
+        "generate",
+        "transform",
+        "fill",
+        "edit",
+        "control",
+        "vary",
+        "upscale",
+        "plan",
+        "project",
+        "serve",
+        "jobs",
+        "models",
+        "doctor",
+        "demo",
+        "bench",
+    ]
     assert all(f"  {word} " in said.out for word in words)
 
 

@@ -117,17 +117,17 @@ SHARED = [
     "--negative", "fog", "--true-guidance", "2.5", "--clip-prompt", "barn", "--tokens", "256", "--clip-only",
     "--solver", "dpmpp_2m", "--step-cache", "careful", "--decoder", "fast",
 ]  # fmt: skip
-GUIDES = [
-    "--like", "photo.png:0.4", "--ip-adapter", "face=photo.png:0.7", "--controlnet",
-    "depth=photo.png:net:0.8", "--region", "half.png:a lake", "--region-base", "0.2",
-]  # fmt: skip
+LIKES = ["--like", "photo.png:0.4", "--ip-adapter", "face=photo.png:0.7"]
+MAPS = ["--controlnet", "depth=photo.png:net:0.8"]
+PLACES = ["--region", "half.png:a lake", "--region-base", "0.2"]
 INPUTS = {
-    "generate": ["x", "--size", "120x90", *GUIDES],
-    "transform": ["photo.png", "x", *GUIDES],
-    "fill": ["photo.png", "x", "--mask", "half.png", *GUIDES],
-    "edit": ["photo.png", "x", *KONTEXT],
-    "control": ["photo.png", "x", "--kind", "canny", *DEV],
-    "vary": ["photo.png", "x", *DEV],
+    "generate": ["x", "--size", "120x90", *LIKES, *MAPS, *PLACES],
+    "transform": ["photo.png", "x", *LIKES, *MAPS, *PLACES],
+    "fill": ["photo.png", "x", "--mask", "half.png", *LIKES, *MAPS, *PLACES],
+    "edit": ["photo.png", "x", *LIKES],
+    "control": ["photo.png", "x", "--kind", "canny", "--also", MAPS[1], *LIKES, *PLACES],
+    "vary": ["photo.png", "x", *MAPS, *PLACES],
+    "upscale": ["photo.png", "x"],
 }
 
 
@@ -138,16 +138,20 @@ def test_every_command_has_the_shared_options_and_its_file_says_them(
     half = np.zeros((90, 120), np.uint8)
     half[:, :60] = 255
     write("half.png", half)
-    said = flowbrush(command, *INPUTS[command], *SHARED, "-o", "a.png")
+    given = INPUTS[command]
+    said = flowbrush(command, *given, *SHARED, "-o", "a.png")
     assert said.code == 0, said.err
     request = request_in(tmp_path / "a.png")
+    assert request.task == command
     assert (request.negative_prompt, request.true_guidance, request.clip_prompt) == ("fog", 2.5, "barn")
     assert (request.t5_tokens, request.is_clip_only) == (256, True)
     assert (request.solver, request.step_cache, request.decoder) == ("dpmpp_2m", "careful", "fast")
-    if GUIDES[0] in INPUTS[command]:
+    if "--like" in given:
         assert [(use.adapter, use.strength) for use in request.pictures] == [("", 0.4), ("face", 0.7)]
-        (control,) = request.controls
+    if MAPS[1] in given:
+        control = request.controls[-1]
         assert (control.kind, control.model, control.strength) == (ControlKind.DEPTH, "net", 0.8)
+    if "--region" in given:
         assert [region.prompt for region in request.regions] == ["a lake"]
         assert request.region_base == 0.2
 
