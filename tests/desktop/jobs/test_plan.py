@@ -130,9 +130,9 @@ def test_canvases_of_any_shape_can_be_filled_to_the_border(width, height):
 
 
 def test_an_impossible_wish_is_refused_with_a_sentence(photo):
-    with pytest.raises(RequestInvalid, match="strength"):
+    with pytest.raises(RequestInvalid, match="Strength"):
         prepare(masked(photo, Rect(9, 9, 9, 9)), replace(WISH, strength=float("nan")), TINY)
-    with pytest.raises(RequestInvalid, match="prompt"):
+    with pytest.raises(RequestInvalid, match="Prompt"):
         prepare(photo.committed_state, replace(WISH, prompt="x" * 1_000_000), TINY)
 
 
