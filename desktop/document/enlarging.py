@@ -9,10 +9,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from desktop.document.geometry import Extent, Rect, check_canvas_size
-from desktop.document.layers import GenerativeLayer, GroupLayer, Layer, RasterLayer
+from desktop.document.layers import GenerativeLayer, GroupLayer, Layer, RasterLayer, Recipe
 from desktop.document.state import DocumentState
 from desktop.document.tiles import TileRaster
 from flux_core.imaging import geometry
+from flux_core.request import Task
+
+
+def scale_for(size: Extent, recipe: Recipe) -> int:
+    """How many times as large a canvas becomes for a result.
+
+    1 for whatever is no enlargement, and where it fits already (another one came before) or does not fit
+    any more (the canvas was cut meanwhile).
+    """
+    request = recipe.request
+    if request.task is not Task.UPSCALE:
+        return 1
+    across, rest = divmod(request.width_px, size.width)
+    down, more = divmod(request.height_px, size.height)
+    return across if across == down and not (rest or more) else 1
 
 
 def enlarged(state: DocumentState, scale: int) -> DocumentState:

@@ -342,8 +342,7 @@ class JobController:
             return
         if self._book.deliver(record.job_id, pending.document_id):
             warnings = record.finished.warnings if record.finished is not None else ()
-            scale = pending.prepared.scale
-            self._say(JobDelivered(record.job_id, pending.document_id, layer, warnings, scale))
+            self._say(JobDelivered(record.job_id, pending.document_id, layer, warnings))
         self._refresh_positions()
 
     def _refresh_positions(self) -> None:

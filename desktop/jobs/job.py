@@ -108,14 +108,12 @@ class JobDelivered:
     Attributes:
         layer: To be put on top.
         warnings: Sentences about what was not done as asked.
-        scale: How many times as large the canvas and its other layers become first.
     """
 
     job_id: str
     document_id: str
     layer: GenerativeLayer
     warnings: tuple[str, ...] = ()
-    scale: int = 1
 
 
 @dataclass(frozen=True, slots=True)

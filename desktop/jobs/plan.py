@@ -65,13 +65,6 @@ class Prepared:
         return tuple(blob for blob in (self.image_png, self.mask_png, *self.blobs) if blob)
 
     @property
-    def scale(self) -> int:
-        """How many times as large the canvas becomes."""
-        if self.action is not Action.UPSCALE:
-            return 1
-        return self.request.width_px // self.plan.picture_size[0]
-
-    @property
     def result_box(self) -> Rect:
         """Where the model's picture lies on the canvas, once the result is there."""
         if self.action is Action.UPSCALE:

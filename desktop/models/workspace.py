@@ -18,7 +18,7 @@ from PySide6.QtGui import QImage
 
 from desktop.document import commands, compositor
 from desktop.document.document import Document
-from desktop.document.enlarging import enlarged
+from desktop.document.enlarging import enlarged, scale_for
 from desktop.document.geometry import check_canvas_size
 from desktop.document.layers import GenerativeLayer, RasterLayer
 from desktop.document.state import DocumentState
@@ -275,21 +275,17 @@ class Workspace(QObject):
 
     # -- results ---------------------------------------------------------------------------------
 
-    def insert_result(self, job_id: str, document_id: str, layer: GenerativeLayer, scale: int = 1) -> bool:
+    def insert_result(self, job_id: str, document_id: str, layer: GenerativeLayer) -> bool:
         """Puts a job's layer on top as one undo step; False if its document is not open.
 
-        Args:
-            job_id: Whose layer it is.
-            document_id: Who waits for it.
-            layer: The result.
-            scale: The canvas and all other layers become so many times as large first, without holding
-                up the window.
+        For an enlargement the canvas and all other layers grow first, without holding up the window.
         """
         session = self._session
         if session is None or session.document_id != document_id:
             return False
         document = session.document
         if document.state.find(layer.id) is None:
+            scale = scale_for(document.size, layer.recipe)
             if scale > 1:
                 self._enlarge(session, job_id, layer, scale)
                 return True
@@ -305,7 +301,7 @@ class Workspace(QObject):
             if self._session is not session:
                 return
             if document.committed_state is not before:  # it was edited meanwhile
-                self._enlarge(session, job_id, layer, scale)
+                self.insert_result(job_id, session.document_id, layer)
             elif document.state is not before:  # a stroke is going on
                 QTimer.singleShot(_STROKE_MS, lambda: show(after))
             else:

@@ -39,6 +39,7 @@ from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
 from flux_core.messages import ModelInfo
 
+Fields = dict[type[TaskForm], Wish]
 _NEED_PICTURE = (Action.REFINE, Action.EDIT, Action.UPSCALE)
 _MOST_NAMED = 3  # models that could be got for a task
 _JOBS_PX = 200  # the list of jobs scrolls beyond this height
@@ -220,6 +221,16 @@ class GeneratePanel(QWidget):
         index = self.model.findData(wish.model)
         if index >= 0:
             self.model.setCurrentIndex(index)
+        self._refresh()
+
+    def all_fields(self) -> Fields:
+        """What every form says, also those that are not seen."""
+        return {kind: form.filled_in(Wish()) for kind, form in self.forms.items()}
+
+    def set_all_fields(self, fields: Fields) -> None:
+        """Shows in every form what another panel's said."""
+        for kind, wish in fields.items():
+            self.forms[kind].show_wish(wish)
         self._refresh()
 
     def ask(self) -> None:

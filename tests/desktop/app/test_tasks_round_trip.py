@@ -98,11 +98,22 @@ def test_an_enlargement_makes_canvas_and_layers_larger_in_one_step(live, picture
     assert np.array_equal(render(live.document.state), before)
 
 
+def test_two_enlargements_that_were_asked_for_at_once_make_the_canvas_larger_once(live, picture):
+    live.open(picture)
+    live.window.generate.choose_task(Action.UPSCALE)
+    live.ask("steps=1")
+    live.ask("steps=2")
+    result(live, 3)
+    assert live.document.size == Extent(640, 480)
+
+
 def test_the_form_stays_when_the_language_changes(live, picture):
     live.open(picture)
     live.window.generate.choose_task(Action.UPSCALE)
     live.window.generate.form.detail.set_value(44)
+    live.window.generate.strength.set_value(33)
     live.program.set_language("zh_CN")
     assert live.window.generate.action is Action.UPSCALE
     assert live.window.generate.wish().strength == 0.44
+    assert live.window.generate.strength.value() == 33, "so do those that are not seen"
     assert live.window.generate.button.text() == "放大图片"

@@ -7,7 +7,7 @@ import pytest
 
 from desktop.document import mask
 from desktop.document.compositor import render
-from desktop.document.enlarging import enlarged
+from desktop.document.enlarging import enlarged, scale_for
 from desktop.document.geometry import Extent, Rect
 from desktop.document.layers import GenerativeLayer, GroupLayer, RasterLayer, Recipe, Variant
 from desktop.document.state import DocumentState
@@ -56,3 +56,20 @@ def test_an_empty_layer_stays_empty():
 def test_a_canvas_that_would_be_too_large_is_refused():
     with pytest.raises(RequestInvalid):
         enlarged(DocumentState(size=Extent(9000, 9000)), 4)
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "scale"),
+    [
+        ("upscale", (100, 80), 4),
+        ("upscale", (200, 160), 2),
+        ("upscale", (400, 320), 1),  # another enlargement came before
+        ("upscale", (90, 80), 1),  # the canvas was cut meanwhile
+        ("generate", (100, 80), 1),
+    ],
+)
+def test_the_canvas_grows_as_far_as_the_result_needs(task, size, scale):
+    image = "a" * 64 if task == "upscale" else None
+    request = GenerationRequest(task=task, image=image, width_px=400, height_px=320)
+    recipe = Recipe(request, Rect(0, 0, 400, 320), (Variant(b"", 1),))
+    assert scale_for(Extent(*size), recipe) == scale

@@ -140,7 +140,6 @@ def test_an_enlargement_asks_for_the_canvas_times_its_scale(scene):
     prepared = prepare(scene.committed_state, Wish(action=Action.UPSCALE, scale=4, strength=0.3), TINY)
     request = prepared.request
     assert (request.width_px, request.height_px, request.strength) == (1280, 960, 0.3)
-    assert prepared.scale == 4
     assert prepared.sent_box == Rect(0, 0, 320, 240), "its preview lies on the canvas as it is"
     picture = codec.encode_png(np.full((960, 1280, 3), 9, np.uint8))
     layer = finish(prepared, [(picture, 7)], "0" * 32)
