@@ -113,7 +113,7 @@ class Photographer:
         panel.choose_task(Action.EDIT)
         panel.more.setChecked(True)
         self._shoot_panel(f"form-more-{language}")
-        bar = panel.scroll.verticalScrollBar()
+        bar = panel.fields_scroll.verticalScrollBar()
         bar.setValue(bar.maximum())
         self._shoot_panel(f"form-tuning-{language}")
         panel.more.setChecked(False)

@@ -310,8 +310,8 @@ class GeneratePanel(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        self.scroll = SnugScroll(wishes)
-        column.addWidget(self.scroll)
+        self.fields_scroll = SnugScroll(wishes)
+        column.addWidget(self.fields_scroll)
         column.addLayout(lower)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backends.service.journal import Entry
+from backends.service.retention import blobs_of
+from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec, metadata
-from flux_core.request import ControlKind, Task
+from flux_core.messages import JobRecord, JobState, Lane
+from flux_core.request import ControlKind, GenerationRequest, Task
 
 KONTEXT = ["--model", "flux1-kontext-dev"]
 DEV = ["--model", "flux1-dev"]
@@ -328,3 +332,36 @@ def test_expanding_needs_no_words(flowbrush, photo, tmp_path):
     assert said.code == 0, said.err
     assert "beyond the frame" in request_in(tmp_path / "a.png").prompt
     assert pixels_of("a.png").shape == (90, 160, 3)
+
+
+@pytest.mark.parametrize("kind", ["image", "references", "pictures", "controls", "regions"])
+def test_the_service_wants_every_picture_that_a_request_names(client, noise, kind):
+    here = client.put_blob(codec.encode_png(noise(64, 64, 3, seed=9)))
+    used = {
+        "image": {"task": "edit", "image": here},
+        "references": {"task": "edit", "image": here, "references": (here,)},
+        "pictures": {"task": "vary", "pictures": ({"image": here},)},
+        "controls": {"task": "control", "controls": ({"kind": "canny", "image": here},)},
+        "regions": {"regions": ({"prompt": "a lake", "mask": here},)},
+    }[kind]
+    job = client.submit(GenerationRequest(prompt="x", width_px=64, height_px=64, **used))
+    assert client.wait(job.job_id, lambda _: None, lambda: False).finished is not None
+    missing = json.loads(json.dumps(used).replace(here, "f" * 64))
+    with pytest.raises(RequestInvalid, match="was not sent"):
+        client.submit(GenerationRequest(prompt="x", width_px=64, height_px=64, **missing))
+
+
+def test_every_picture_of_a_job_is_kept_as_long_as_the_job():
+    request = GenerationRequest(
+        task=Task.EDIT,
+        image="1" * 64,
+        references=("2" * 64,),
+        pictures=({"image": "3" * 64},),
+        controls=({"kind": "canny", "image": "4" * 64, "model": "net"},),
+        regions=({"prompt": "x", "mask": "5" * 64},),
+    )
+    record = JobRecord(
+        job_id="j", seq=1, state=JobState.DONE, lane=Lane.INTERACTIVE, request=request, created_at=0.0
+    )
+    entry = Entry(record=record, fingerprint="", acknowledged_at=1.0)
+    assert blobs_of(entry) == {digit * 64 for digit in "12345"}
