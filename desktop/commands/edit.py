@@ -36,7 +36,7 @@ def edit(
     """Change a picture as a text says, with a model such as Kontext; the size stays."""
     from desktop.commands.frame import Blobs, flat, model_for, read_picture
     from desktop.commands.painting import run, write_pictures
-    from flux_core.imaging import codec, sizes
+    from flux_core.imaging import codec, profiles, registration, sizes
     from flux_core.request import Task, build_request
 
     options.check_output(painting.output)
@@ -45,7 +45,7 @@ def edit(
     source = flat(picture.srgb())
     size = (source.shape[1], source.shape[0])
     fitted = sizes.fit(size, sizes.nearest_size(*size, spec.working_side_px, spec.max_side_px))
-    blobs = Blobs()
+    seen, blobs = sizes.fit_picture(source, fitted), Blobs()
     request = build_request(
         task=Task.EDIT,
         prompt=instruction_in(style, text),
@@ -54,26 +54,34 @@ def edit(
         **likes.fields(blobs),
         width_px=fitted.width_px,
         height_px=fitted.height_px,
-        image=blobs.add(codec.encode_png(sizes.fit_picture(source, fitted))),
+        image=blobs.add(codec.encode_png(seen)),
         references=[blobs.add_picture(path) for path in ref or ()],
     )
     screen, outcome = run(painting, request, blobs)
 
     def arrange(result: Pixels) -> Pixels:
-        return _settled(picture, source, sizes.unfit_picture(result, fitted), register, keep_all)
+        edited, before = (sizes.unfit_picture(each, fitted) for each in (result, seen))
+        if register:
+            edited = registration.lay_back(edited, registration.register(before, edited))
+        if keep_all:
+            return profiles.from_srgb(edited, picture.icc)
+        return _kept(picture, source, before, edited)
 
     kept = "" if keep_all else "that the edit left alone"
     write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc, kept=kept)
 
 
-def _settled(picture: Picture, source: Pixels, edited: Pixels, is_registered: bool, is_whole: bool) -> Pixels:
-    """The edit, laid back onto its source, in the file's colours; where nothing changed, the file's bytes."""
-    from flux_core.imaging import change_mask, codec, profiles, registration
+def _kept(picture: Picture, source: Pixels, before: Pixels, edited: Pixels) -> Pixels:
+    """The edit in the file's colours and mode; where it changed nothing, the file's bytes.
 
-    if is_registered:
-        edited = registration.lay_back(edited, registration.register(source, edited))
-    if is_whole:
-        return profiles.from_srgb(edited, picture.icc)
-    mask = change_mask.change_mask(source, edited)
+    Args:
+        picture: The file.
+        source: Its pixels [H, W, 3] in sRGB.
+        before: The source scaled to the model's size and back, so that lost detail is no change.
+        edited: The edit, laid onto the source.
+    """
+    from flux_core.imaging import change_mask, codec, profiles
+
+    mask = change_mask.change_mask(source, edited, round_trip=before)
     matched = profiles.from_srgb(change_mask.match_to_kept(source, edited, mask), picture.icc)
     return codec.in_mode(change_mask.keep_unchanged(picture.pixels, matched, mask), picture.mode)

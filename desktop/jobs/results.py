@@ -34,11 +34,14 @@ def edited(plan: InpaintPlan, piece: Pixels, generated: Pixels, *, is_laid_back:
         generated: [h, w, 3] at the working size.
         is_laid_back: Whether it is moved onto its source, and hidden where it changed nothing.
     """
-    source, result = flat(piece), sizes.unfit_picture(generated, fit_of(plan))
+    source, fitted = flat(piece), fit_of(plan)
+    result = sizes.unfit_picture(generated, fitted)
     shown = plan.alpha
     if is_laid_back:
-        result = registration.lay_back(result, registration.register(source, result))
-        changed = change_mask.change_mask(source, result)
+        # Detail that was lost on the way to the working size and back is no change.
+        before = sizes.unfit_picture(sizes.fit_picture(source, fitted), fitted)
+        result = registration.lay_back(result, registration.register(before, result))
+        changed = change_mask.change_mask(source, result, round_trip=before)
         result = change_mask.match_to_kept(source, result, changed)
         shown = np.minimum(changed, shown)
     is_whole = int(shown.min()) == mask.SHOW

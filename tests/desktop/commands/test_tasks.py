@@ -365,3 +365,10 @@ def test_every_picture_of_a_job_is_kept_as_long_as_the_job():
     )
     entry = Entry(record=record, fingerprint="", acknowledged_at=1.0)
     assert blobs_of(entry) == {digit * 64 for digit in "12345"}
+
+
+def test_fine_detail_that_a_small_working_size_loses_is_no_change(flowbrush, write, noise):
+    picture = noise(500, 700, 3)
+    write("photo.png", picture)
+    assert flowbrush("edit", "photo.png", "echo", *TINY, "-o", "a.png").code == 0
+    assert np.array_equal(pixels_of("a.png"), picture)
