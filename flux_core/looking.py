@@ -309,7 +309,6 @@ Finding = Annotated[
     Field(discriminator="kind"),
 ]
 
-
 _SEVERAL = (LookKind.SCORE, LookKind.EMBED)
 
 

@@ -10,7 +10,7 @@ Source: Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for I
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -151,6 +151,20 @@ def ranks(values: Sequence[float]) -> tuple[int, ...]:
 def ranked(findings: Iterable[ScoreFound]) -> list[ScoreFound]:
     """The best picture first; equals stay in the pictures' order."""
     return sorted(findings, key=lambda found: (found.rank, found.picture))
+
+
+def most_alike(
+    vector: Sequence[float], others: Mapping[str, Sequence[float]], count: int
+) -> list[tuple[str, float]]:
+    """The pictures most like one, the most alike first, each with its cosine.
+
+    Args:
+        vector: Of length 1, as EmbeddingFound gives it.
+        others: Name of a picture -> its vector, by the same helper.
+        count: How many at most.
+    """
+    cosines = {name: sum(a * b for a, b in zip(vector, other, strict=True)) for name, other in others.items()}
+    return sorted(cosines.items(), key=lambda each: (-each[1], each[0]))[:count]
 
 
 def read_suite(path: Path = SUITE_FILE) -> tuple[SuitePrompt, ...]:

@@ -18,6 +18,8 @@ from desktop.commands import (
     bench,
     control,
     demo,
+    depth,
+    describe,
     doctor,
     edit,
     fill,
@@ -27,6 +29,8 @@ from desktop.commands import (
     options,
     plan,
     project,
+    score,
+    segment,
     serve,
     upscale,
     vary,
@@ -53,6 +57,10 @@ app.command("control")(control.control)
 app.command("vary")(vary.vary)
 app.command("upscale")(upscale.upscale)
 app.command("plan")(plan.plan)
+app.command("describe")(describe.describe)
+app.command("segment")(segment.segment)
+app.command("depth")(depth.depth)
+app.command("score")(score.score)
 app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")

@@ -93,8 +93,8 @@ def run_job(
         raise Cancelled("The job was cancelled.")
     if record.failed is not None:
         raise record.failed.as_error()
-    if record.finished is None or not record.finished.images:
-        raise Internal("The job ended without a picture.", "Look into the service's log.")
+    if record.finished is None or not (record.finished.images or record.finished.findings):
+        raise Internal("The job ended without a result.", "Look into the service's log.")
     pictures = tuple(client.get_blob(image.sha256) for image in record.finished.images)
     client.ack(job_id)
     return Outcome(job_id, request, pictures, record.finished, time.monotonic() - started)

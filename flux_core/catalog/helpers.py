@@ -3,8 +3,9 @@
 A helper is a whole folder as transformers saves it: safetensors, config.json and the files of its picture
 and text processors. Rows of one kind of look stand in the order in which they are taken, the best first.
 Only repositories whose layout transformers reads without their own code are here, and only their
-safetensors: Microsoft's Florence-2 and Phi-3 Vision need code of the repository, OpenAI published the 336
-pixel CLIP as a pickle, so rows of other people's conversions stand for them, or none.
+safetensors. So Florence-2 is the community's copy in that layout, the 336 pixel CLIP, which OpenAI published
+as a pickle, somebody's conversion, and Phi-3 Vision has no row: its successor Phi-4 multimodal lies in that
+layout in a branch of its repository only, and is read from a folder of the person's own.
 
 Source: the repositories' file lists. No sha256 is known for certain; the hub's is checked at a download.
 """

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_core.imaging.masks import grown
+from flux_core.imaging.membrane import Grid, membrane
 
 _CELL_PX = 8  # the shift is smooth, so it is solved on a coarse grid
 _RING_FRACTION = 96 / 1024  # width of the ring, of the side of a square of the working area
 _MIN_RING_PX = 256  # with less to measure, no correction is better than a guess
 _MIN_CELL_SHARE = 0.25  # of a cell must be kept pixels for it to be measured
 _MAX_SHIFT = 32.0  # of 255; more is a difference in content
-_SWEEPS = 40
 
 Pixels = NDArray[np.uint8]
-Grid = NDArray[np.float32]
 
 
 def match_colours(
@@ -50,7 +49,7 @@ def match_colours(
     shift = original.astype(np.float32) - generated.astype(np.float32)
     divisor = np.where(is_known, share, np.float32(1))[..., None]
     known = (_cells(shift * kept[..., None]) / divisor).clip(-_MAX_SHIFT, _MAX_SHIFT).astype(np.float32)
-    field = _membrane(_smoothed(known, is_known) * is_known[..., None], is_known)
+    field = membrane(_smoothed(known, is_known) * is_known[..., None], is_known)
     corrected = generated.astype(np.float32) + _enlarged(field, repaint.shape[1], repaint.shape[0])
     return np.clip(np.rint(corrected), 0, 255).astype(np.uint8)
 
@@ -77,40 +76,6 @@ def _sum_3x3(values: Grid) -> Grid:
         for dx in range(3):
             total += padded[dy : dy + height, dx : dx + width]
     return total
-
-
-def _membrane(values: Grid, is_known: NDArray[np.bool_]) -> Grid:
-    """Solves Laplace's equation where cells are unknown, coarse to fine, with free outer borders.
-
-    Args:
-        values: [h, w, 3]; what is not known must be zero.
-        is_known: [h, w], true somewhere.
-    """
-    height, width = is_known.shape
-    if is_known.all():
-        return values
-    if min(height, width) <= 1 or max(height, width) <= 2:
-        mean = values[is_known].mean(axis=0)
-        return np.where(is_known[..., None], values, mean).astype(np.float32)
-    half_known, half_values = _halved(values, is_known)
-    guess = _membrane(half_values, half_known).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
-    field = np.where(is_known[..., None], values, guess)
-    for _ in range(_SWEEPS):
-        padded = np.pad(field, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        around = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
-        field = np.where(is_known[..., None], values, around * np.float32(0.25))
-    return field
-
-
-def _halved(values: Grid, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Grid]:
-    height, width = (side + side % 2 for side in is_known.shape)
-    weights = np.zeros((height, width, 1), np.float32)
-    weights[: is_known.shape[0], : is_known.shape[1], 0] = is_known
-    padded = np.zeros((height, width, values.shape[2]), np.float32)
-    padded[: values.shape[0], : values.shape[1]] = values
-    count = weights.reshape(height // 2, 2, width // 2, 2, 1).sum(axis=(1, 3))
-    total = (padded * weights).reshape(height // 2, 2, width // 2, 2, -1).sum(axis=(1, 3))
-    return count[..., 0] > 0, total / np.maximum(count, 1.0)
 
 
 def _enlarged(field: Grid, width_px: int, height_px: int) -> Grid:

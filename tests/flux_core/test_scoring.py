@@ -65,6 +65,13 @@ def test_the_best_picture_comes_first() -> None:
     assert [each.picture for each in scoring.ranked(found)] == [1, 2, 0]
 
 
+def test_the_pictures_most_alike_come_first_and_equals_by_their_names() -> None:
+    others = {"c": (0.6, 0.8), "b": (1.0, 0.0), "a": (1.0, 0.0), "far": (-1.0, 0.0)}
+    found = scoring.most_alike((1.0, 0.0), others, count=3)
+    assert found == [("a", 1.0), ("b", 1.0), ("c", 0.6)]
+    assert scoring.most_alike((1.0, 0.0), {}, count=3) == []
+
+
 def test_the_suite_names_phrases_that_only_the_longer_text_reaches() -> None:
     suite = scoring.read_suite()
     assert len(suite) >= 12

@@ -7,9 +7,11 @@ comparison. Sizes are the smallest that run; the weights are drawn from a seed.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers as tf
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -19,6 +21,7 @@ from tests.support.peers import randomised
 CLIP_WORDS = Path(__file__).parents[2] / "resources" / "models" / "tiny" / "tokenizer"
 FLORENCE_SIDE_PX = 64
 LLAVA_SIDE_PX = 28
+PHI_SIDE_PX = 28
 SAM_SIDE_PX = 128
 DEPTH_PRO_SIDE_PX = 64
 
@@ -133,8 +136,66 @@ def llava(folder: Path, seed: int = 0) -> Any:
     return _write(folder, model, tokenizer, pictures)
 
 
-def sam2(folder: Path, seed: int = 0, model_type: str = "sam2") -> Any:
-    """A Segment Anything 2 of 128 px; with "sam2_video", config.json says what the published one says."""
+def phi4(folder: Path, seed: int = 0, has_adapter: bool = True) -> Any:
+    """A Phi-4 multimodal of pieces of 28 px, with or without an adapter for pictures beside it."""
+    image, audio = "<|endoftext10|>", "<|endoftext11|>"
+    tokenizer = _words(
+        ["<unk>", "<s>", "</s>", "<pad>"], [image, audio, "<|user|>", "<|end|>", "<|assistant|>"]
+    )
+    ids = tokenizer.convert_tokens_to_ids
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = tf.Phi4MultimodalConfig(
+        **layers,
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+        original_max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=[2, ids("<|end|>")],
+        pad_token_id=3,
+        vision_config={
+            **layers,
+            "num_hidden_layers": 2,
+            "image_size": PHI_SIDE_PX,
+            "crop_size": PHI_SIDE_PX,
+            "patch_size": 7,
+            "image_token_id": ids(image),
+        },
+        audio_config={
+            **layers,
+            "num_blocks": 2,
+            "ext_pw_out_channel": 32,
+            "depthwise_separable_out_channel": 32,
+            "nemo_conv_channels": 16,
+            "audio_token_id": ids(audio),
+        },
+    )
+    model = randomised(tf.Phi4MultimodalForCausalLM(config), gain=1.5, seed=seed)
+    model.generation_config.eos_token_id = [2, ids("<|end|>")]
+    _write(folder, model, tokenizer)
+    if not has_adapter:
+        return model.eval()
+    targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+    names = "|".join(targets)
+    plain = peft.LoraConfig(r=4, lora_alpha=8, target_modules=rf"model\.layers\..*\.({names})")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in an older way
+        peer = peft.get_peft_model(model, plain)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, weight in peer.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    peer.save_pretrained(folder / "vision-lora")
+    return peer.eval()
+
+
+def sam2(folder: Path, seed: int = 0, model_type: str = "sam2", is_one_mask_fixed: bool = False) -> Any:
+    """A Segment Anything 2 of 128 px; with "sam2_video", config.json says what the published one says.
+
+    Asked for one mask, it gives the best of three if that one is unstable, unless `is_one_mask_fixed`.
+    """
     grid = SAM_SIDE_PX // 4
     backbone = {
         "hidden_size": 8,
@@ -159,6 +220,7 @@ def sam2(folder: Path, seed: int = 0, model_type: str = "sam2") -> Any:
             "mlp_dim": 64,
             "num_attention_heads": 2,
             "iou_head_hidden_dim": 32,
+            "dynamic_multimask_via_stability": not is_one_mask_fixed,
         },
     )
     model = randomised(tf.Sam2Model(config), gain=1.0, seed=seed)

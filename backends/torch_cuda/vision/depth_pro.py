@@ -22,6 +22,7 @@ from flux_core.looking import DepthFound, Look
 MIN_NEARNESS, MAX_NEARNESS = 1e-4, 1e4  # one over metres: 0.1 mm to 10 km
 HALF = (0.5, 0.5, 0.5)
 DEFAULT_SIDE_PX = 1536
+MIN_FIELD_OF_VIEW = 0.01  # degrees
 
 
 class DepthPro:
@@ -44,9 +45,8 @@ class DepthPro:
         answer = self._model(pixel_values=self._pixel_values(images[0]))
         on_progress(1.0)
         raw = answer.predicted_depth.float()[:, None]  # [1, 1, h, w]
-        focal_px = None
-        if answer.field_of_view is not None:
-            focal_px = 0.5 * width / math.tan(0.5 * math.radians(float(answer.field_of_view[0])))
+        focal_px = None if answer.field_of_view is None else _focal_px(float(answer.field_of_view[0]), width)
+        if focal_px is not None:
             raw = raw * (width / focal_px)
         large = torch.nn.functional.interpolate(raw, (height, width), mode="bilinear", align_corners=False)
         nearness = large[0, 0].clamp(MIN_NEARNESS, MAX_NEARNESS)
@@ -73,3 +73,10 @@ def load(source: Source) -> DepthPro:
     model = library.load_model(kind, source.folder, source.title, source.device, torch.float32)
     settings = library.read_settings(source.folder, "preprocessor_config.json", source.title)
     return DepthPro(source, model, settings)
+
+
+def _focal_px(field_of_view_degrees: float, width_px: int) -> float | None:
+    """Of the lens that sees so many degrees over a picture's width; None if no lens does."""
+    if not MIN_FIELD_OF_VIEW <= field_of_view_degrees <= 180.0 - MIN_FIELD_OF_VIEW:
+        return None
+    return 0.5 * width_px / math.tan(0.5 * math.radians(field_of_view_degrees))

@@ -97,7 +97,8 @@ def load_model(kind: Any, folder: Path, title: str, device: torch.device, dtype:
         kind: The class.
         folder: Of the helper.
         title: What to call the helper in an error.
-        device, dtype: Where and in what its weights are.
+        device: Where its weights go.
+        dtype: In what they are held.
 
     Raises:
         Corrupt: Weights are missing, do not fit the configuration, or are damaged.

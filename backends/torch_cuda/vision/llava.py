@@ -14,8 +14,8 @@ from typing import Any
 from backends.torch_cuda.vision import library
 from backends.torch_cuda.vision.pictures import Pixels, as_image
 from backends.torch_cuda.vision.registry import Looked, Source
-from backends.torch_cuda.vision.writing import generate
-from flux_core.looking import Describe, Look, TextFound
+from backends.torch_cuda.vision.writing import answer, generate
+from flux_core.looking import Describe, Look
 
 DEFAULT_QUESTION = "Describe this picture in detail."
 
@@ -39,13 +39,7 @@ class Llava:
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         ids = generate(self._model, dict(inputs), look.max_tokens, on_progress)
         new = ids[0, inputs["input_ids"].shape[1] :]
-        answer = self._processor.decode(new, skip_special_tokens=True).strip()
-        is_cut = len(new) >= look.max_tokens and int(new[-1]) not in self._ends()
-        return Looked((TextFound(model=self._source.model, text=answer, is_cut=is_cut),))
-
-    def _ends(self) -> list[int]:
-        ends = self._model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
+        return Looked((answer(self._source.model, self._model, self._processor, new, look.max_tokens),))
 
 
 def load(source: Source) -> Llava:

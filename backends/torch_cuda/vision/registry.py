@@ -93,6 +93,7 @@ FAMILIES = (
         (LookKind.CAPTION, LookKind.GROUND, LookKind.SEGMENT_PHRASE),
     ),
     Family(("llava",), f"{_HERE}.llava", (LookKind.DESCRIBE,)),
+    Family(("phi4_multimodal",), f"{_HERE}.phi4", (LookKind.DESCRIBE,)),
     Family(("clip",), f"{_HERE}.clip", (LookKind.SCORE, LookKind.EMBED)),
     Family(("sam2", "sam2_video"), f"{_HERE}.sam2", (LookKind.SEGMENT_POINTS,)),
     Family(("depth_anything",), f"{_HERE}.depth_anything", (LookKind.DEPTH,)),

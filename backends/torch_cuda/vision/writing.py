@@ -1,4 +1,4 @@
-"""Letting a helper write: token by token, with progress and a cancel after each."""
+"""Letting a helper write, with progress and a cancel after each token, and reading what it wrote."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from flux_core.looking import TextFound
 
 
 def generate(
@@ -32,3 +34,19 @@ def generate(
     return model.generate(
         **inputs, max_new_tokens=max_tokens, do_sample=False, stopping_criteria=[after_token], **how
     )
+
+
+def answer(helper: str, model: Any, tokenizer: Any, new: Tensor, max_tokens: int) -> TextFound:
+    """What a model has written, as a finding.
+
+    Args:
+        helper: Id of the helper.
+        model: That wrote; knows the tokens that end a text.
+        tokenizer: That reads token ids.
+        new: [L] the ids after those it was given.
+        max_tokens: Where it would have been cut.
+    """
+    ends = model.generation_config.eos_token_id
+    is_ended = len(new) > 0 and int(new[-1]) in (ends if isinstance(ends, list) else [ends])
+    text = tokenizer.decode(new, skip_special_tokens=True).strip()
+    return TextFound(model=helper, text=text, is_cut=len(new) >= max_tokens and not is_ended)

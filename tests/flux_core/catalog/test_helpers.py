@@ -1,4 +1,4 @@
-"""Every kind of look has a helper in the catalog, as safetensors and without code, and the first one is taken."""
+"""Every kind of look has a helper in the catalog, as safetensors and without code; the first one is taken."""
 
 from __future__ import annotations
 

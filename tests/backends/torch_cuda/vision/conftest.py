@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from backends.torch_cuda.vision.look import look
+from backends.torch_cuda import vision
 from backends.torch_cuda.vision.registry import Looked
 from flux_core.catalog.helpers import folder_of_helper
 from flux_core.looking import Look
@@ -63,7 +63,7 @@ def ask(tmp_path: Path) -> Ask:
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Looked:
         report = Report(said.append if said is not None else lambda message: None, is_cancelled)
-        return look(
+        return vision.look(
             request,
             images,
             lambda model: folder_of_helper(model, (tmp_path,)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import DPTImageProcessorPil
 
 from flux_core.looking import Box, Depth, Point, SegmentPoints
@@ -55,7 +57,7 @@ def test_one_click_gives_the_best_of_three_masks(have, ask, model_type: str) -> 
 
 
 def test_several_clicks_and_a_box_give_one_mask_and_all_of_them_matter(have, ask) -> None:
-    model = have("sam2.1-large", vision_folders.sam2, seed=3)
+    model = have("sam2.1-large", vision_folders.sam2, seed=3, is_one_mask_fixed=True)
     points = (Point(x_px=50, y_px=10), Point(x_px=5, y_px=35, is_positive=False))
     box = Box(left_px=20, top_px=5, right_px=60, bottom_px=30)
     looked = ask(SegmentPoints(points=points, box=box), PICTURE)
@@ -134,3 +136,18 @@ def test_depth_pro_knows_metres_where_it_knows_the_lens(have, ask, use_fov_model
     assert found.farthest_m == pytest.approx(1 / nearness.min(), rel=1e-4)
     lens = 0.5 * WIDTH / math.tan(0.5 * math.radians(float(answer.field_of_view[0])))
     assert found.focal_length_px == pytest.approx(lens, rel=1e-5)
+
+
+def test_a_field_of_view_that_no_lens_has_gives_a_map_without_metres(tmp_path: Path, have, ask) -> None:
+    have("shelf", vision_folders.depth_pro, use_fov_model=True)
+    shutil.copytree(tmp_path / "shelf", tmp_path / "depth-pro")
+    path = tmp_path / "depth-pro/model.safetensors"
+    head = "fov_model.head.layers"
+    save_file(
+        {name: value * 0 if head in name else value for name, value in load_file(path).items()},
+        path,
+        {"format": "pt"},
+    )
+    looked = ask(Depth(model="depth-pro"), PICTURE)
+    assert (looked.findings[0].nearest_m, looked.findings[0].focal_length_px) == (None, None)
+    assert looked.pictures[0].max() == 255

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessorPil,
-    Florence2ForConditionalGeneration,
     Florence2Processor,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -28,7 +27,7 @@ PICTURE = pixels(HEIGHT, WIDTH)
 IMAGE = Image.fromarray(PICTURE[..., :3])
 
 
-def _florence(folder: Path, text: str, task: str):
+def _florence(model, folder: Path, text: str, task: str):
     """What the peer answers to words as they stand in its processor."""
     parsers = {"pure_text": {}, "phrase_grounding": {}, "polygons": {}}
     processor = Florence2Processor(
@@ -36,7 +35,6 @@ def _florence(folder: Path, text: str, task: str):
         AutoTokenizer.from_pretrained(folder),
         post_processor_config=parsers,
     )
-    model = Florence2ForConditionalGeneration.from_pretrained(folder)
     inputs = processor(text=text, images=IMAGE, return_tensors="pt")
     with torch.inference_mode():
         ids = model.generate(**inputs, max_new_tokens=63, num_beams=3, do_sample=False)
@@ -56,18 +54,20 @@ def test_a_caption_is_florences_at_each_length(
     tmp_path: Path, have, ask, length: CaptionLength, task: str
 ) -> None:
     folder = tmp_path / "florence-2-large"
-    have(folder.name, florence2)
+    model = have(folder.name, florence2)
     found = ask(Caption(length=length), PICTURE).findings
-    assert found[0].text == _florence(folder, task, task)
+    assert found[0].text == _florence(model, folder, task, task)
     assert len(found[0].text) > 20
 
 
 def test_every_phrase_is_grounded_by_itself_inside_of_the_picture(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "florence-2-large"
-    have(folder.name, florence2)
+    model = have(folder.name, florence2)
     found = ask(Ground(phrases=("a cat", "the sea")), PICTURE).findings[0]
     task = "<CAPTION_TO_PHRASE_GROUNDING>"
-    theirs = [(p, box) for p in ("a cat", "the sea") for box in _florence(folder, task + p, task)["bboxes"]]
+    theirs = [
+        (p, box) for p in ("a cat", "the sea") for box in _florence(model, folder, task + p, task)["bboxes"]
+    ]
     assert {each.label for each in found.boxes} == {"a cat", "the sea"}
     expected = []
     for phrase, (x0, y0, x1, y1) in theirs:
@@ -81,11 +81,11 @@ def test_every_phrase_is_grounded_by_itself_inside_of_the_picture(tmp_path: Path
 
 def test_a_phrase_gives_a_mask_of_florences_polygons(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "florence-2-large"
-    have(folder.name, florence2)
+    model = have(folder.name, florence2)
     looked = ask(SegmentPhrase(phrase="a cat"), PICTURE)
     task = "<REFERRING_EXPRESSION_SEGMENTATION>"
     canvas = Image.new("L", (WIDTH, HEIGHT))
-    for instance in _florence(folder, task + "a cat", task)["polygons"]:
+    for instance in _florence(model, folder, task + "a cat", task)["polygons"]:
         for flat in instance:
             if len(flat) >= 6:
                 corners = list(zip(flat[0::2], flat[1::2], strict=True))
@@ -107,7 +107,7 @@ def test_a_phrase_cannot_write_the_models_own_tokens(have, ask) -> None:
 
 def test_an_answer_is_llavas(tmp_path: Path, have, ask) -> None:
     folder = tmp_path / "llava-1.5-7b"
-    have(folder.name, llava)
+    model = have(folder.name, llava)
     found = ask(Describe(question="How many <image> cats?", max_tokens=12), PICTURE).findings[0]
     processor = LlavaProcessor(
         CLIPImageProcessorPil.from_pretrained(folder),
@@ -119,9 +119,7 @@ def test_an_answer_is_llavas(tmp_path: Path, have, ask) -> None:
     text = "USER: <image>\nHow many   cats? ASSISTANT:"
     inputs = processor(text=text, images=IMAGE, return_tensors="pt")
     with torch.inference_mode():
-        ids = LlavaForConditionalGeneration.from_pretrained(folder).generate(
-            **inputs, max_new_tokens=12, do_sample=False
-        )
+        ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert found.text == processor.decode(new, skip_special_tokens=True).strip()
     assert found.text
