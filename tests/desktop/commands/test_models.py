@@ -75,7 +75,7 @@ def test_the_list_holds_every_row_with_its_licence_and_state(program, models: Pa
     assert rows["ae"]["is_installed"] is True
     assert rows["flux1-dev"]["is_installed"] is False
     assert rows["flux1-redux-dev"]["works_with"] == ["flux1-dev", "flux1-krea-dev", "flux1-schnell"]
-    assert rows["flux1-fill-dev"]["tasks"] == []
+    assert rows["flux1-fill-dev"]["tasks"] == ["fill"]
 
 
 def test_inspect_says_what_a_file_is(program, tmp_path: Path) -> None:
