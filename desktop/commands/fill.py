@@ -69,7 +69,8 @@ def fill(
     seen, work_mask = inpaint.extract(srgb, plan)
     if meant is not None:
         seen = prefill(seen, work_mask, meant.row.prefill, meant.row.falloff_px)
-    frame, blobs = Frame.of(plan), Blobs()
+    added = (0, 0, 0, 0) if outpaint is None else notation.parse_sides(outpaint)
+    frame, blobs = Frame.of(plan, added), Blobs()
     fields = painting.fields(spec)
     if meant is not None and painting.guidance is None and meant.guidance is not None:
         fields["guidance"] = meant.guidance

@@ -54,16 +54,19 @@ class Frame:
 
     Attributes:
         plan: The piece; None is a picture that is not cut.
+        added: Pixels that were added to the picture on the left, above, right and below: what was drawn over
+            the picture as it was is taken, too.
     """
 
     width_px: int
     height_px: int
     plan: InpaintPlan | None = None
+    added: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
-    def of(cls, plan: InpaintPlan) -> Frame:
+    def of(cls, plan: InpaintPlan, added: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Frame:
         """The piece that a plan sends."""
-        return cls(plan.work_width_px, plan.work_height_px, plan)
+        return cls(plan.work_width_px, plan.work_height_px, plan, added)
 
     def mask_of(self, path: Path) -> bytes:
         """A grey mask file as the PNG that a request takes, at the frame's size."""
@@ -86,8 +89,15 @@ class Frame:
         return codec.encode_png(pixels)
 
     def _checked(self, pixels: Pixels, name: str) -> Pixels:
+        """The pixels at the size of the picture with what was added."""
         assert self.plan is not None
-        check_same_size(pixels, self.plan.picture_size, name)
+        left, top, right, bottom = self.added
+        width, height = self.plan.picture_size
+        before = (width - left - right, height - top - bottom)
+        if (pixels.shape[1], pixels.shape[0]) != (width, height):
+            check_same_size(pixels, before, name)
+            sides = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
+            pixels = np.pad(pixels, sides, mode="constant" if pixels.ndim == 2 else "edge")
         return pixels
 
 

@@ -367,6 +367,24 @@ def test_every_picture_of_a_job_is_kept_as_long_as_the_job():
     assert blobs_of(entry) == {digit * 64 for digit in "12345"}
 
 
+def test_a_region_may_be_painted_before_or_after_the_picture_was_extended(
+    flowbrush, photo, write, client, tmp_path
+):
+    before, after = np.zeros((90, 120), np.uint8), np.zeros((90, 160), np.uint8)
+    before[20:60, 20:60] = 255
+    after[:, 40:] = before
+    write("before.png", before)
+    write("after.png", after)
+    masks = []
+    for name in ("before.png", "after.png"):
+        said = flowbrush(
+            "fill", "photo.png", "x", "--outpaint", "40,0,0,0", "--region", f"{name}:a lake", "-o", "a.png"
+        )
+        assert said.code == 0, said.err
+        masks.append(client.get_blob(request_in(tmp_path / "a.png").regions[0].mask))
+    assert masks[0] == masks[1]
+
+
 def test_fine_detail_that_a_small_working_size_loses_is_no_change(flowbrush, write, noise):
     picture = noise(500, 700, 3)
     write("photo.png", picture)
