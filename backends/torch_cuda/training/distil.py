@@ -43,6 +43,9 @@ class Distillation:
     )  # height and width; they take turns  # fmt: skip
     small_count: int = 512  # walks under way up to 128 px
     large_count: int = 256
+    texts: int = 4096  # captions held ready as text states
+    texts_chunk: int = 256  # encoded at a time
+    texts_every: int = 4  # steps between renewals of a chunk
 
 
 class Lesson(NamedTuple):
@@ -58,14 +61,80 @@ class Lesson(NamedTuple):
     vec: Tensor
 
 
+class Texts:
+    """Text states of many captions, kept ready and slowly renewed: the text encoders do not change here.
+
+    Args:
+        teacher: Nets of the flow stage.
+        tables: Their constant tables.
+        new_captions: Where captions come from.
+        numbers: Of the stage.
+        amp: Autocast, as in the flow stage.
+    """
+
+    def __init__(
+        self,
+        teacher: FlowNets,
+        tables: Conditioner,
+        new_captions: NewCaptions,
+        numbers: Distillation,
+        amp: Any,
+    ) -> None:
+        self._teacher = teacher
+        self._tables = tables
+        self._new_captions = new_captions
+        self._numbers = numbers
+        self._amp = amp
+        parts = [self._chunk() for _ in range(max(1, numbers.texts // numbers.texts_chunk))]
+        self._txt, self._vec = (torch.cat(column) for column in zip(*parts, strict=True))
+        self._next = self._draws = 0
+
+    @torch.no_grad()
+    def encode(self, captions: Captions) -> tuple[Tensor, Tensor]:
+        """T5 states [B, L, D] and CLIP pooled state [B, D] in float32."""
+        with self._amp():
+            txt, vec = self._tables.text(self._teacher, captions)
+        return txt.float(), vec.float()
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """States of `count` random captions; now and then some new ones come in."""
+        self._draws += 1
+        if self._draws % self._numbers.texts_every == 0:
+            self._renew()
+        index = torch.randint(0, len(self._txt), (count,), device=self._txt.device)
+        return self._txt[index], self._vec[index]
+
+    def _renew(self) -> None:
+        place = slice(self._next, self._next + self._numbers.texts_chunk)
+        self._txt[place], self._vec[place] = self._chunk()
+        self._next = (self._next + self._numbers.texts_chunk) % len(self._txt)
+
+    def _chunk(self) -> tuple[Tensor, Tensor]:
+        return self.encode(self._new_captions(self._numbers.texts_chunk))
+
+
+class _Walking(NamedTuple):
+    """Where every walk is: tokens, steps done, steps in all, guidance, text states; one row each."""
+
+    x: Tensor
+    at: Tensor
+    steps: Tensor
+    guidance: Tensor
+    txt: Tensor
+    vec: Tensor
+
+
 class Walks:
     """Many guided walks of the teacher at once, each with its own caption, guidance and number of steps.
+
+    Walks that are over begin again by a masked choice between two full sets, never by counting them:
+    every shape stays fixed, and the device never waits for the processor to read a number.
 
     Args:
         teacher: Nets of the flow stage.
         tables: Their constant tables.
         empty: The empty prompt.
-        new_captions: Where captions come from.
+        texts: Captions as text states.
         size: Height and width in latents.
         count: Walks under way.
         numbers: Of the stage.
@@ -77,7 +146,7 @@ class Walks:
         teacher: FlowNets,
         tables: Conditioner,
         empty: Captions,
-        new_captions: NewCaptions,
+        texts: Texts,
         size: tuple[int, int],
         count: int,
         numbers: Distillation,
@@ -85,66 +154,70 @@ class Walks:
     ) -> None:
         self._teacher = teacher
         self._tables = tables
-        self._new_captions = new_captions
+        self._texts = texts
         self._numbers = numbers
         self._amp = amp
+        self._count = count
         self.size = size
-        device = tables.device
-        length = size[0] * size[1] // 4
-        self._x = torch.empty(count, length, 64, device=device)
-        self._at = torch.zeros(count, device=device)  # steps done
-        self._steps = torch.ones(count, device=device)
-        self._guidance = torch.ones(count, device=device)
-        txt, vec = self._encode(empty)
-        self._no_txt, self._no_vec = txt.expand(count, -1, -1), vec.expand(count, -1)
-        self._txt, self._vec = torch.empty_like(self._no_txt), torch.empty_like(self._no_vec)
-        self._begin(torch.ones(count, dtype=torch.bool, device=device))
-        self._at = (torch.rand(count, device=device) * self._steps).floor()  # not all at the same level
+        txt, vec = texts.encode(empty)
+        self._no_txt, self._no_vec = txt.repeat(count, 1, 1), vec.repeat(count, 1)
+        begun = self._begin()
+        at = (torch.rand_like(begun.steps) * begun.steps).floor()  # not all at the same level
+        self._now = begun._replace(at=at)
 
     @torch.no_grad()
     def next(self) -> Lesson:
         """One lesson from every walk; the walks then go one step on."""
-        sigma = 1.0 - self._at / self._steps
+        now = self._now
+        sigma = 1.0 - now.at / now.steps
         ones = torch.ones_like(sigma)
         transformer, pe = self._teacher.transformer.model, self._tables.rotary(self.size)
         with self._amp():
-            with_text = transformer(self._x, self._txt, self._vec, sigma, ones, pe).float()
-            without = transformer(self._x, self._no_txt, self._no_vec, sigma, ones, pe).float()
-        target = without + self._guidance[:, None, None] * (with_text - without)
-        lesson = Lesson(
-            self._x.clone(), sigma, self._guidance.clone(), target, self._txt.clone(), self._vec.clone()
+            with_text = transformer(now.x, now.txt, now.vec, sigma, ones, pe).float()
+            without = transformer(now.x, self._no_txt, self._no_vec, sigma, ones, pe).float()
+        target = without + now.guidance[:, None, None] * (with_text - without)
+        moved = now._replace(x=now.x - target / now.steps[:, None, None], at=now.at + 1)
+        is_over = moved.at >= moved.steps - 0.5
+        self._now = _Walking(
+            *(_chosen(is_over, new, old) for new, old in zip(self._begin(), moved, strict=True))
         )
-        self._x = self._x - target / self._steps[:, None, None]
-        self._at = self._at + 1
-        is_over = self._at >= self._steps - 0.5
-        if bool(is_over.any()):
-            self._begin(is_over)
-        return lesson
+        return Lesson(now.x, sigma, now.guidance, target, now.txt, now.vec)
 
     @torch.no_grad()
-    def _begin(self, which: Tensor) -> None:
-        numbers, count = self._numbers, int(which.sum())
-        device = self._x.device
+    def _begin(self) -> _Walking:
+        """As many fresh walks as there are rows."""
+        numbers, count, device = self._numbers, self._count, self._tables.device
         low, high = numbers.guidance_range
         guidance = low + (high - low) * torch.rand(count, device=device)
         is_usual = torch.rand(count, device=device) < numbers.usual_share
         fewest, most = numbers.walk_steps
-        self._x[which] = torch.randn(count, *self._x.shape[1:], device=device)
-        self._at[which] = 0.0
-        self._steps[which] = torch.randint(fewest, most + 1, (count,), device=device).float()
-        self._guidance[which] = torch.where(is_usual, numbers.usual_guidance, guidance)
-        txt, vec = self._encode(self._new_captions(count))
-        self._txt[which], self._vec[which] = txt, vec
+        txt, vec = self._texts.draw(count)
+        return _Walking(
+            x=torch.randn(count, self.size[0] * self.size[1] // 4, 64, device=device),
+            at=torch.zeros(count, device=device),
+            steps=torch.randint(fewest, most + 1, (count,), device=device).float(),
+            guidance=torch.where(is_usual, numbers.usual_guidance, guidance),
+            txt=txt,
+            vec=vec,
+        )
 
-    @torch.no_grad()
-    def _encode(self, captions: Captions) -> tuple[Tensor, Tensor]:
-        with self._amp():
-            txt, vec = self._tables.text(self._teacher, captions)
-        return txt.float(), vec.float()
+
+def _chosen(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of `new` where `which` [B] is true, else of `old`."""
+    return torch.where(which.view(-1, *[1] * (old.ndim - 1)), new, old)
 
 
 class Rounds:
-    """Which walks a step learns from: the sizes take turns. Arguments as for Walks."""
+    """Which walks a step learns from: the sizes take turns.
+
+    Args:
+        teacher: Nets of the flow stage.
+        tables: Their constant tables.
+        empty: The empty prompt.
+        new_captions: Where captions come from.
+        numbers: Of the stage.
+        amp: Autocast, as in the flow stage.
+    """
 
     def __init__(
         self,
@@ -155,8 +228,9 @@ class Rounds:
         numbers: Distillation,
         amp: Any,
     ) -> None:
+        texts = Texts(teacher, tables, new_captions, numbers, amp)
         self._make = lambda size_px: Walks(
-            teacher, tables, empty, new_captions, (size_px[0] // 8, size_px[1] // 8),
+            teacher, tables, empty, texts, (size_px[0] // 8, size_px[1] // 8),
             numbers.small_count if max(size_px) <= 128 else numbers.large_count, numbers, amp,
         )  # fmt: skip
         self._sizes_px = numbers.sizes_px

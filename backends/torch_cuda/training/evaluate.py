@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from backends.torch_cuda.training import autoencoder, flow, judge
+from backends.torch_cuda.training.data.captions import named
+from backends.torch_cuda.training.data.pack import Pack
+from backends.torch_cuda.training.data.palette import contrasts
 from backends.torch_cuda.training.scenes import Captions, Scenes
 from flux_core.catalog import AutoencoderConfig
 from flux_core.conditioning.packing import unpack
@@ -31,28 +35,92 @@ SHEET_PROMPTS = (
     "a red balloon on a white background with blue dots",
     "a donut on a pink and white checkered background",
 )
+_SHEET_COLOURS = ("white", "blue", "yellow", "green", "pink", "black")
 
 
-@torch.no_grad()
-def draw(
-    nets: flow.FlowNets,
-    ae: autoencoder.AutoencoderNets,
-    config: AutoencoderConfig,
-    tables: flow.Conditioner,
-    captions: Captions,
-    amp: Any,
-    *,
-    num_steps: int,
-    guidance: float,
-    side_px: int = 256,
-    seed: int = 1,
-    empty: Captions | None = None,
-) -> Tensor:
-    """Pictures [B, side, side, 3] in [0, 1] for captions; see flow.sample for `empty`."""
-    size = (side_px // 8, side_px // 8)
-    tokens = flow.sample(nets, tables, captions, size, num_steps, guidance, seed, amp, empty)
-    latents = unpack(nets.transformer.model.ops, tokens, *size) / config.scale + config.shift
-    return autoencoder.decode(ae, latents, amp)
+class Setting(NamedTuple):
+    """How held-out captions are drawn."""
+
+    num_steps: int
+    guidance: float
+    side_px: int = 256
+    is_base: bool = False  # the nets of the flow stage, guided by two evaluations
+
+    @property
+    def name(self) -> str:
+        kind = "base_" if self.is_base else ""
+        return f"{kind}{self.side_px}px_{self.num_steps}steps_g{self.guidance}"
+
+
+SETTINGS = (
+    *(Setting(20, 3.5), Setting(20, 3.5, is_base=True), Setting(20, 3.5, side_px=128)),
+    *(Setting(20, 2.0), Setting(20, 5.0), Setting(8, 3.5)),
+)
+"""In order of importance: a deadline cuts the last ones."""
+SECONDS_A_SETTING = 10.0
+"""Left before the deadline, below which no further setting is drawn."""
+
+
+class Pictures:
+    """Draws captions with trained nets.
+
+    Args:
+        ae: The autoencoder.
+        config: Its numbers.
+        tables: Constant tables of the model.
+        empty: The empty prompt.
+        amp: Autocast.
+    """
+
+    def __init__(
+        self,
+        ae: autoencoder.AutoencoderNets,
+        config: AutoencoderConfig,
+        tables: flow.Conditioner,
+        empty: Captions,
+        amp: Any,
+    ) -> None:
+        self._ae = ae
+        self._config = config
+        self._tables = tables
+        self._empty = empty
+        self._amp = amp
+
+    @torch.no_grad()
+    def draw(
+        self,
+        nets: flow.FlowNets,
+        captions: Captions,
+        setting: Setting,
+        is_guided_twice: bool,
+        seed: int = 1,
+    ) -> Tensor:
+        """Pictures [B, side, side, 3] in [0, 1]; undistilled nets are guided by two evaluations a step."""
+        size = (setting.side_px // 8, setting.side_px // 8)
+        tokens = flow.sample(
+            nets, self._tables, captions, size, setting.num_steps, setting.guidance, seed, self._amp,
+            self._empty if is_guided_twice else None,
+        )  # fmt: skip
+        latents = unpack(nets.transformer.model.ops, tokens, *size)
+        return autoencoder.decode(self._ae, latents / self._config.scale + self._config.shift, self._amp)
+
+
+def object_prompts(pack: Pack) -> list[str]:
+    """One prompt for every object, on a background that its drawing stands out from."""
+    prompts: list[str] = []
+    for index in range(len(pack.names)):
+        own = pack.infos[index * len(pack.styles)].colour
+        turn = index % len(_SHEET_COLOURS)
+        colours = [*_SHEET_COLOURS[turn:], *_SHEET_COLOURS[:turn]]
+        background = next(colour for colour in colours if contrasts(own, colour))
+        prompts.append(f"{named(index)} on a {background} background")
+    return prompts
+
+
+def missed_objects(eye: judge.Judge, images: Tensor, names: Sequence[str], amp: Any) -> list[str]:
+    """Names of the objects that the judge does not see in their pictures, which are in the same order."""
+    seen = judge.answers(eye, images, amp)["object"]
+    return [f"{name} ({names[int(seen[i])]})" for i, name in enumerate(names) if int(seen[i]) != i]
 
 
 def score(eye: judge.Judge, images: Tensor, truth: Scenes, amp: Any) -> dict[str, float]:

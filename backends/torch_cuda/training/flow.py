@@ -93,10 +93,15 @@ def build(spec: ModelSpec, device: torch.device) -> FlowNets:
 
 def compile_nets(nets: FlowNets) -> None:
     """Compiles every block; call after copies that must stay eager were made."""
-    compile_calls([nets.transformer.model], "double_blocks")
-    compile_calls([nets.transformer.model], "single_blocks")
+    compile_transformer(nets)
     compile_calls([nets.t5.model], "blocks")
     compile_calls([nets.clip.model], "layers")
+
+
+def compile_transformer(nets: FlowNets) -> None:
+    """Compiles the transformer's blocks alone, for stages whose text encoders hardly run."""
+    compile_calls([nets.transformer.model], "double_blocks")
+    compile_calls([nets.transformer.model], "single_blocks")
 
 
 class Conditioner:

@@ -84,14 +84,18 @@ def loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, images: Tensor, labels: dict[str, Tensor], amp: Any) -> dict[str, float]:
-    """Fraction right per label, over the scenes where the label is defined."""
+def answers(judge: Judge, images: Tensor, amp: Any) -> dict[str, Tensor]:
+    """The class [B] that the judge gives every picture, per label."""
     judge.eval()
     with amp():
         parts = [judge(prepare(chunk)) for chunk in images.split(128)]
+    return {name: torch.cat([part[name] for part in parts]).argmax(1) for name in judge.heads}
+
+
+def accuracy(judge: Judge, images: Tensor, labels: dict[str, Tensor], amp: Any) -> dict[str, float]:
+    """Fraction right per label, over the scenes where the label is defined."""
     out: dict[str, float] = {}
-    for name in judge.heads:
-        guess = torch.cat([part[name] for part in parts]).argmax(1)
+    for name, guess in answers(judge, images, amp).items():
         known = labels[name] >= 0
         if int(known.sum()):
             out[name] = (guess[known] == labels[name][known]).float().mean().item()

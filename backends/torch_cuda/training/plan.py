@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.torch_cuda.training import autoencoder, distil, flow
+from backends.torch_cuda.training import autoencoder, distil, flow, mend
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Seconds of each stage and sizes of batches; a JSON file may replace any field."""
 
-    judge_s: float = 35.0
+    judge_s: float = 40.0
     autoencoder_s: float = 280.0
-    text_s: float = 20.0
-    flow_s: float = 980.0
+    text_s: float = 30.0
+    mend_s: float = 60.0
+    flow_s: float = 1150.0  # or what the deadline leaves
     distil_s: float = 110.0
+    after_flow_s: float = 200.0  # kept before the deadline for distil, its start, and all that follows
+    after_distil_s: float = 60.0  # for export and evaluate
+    start_s: float = 12.0  # until a stage's first step, once its shapes are compiled
     small_until: float = 0.2  # fraction of the flow stage that sees 128 px only
     batch_small: int = 512
     batch_large: int = 256
@@ -26,12 +30,13 @@ class Plan:
     pool_large: int = 32_768
     pool_wide: int = 8_192
     pool_chunk: int = 512
-    renew_every: int = 96  # steps
+    renew_every: int = 128  # steps
     is_graphed: bool = True  # steps captured as CUDA graphs
     held_out: int = 256  # scenes of the fixed evaluation list
     autoencoder: autoencoder.AutoencoderTraining = field(default_factory=autoencoder.AutoencoderTraining)
     flow: flow.FlowTraining = field(default_factory=flow.FlowTraining)
     distil: distil.Distillation = field(default_factory=distil.Distillation)
+    mend: mend.Mending = field(default_factory=mend.Mending)
 
     @staticmethod
     def read(path: Path | None) -> Plan:
@@ -43,6 +48,7 @@ class Plan:
             "autoencoder": autoencoder.AutoencoderTraining,
             "flow": flow.FlowTraining,
             "distil": distil.Distillation,
+            "mend": mend.Mending,
         }
         for name, kind in kinds.items():
             if name in values:

@@ -8,6 +8,7 @@ captured graphs run on this machine, and how fast.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 
 import torch
@@ -25,18 +26,8 @@ _LOG = logging.getLogger("training")
 _FOREVER_S = 3600.0
 
 
-def compile_ahead(
-    spec: ModelSpec, plan: Plan, source: SceneSource, empty: Captions, num_steps: int = 160
-) -> None:
-    """Runs every compiled shape of the autoencoder, flow and distil stages, on nets of its own.
-
-    Args:
-        spec: Sizes of the model.
-        plan: As the stages get it.
-        source: For pictures and captions.
-        empty: The empty prompt.
-        num_steps: Of the flow stage and of the distil stage; the four sizes take turns.
-    """
+def compile_autoencoder(spec: ModelSpec, plan: Plan, source: SceneSource) -> None:
+    """Runs every compiled shape of the autoencoder stage, on nets of its own; arguments as below."""
     is_compiled = source.device.type == "cuda"
     for whole_from in (2.0, -1.0):
         nets = autoencoder.build(spec.autoencoder, source.device, is_compiled)
@@ -44,37 +35,49 @@ def compile_ahead(
         eye = judge.Judge(feed.LABELS).to(source.device)
         autoencoder.train(nets, source, eye, numbers, _stage("warm autoencoder", 2))
         _LOG.info("warm: the autoencoder is compiled, whole pictures %s", whole_from < 0)
+
+
+def compile_flow(
+    spec: ModelSpec, plan: Plan, source: SceneSource, empty: Captions, num_steps: int = 30
+) -> None:
+    """Runs every compiled shape of the flow and distil stages, on nets of its own; 128 px comes first.
+
+    Args:
+        spec: Sizes of the model.
+        plan: As the stages get it.
+        source: For pictures and captions.
+        empty: The empty prompt.
+        num_steps: Of each stage; the sizes take turns, and each needs five to be captured and replayed.
+    """
     tables = flow.Conditioner(spec, source.device)
     batches = _Fixed(plan, source)
     student, teacher = flow.build(spec, source.device), flow.build(spec, source.device)
-    if is_compiled:
+    if source.device.type == "cuda":
         flow.compile_nets(student)
-        flow.compile_nets(teacher)
+        flow.compile_transformer(teacher)
     state = flow.RunState(student.parameters, plan.flow.lr)
     flow.train(
         student, tables, batches.draw, empty, plan.flow, _stage("warm flow", num_steps),
         source.amp, state, plan.is_graphed,
     )  # fmt: skip
     _LOG.info("warm: the flow stage is compiled")
+    del state
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the captured steps of flow hold memory that the stages beside may need
     state = flow.RunState(student.transformer.parameters, plan.distil.lr)
     rounds = distil.Rounds(
         teacher, tables, empty, lambda count: captions_of(source.arrays(count)), plan.distil, source.amp
     )
     distil.train(
-        student,
-        tables,
-        rounds,
-        plan.distil,
-        _stage("warm distil", num_steps),
-        source.amp,
-        state,
-        plan.is_graphed,
-    )
+        student, tables, rounds, plan.distil, _stage("warm distil", num_steps),
+        source.amp, state, plan.is_graphed,
+    )  # fmt: skip
     _LOG.info("warm: the distil stage is compiled")
 
 
 def _stage(name: str, num_steps: int) -> Stage:
-    return Stage(name, _FOREVER_S, log_every=40, num_steps=num_steps)
+    return Stage(name, _FOREVER_S, log_every=max(1, num_steps // 5), num_steps=num_steps)
 
 
 class _Fixed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from random import Random
 
+from backends.torch_cuda.training.data import word_ids
 from backends.torch_cuda.training.data.objects import THINGS
 from backends.torch_cuda.training.data.palette import COLOURS, OTHER_WORDS
 from backends.torch_cuda.training.data.scenes import (
@@ -80,12 +81,8 @@ _NUMBERS = {2: ("two", "2"), 3: ("three", "3")}
 _ROW = ("", "", " in a row", " side by side")
 
 
-MAX_MARKS = 26
-"""Words and punctuation marks of the longest caption, so that every caption fits 32 tokens."""
-
-
 def caption(scene: Scene, rng: Random, is_complete: bool = False) -> str:
-    """One caption for a scene, at most MAX_MARKS words and punctuation marks long.
+    """One caption for a scene, short enough for both text encoders.
 
     Args:
         scene: What to describe.
@@ -94,7 +91,7 @@ def caption(scene: Scene, rng: Random, is_complete: bool = False) -> str:
     """
     while True:
         text = _caption(scene, rng, is_complete)
-        if text.count(" ") + 1 + text.count(",") + 2 * text.count("-") <= MAX_MARKS:
+        if word_ids.committed().fits(text):
             return text
 
 
@@ -116,6 +113,11 @@ def held_out_captions(sampler: Sampler, count: int, seed: int = HELD_OUT_SEED) -
     """The fixed evaluation list: scenes with complete captions."""
     rng = Random(seed + 1)
     return [(scene, caption(scene, rng, is_complete=True)) for scene in held_out(sampler, count, seed)]
+
+
+def named(thing: int) -> str:
+    """An object's plain name with its article: "an apple", "scissors"."""
+    return _with_article(THINGS[thing].name, thing)
 
 
 def words() -> list[str]:
@@ -163,7 +165,9 @@ def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -
         plural = _noun(items[0], scene, rng, is_complete, is_plural=True)
         return f"{rng.choice(_NUMBERS[len(items)])} {plural}{rng.choice(_ROW)}"
     if len(items) == 2:
-        return rng.choice(_PAIRS).format(*(_article(_noun(i, scene, rng, is_complete)) for i in items))
+        return rng.choice(_PAIRS).format(
+            *(_with_article(_noun(i, scene, rng, is_complete), i.thing) for i in items)
+        )
     noun = _noun(items[0], scene, rng, is_complete)
     size = items[0].size
     if size > 0.72 and rng.random() < 0.4:
@@ -173,7 +177,7 @@ def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -
     elif rng.random() < 0.05 and not is_complete:
         noun = f"{rng.choice(_ADJECTIVES)} {noun}"
     if with_article:
-        noun = _article(noun)
+        noun = _with_article(noun, items[0].thing)
     if scene.place == 0 and rng.random() < 0.85:
         return noun
     if scene.place and not is_complete and rng.random() < 0.08:
@@ -199,8 +203,13 @@ def _colour(index: int, rng: Random) -> str:
     return OTHER_WORDS[name] if name in ("purple", "cyan") and rng.random() < 0.15 else name
 
 
+def _with_article(noun: str, thing: int) -> str:
+    return noun if THINGS[thing].is_bare else _article(noun)
+
+
 def _article(noun: str) -> str:
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
+    is_vowel = noun[0] in "aeiou" and not noun.startswith("uni")  # spoken as "you"
+    return ("an " if is_vowel else "a ") + noun
 
 
 _PATTERN_TEXTS = (

@@ -7,7 +7,6 @@ passes between the processes.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import queue
 from pathlib import Path
@@ -21,10 +20,9 @@ from backends.torch_cuda.training.data.objects import THINGS
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.palette import COLOURS
 from backends.torch_cuda.training.data.scenes import BACKGROUNDS, MAX_ITEMS, PLACES, Sampler, Scene
+from backends.torch_cuda.training.data.word_ids import Words
 from flux_core.errors import Internal
 
-TEXT_TOKENS = 32
-WORDS_FILE = Path(__file__).with_name("words.json")
 LABELS: dict[str, int] = {
     "object": len(THINGS),
     "second": len(THINGS),
@@ -40,43 +38,6 @@ LABELS: dict[str, int] = {
 """Label name -> number of classes; -1 in a batch means that the label does not apply."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-
-
-class Words:
-    """Token ids of everything a caption can hold, word by word, for both text encoders.
-
-    Both tokenizers split at spaces first, so the ids of a caption are the ids of its space-separated
-    parts joined; the table is made and checked by data.tokenizers.
-    """
-
-    def __init__(self, path: Path = WORDS_FILE) -> None:
-        table = json.loads(path.read_text())
-        self._clip: dict[str, list[int]] = table["clip"]
-        self._t5: dict[str, list[int]] = table["t5"]
-        self.clip_start: int = table["clip_start"]
-        self.clip_end: int = table["clip_end"]
-        self.t5_end: int = table["t5_end"]
-
-    def encode(self, text: str, length: int = TEXT_TOKENS) -> tuple[list[int], list[int], int]:
-        """T5 ids and CLIP ids, each padded to `length`, and the index of CLIP's first end of text.
-
-        Raises:
-            Internal: A word is not in the table, or the text does not fit.
-        """
-        t5: list[int] = []
-        clip = [self.clip_start]
-        try:
-            for part in text.split():
-                t5 += self._t5[part]
-                clip += self._clip[part]
-        except KeyError as error:
-            raise Internal(f"The word table does not know {error}.", "Build the tokenizers again.") from error
-        end = len(clip)
-        if len(t5) + 1 > length or end + 1 > length:
-            raise Internal(f"The caption {text!r} needs more than {length} tokens.")
-        t5 += [self.t5_end] + [0] * (length - len(t5) - 1)
-        clip += [self.clip_end] * (length - end)
-        return t5, clip, end
 
 
 def arrays(sampler: Sampler, scenes: list[Scene], captions: list[str], words: Words) -> Arrays:

@@ -25,6 +25,7 @@ class Thing:
         outline: The line drawing is a filled or hatched shape; draw its outline instead.
         body_hue: Hue in degrees of what is recoloured, where the most common hue is not the body.
         hue_reach: How far from that hue the body's shading goes, in turns.
+        is_bare: Its singular takes no article: scissors, grapes.
         least_saturation: Below it, a pixel does not belong to a coloured body.
     """
 
@@ -35,6 +36,7 @@ class Thing:
     recolour: bool = False
     flip: bool = True
     floats: bool = False
+    is_bare: bool = False
     line_code: str = ""
     outline: bool = False
     body_hue: float | None = None
@@ -111,4 +113,60 @@ THINGS: tuple[Thing, ...] = (
     _thing("1f41f", "fish/fish", colour="blue", recolour=True),
     _thing("1f98b", "butterfly/butterflies", recolour=True, floats=True),
     _thing("1f986", "duck/ducks"),
+    _thing("1f430", "rabbit/rabbits, bunny/bunnies", recolour=True),
+    _thing("1f43c", "panda/pandas, panda bear/panda bears, panda face/panda faces"),
+    _thing("1f437", "pig/pigs, pig face/pig faces", colour="pink", recolour=True),
+    _thing("1f438", "frog/frogs, frog face/frog faces", colour="green", recolour=True),
+    _thing("1f981", "lion/lions, lion face/lion faces"),
+    _thing("1f98a", "fox/foxes, fox face/fox faces", colour="orange", recolour=True),
+    _thing("1f427", "penguin/penguins"),
+    _thing("1f989", "owl/owls"),
+    _thing("1f422", "turtle/turtles", colour="green", recolour=True),
+    _thing("1f419", "octopus/octopuses", colour="orange", recolour=True, hue_reach=0.2),
+    _thing("1f418", "elephant/elephants", colour="gray", recolour=True),
+    _thing("1f992", "giraffe/giraffes", recolour=True),
+    _thing("1f984", "unicorn/unicorns, unicorn face/unicorn faces"),
+    _thing("1f40c", "snail/snails", colour="brown", recolour=True),
+    _thing("1f41d", "bee/bees", floats=True),
+    _thing("1f41e", "ladybug/ladybugs", colour="red", recolour=True),
+    _thing("1f433", "whale/whales", colour="blue", recolour=True),
+    _thing("1f980", "crab/crabs", colour="red", recolour=True),
+    _thing("1f996", "dinosaur/dinosaurs", colour="green", recolour=True),
+    _thing("1f350", "pear/pears", recolour=True, hue_reach=0.16),
+    _thing("1f347", "grapes/bunches of grapes", is_bare=True, colour="purple", recolour=True),
+    _thing("1f352", "cherries/pairs of cherries", is_bare=True, colour="red", recolour=True),
+    _thing("1f349", "watermelon/watermelons, slice of watermelon/slices of watermelon"),
+    _thing("1f34d", "pineapple/pineapples"),
+    _thing("1f9c1", "cupcake/cupcakes", colour="pink", recolour=True),
+    _thing("1f383", "pumpkin/pumpkins", colour="orange", recolour=True),
+    _thing("1f384", "christmas tree/christmas trees", colour="green", recolour=True),
+    _thing("1f334", "palm tree/palm trees"),
+    _thing("1f341", "leaf/leaves, maple leaf/maple leaves", colour="red", recolour=True),
+    _thing("1f33c", "flower/flowers, daisy/daisies"),
+    _thing("1f68c", "bus/buses"),
+    _thing("1f69a", "truck/trucks", colour="yellow", recolour=True),
+    _thing("1f682", "train/trains, steam train/steam trains"),
+    _thing("1f681", "helicopter/helicopters", colour="orange", recolour=True, floats=True),
+    _thing("2693", "anchor/anchors", colour="blue", recolour=True),
+    _thing("1f3f0", "castle/castles"),
+    _thing("2702", "scissors/pairs of scissors", is_bare=True, colour="red", recolour=True),
+    _thing("1f4a1", "light bulb/light bulbs", colour="yellow", recolour=True),
+    _thing("23f0", "alarm clock/alarm clocks, clock/clocks", colour="red", recolour=True),
+    _thing("1f4f7", "camera/cameras"),
+    _thing("1f4bb", "laptop/laptops, computer/computers"),
+    _thing("1f381", "gift/gifts, present/presents, gift box/gift boxes", colour="yellow", recolour=True),
+    _thing("1f451", "crown/crowns", recolour=True),
+    _thing("1f48e", "diamond/diamonds, gem/gems", colour="blue", recolour=True),
+    _thing("1f576", "sunglasses/pairs of sunglasses", is_bare=True),
+    _thing("1f457", "dress/dresses", colour="blue", recolour=True),
+    _thing("1f3c0", "basketball/basketballs", colour="orange", recolour=True),
+    _thing("1f9f8", "teddy bear/teddy bears", recolour=True),
+    _thing("270f", "pencil/pencils", colour="orange", recolour=True),
+    _thing("1f512", "lock/locks, padlock/padlocks", recolour=True),
+    _thing("1f525", "fire/fires, flame/flames", colour="orange", recolour=True),
+    _thing("1f308", "rainbow/rainbows", floats=True),
+    _thing("26a1", "lightning bolt/lightning bolts", colour="orange", recolour=True, floats=True),
+    _thing("2744", "snowflake/snowflakes", colour="blue", recolour=True, floats=True),
+    _thing("1fa90", "planet/planets, ringed planet/ringed planets", recolour=True, floats=True),
+    _thing("1f480", "skull/skulls", colour="white", recolour=True),
 )

@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw
 
 from backends.torch_cuda.training.data.captions import caption
 from backends.torch_cuda.training.data.compose import Composer
-from backends.torch_cuda.training.data.feed import Words, arrays
+from backends.torch_cuda.training.data.feed import arrays
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.scenes import Sampler
+from backends.torch_cuda.training.data.word_ids import Words
 
 COLUMNS = 8
 _TEXT_PX = 46

@@ -2,7 +2,8 @@
 
 CLIP's is a byte-level BPE (vocab.json, merges.txt), T5's a SentencePiece Unigram (spiece.model and the
 same model as tokenizer.json); both know the captions' words whole, common prompt words, and can spell
-anything else. The word table that training uses comes from the finished files, so they cannot differ.
+anything else. The word table that training uses comes from the finished files, so they cannot differ;
+new objects need only a new table, and weights that know the old words stay good.
 
 Sources: openai/clip simple_tokenizer.py (byte alphabet, splitting pattern); google/sentencepiece
 sentencepiece_model.proto (field numbers).
@@ -22,9 +23,9 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from backends.torch_cuda.training.data.captions import caption, words
-from backends.torch_cuda.training.data.feed import TEXT_TOKENS, WORDS_FILE
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.scenes import Sampler
+from backends.torch_cuda.training.data.word_ids import WORDS_FILE
 
 VOCABULARY = 2048
 COMMON_WORDS = Path(__file__).with_name("common_words.txt")
@@ -259,20 +260,19 @@ def _write_json(path: Path, value: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the tiny family's tokenizers and the word table.")
-    parser.add_argument("--pack", type=Path, required=True, help="file that data.pack made")
+    parser.add_argument("--pack", type=Path, help="file that data.pack made; without it the tokenizers stay")
     parser.add_argument("--into", type=Path, required=True, help="the model's folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sampler, rng = Sampler(Pack.load(arguments.pack)), Random(20)
-    captions = [caption(sampler.scene(rng), rng) for _ in range(20_000)]
-    write_clip(arguments.into / "tokenizer")
-    write_t5(arguments.into / "tokenizer_2", captions)
+    if arguments.pack is not None:
+        sampler, rng = Sampler(Pack.load(arguments.pack)), Random(20)
+        captions = [caption(sampler.scene(rng), rng) for _ in range(20_000)]
+        write_clip(arguments.into / "tokenizer")
+        write_t5(arguments.into / "tokenizer_2", captions)
     clip = open_clip(arguments.into / "tokenizer")
     t5 = Tokenizer.from_file(str(arguments.into / "tokenizer_2" / "tokenizer.json"))
     WORDS_FILE.write_text(json.dumps(word_table(clip, t5), ensure_ascii=False) + "\n", encoding="utf-8")
-    longest = max(max(len(clip.encode(text).ids), len(t5.encode(text).ids)) for text in captions)
     log.info("vocabularies %d and %d", clip.get_vocab_size(), t5.get_vocab_size())
-    log.info("longest caption %d of %d tokens", longest, TEXT_TOKENS)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from backends.torch_cuda.training.data.captions import caption
 from backends.torch_cuda.training.data.compose import Composer
-from backends.torch_cuda.training.data.feed import LABELS, TEXT_TOKENS, Feed, Words, arrays
+from backends.torch_cuda.training.data.feed import LABELS, Feed, arrays
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.palette import COLOURS, name_of
 from backends.torch_cuda.training.data.scenes import BACKGROUNDS, LINE, Item, Sampler, Scene
+from backends.torch_cuda.training.data.word_ids import TEXT_TOKENS, Words
 from flux_core.errors import Corrupt, Internal, ModelMissing
 from tests.support.training_pack import disc_pack
 

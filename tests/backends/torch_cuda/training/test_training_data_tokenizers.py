@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from backends.torch_cuda.training.data.captions import caption
-from backends.torch_cuda.training.data.feed import TEXT_TOKENS, Words
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.data.tokenizers import VOCABULARY, open_clip, word_table
+from backends.torch_cuda.training.data.word_ids import TEXT_TOKENS, Words
 from tests.support.training_pack import disc_pack
 
 FOLDER = Path(__file__).parents[4] / "resources" / "models" / "tiny"

@@ -1,0 +1,117 @@
+"""Mends the decoder's border without moving its latents or the rest of its pictures.
+
+The decoder that ships leaves a speck in the top left corner, even of a constant latent. The encoder stays
+as it is; near the border the decoder learns from the true pictures, elsewhere from what it gave before. At
+half the size, where it is 9 dB worse, it learns from the true pictures everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backends.torch_cuda.training import autoencoder, checkpoint
+from backends.torch_cuda.training.clock import Stage
+from backends.torch_cuda.training.network import Average, adamw, set_rate
+from backends.torch_cuda.training.scenes import SceneSource
+
+_LOG = logging.getLogger("training")
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """Numbers of the stage."""
+
+    batch_size: int = 16
+    side_px: int = 256
+    lr: float = 2e-4
+    border_px: int = 12
+    border_weight: float = 2.0
+    corner_weight: float = 6.0  # the corners are few pixels
+    photo_share: float = 0.1
+
+
+def train(nets: autoencoder.AutoencoderNets, source: SceneSource, numbers: Mending, stage: Stage) -> None:
+    """Trains the decoder in place for as long as the stage lasts; ends with averaged weights."""
+    before = copy.deepcopy(nets.decoder.model)
+    parameters = nets.decoder.parameters
+    optimiser = adamw(parameters, numbers.lr, beta2=0.98, decay=0.0)
+    average = Average(parameters.values())
+    for step in stage.steps():
+        set_rate(optimiser, numbers.lr * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - stage.fraction))
+        is_whole = step % 2 == 1  # 256 px, else 128
+        side_px = numbers.side_px if is_whole else numbers.side_px // 2
+        x = resized(source.crops(numbers.batch_size, numbers.side_px, numbers.photo_share), side_px)
+        with torch.no_grad(), source.amp():
+            z = nets.encoder.model.moments(x * 2 - 1).float().chunk(2, dim=-1)[0]
+            old = before.raw(z).float() if is_whole else x * 2 - 1
+        with source.amp():
+            y = nets.decoder.model.raw(z)
+        weights = border(side_px, numbers, x.device)
+        target = torch.where(weights > 0, x * 2 - 1, old)
+        loss = ((y.float() - target).abs() * (1.0 + weights)).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
+        optimiser.step()
+        average.update(step, 0.99)
+        stage.log(step, loss=loss)
+    average.swap()
+
+
+def mend(
+    nets: autoencoder.AutoencoderNets,
+    source: SceneSource,
+    truth: Tensor,
+    numbers: Mending,
+    stage: Stage,
+    file: Path,
+) -> None:
+    """Trains, logs what it did to the pictures `truth` [B, H, W, 3], and writes both halves to `file`."""
+    _report("before", nets, source, truth)
+    train(nets, source, numbers, stage)
+    _report("after", nets, source, truth)
+    half = {name: p.to(torch.bfloat16).contiguous() for name, p in nets.state().items()}
+    checkpoint.save(file, half)
+
+
+def _report(when: str, nets: autoencoder.AutoencoderNets, source: SceneSource, truth: Tensor) -> None:
+    for side_px in (truth.shape[1], truth.shape[1] // 2):
+        x = resized(truth, side_px)
+        z = autoencoder.encode(nets, x, source.amp, 32)
+        y = autoencoder.decode(nets, z, source.amp, 32)
+        inside = autoencoder.psnr(y[:, 16:-16, 16:-16], x[:, 16:-16, 16:-16])
+        _LOG.info(
+            "mend %s, %d px: %.2f dB, inside %.2f dB, top left corner off by %.3f",
+            when, side_px, autoencoder.psnr(y, x), inside, corner_error(y, x),
+        )  # fmt: skip
+
+
+def resized(images: Tensor, side_px: int) -> Tensor:
+    """Pictures [B, H, W, 3] at another size."""
+    if images.shape[1] == side_px:
+        return images
+    small = functional.interpolate(images.permute(0, 3, 1, 2), size=(side_px, side_px), mode="area")
+    return small.permute(0, 2, 3, 1).contiguous()
+
+
+def border(side_px: int, numbers: Mending, device: Any) -> Tensor:
+    """Extra weight of every pixel [side, side, 1]: 0 inside, more at the border, most in the corners."""
+    at = torch.arange(side_px, device=device)
+    is_edge = torch.minimum(at, side_px - 1 - at) < numbers.border_px
+    sides = is_edge[:, None].int() + is_edge[None, :].int()
+    table = torch.tensor([0.0, numbers.border_weight, numbers.corner_weight], device=device)
+    return table[sides][..., None]
+
+
+def corner_error(images: Tensor, truth: Tensor, corner_px: int = 8) -> float:
+    """Greatest mean over pictures of the absolute error of a pixel in the top left corner, in [0, 1]."""
+    error = (images - truth)[:, :corner_px, :corner_px].abs().mean(-1)
+    return error.mean(0).max().item()
