@@ -101,12 +101,13 @@ class Program(QObject):
         self._remember(language=language)
         self._language = language
         old, wish = self.window, self.window.generate.wish()
-        models = old.generate.models
+        models, fields = old.generate.models, old.generate.all_fields()
         geometry = old.geometry_text()
         old.discard()
         self.window = self._build_window()
         self.window.set_geometry_text(geometry)
         self.window.generate.set_models(models)
+        self.window.generate.set_all_fields(fields)
         self.window.generate.set_wish(wish)
         self.window.show()
 

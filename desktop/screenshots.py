@@ -2,6 +2,7 @@
 
 `python -m desktop.screenshots --into FOLDER [--scale 2]` opens the window without a screen, paints a mask on
 a photo by the same events that a pen makes, lets a real service fill it, and writes a PNG of each state.
+With `--forms` it takes the panel with the form of each task instead.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from PySide6.QtWidgets import QApplication
 from backends.remote.client import ServiceClient
 from backends.remote.local import ensure_service
 from desktop.app import RESOURCES_DIR, Program
+from desktop.i18n import LANGUAGES
 from desktop.jobs.job import JobDelivered, JobEnded, JobPreviewed
+from desktop.jobs.wish import Action
 from desktop.tools.settings import ToolName
+from desktop.views.forms.forms import TASKS
 from flux_core.errors import ModelMissing
 
 SIZE = (1360, 860)
@@ -100,6 +104,28 @@ class Photographer:
             self._program.tools.tool = ToolName.BRUSH
             self.shoot("4-filled")
 
+    def shoot_forms(self, language: str) -> None:
+        """The panel with each task's form, and once with everything open."""
+        panel = self._program.window.generate
+        for entry in TASKS:
+            panel.choose_task(entry.action)
+            self._shoot_panel(f"form-{entry.action or 'fits'}-{language}")
+        panel.choose_task(Action.EDIT)
+        panel.more.setChecked(True)
+        self._shoot_panel(f"form-more-{language}")
+        bar = panel.fields_scroll.verticalScrollBar()
+        bar.setValue(bar.maximum())
+        self._shoot_panel(f"form-tuning-{language}")
+        panel.more.setChecked(False)
+
+    def _shoot_panel(self, name: str) -> None:
+        self._program.window.generate.prompt.setFocus()
+        for _ in range(6):  # as above, and the window makes room
+            QApplication.processEvents()
+        file = self._into / f"{name}{self._suffix}.png"
+        self._program.window.generate.grab().save(str(file))
+        self.files.append(file)
+
 
 class _Wait:
     """Waits for the first of some signals, from now on."""
@@ -144,6 +170,22 @@ def take(program: Program, photo: Path, prompt: str, into: Path, suffix: str) ->
     return photographer.files
 
 
+def take_forms(program: Program, photo: Path, into: Path, suffix: str) -> list[Path]:
+    """Takes the panel's forms in every language with a program that was not begun yet; returns the files."""
+    photographer = Photographer(program, into, suffix)
+    program.window.resize(*SIZE)
+    program.window.show()
+    ready = _Wait(program.jobs.service_known, program.jobs.failed)
+    program.begin()
+    ready.wait()
+    photographer.open(photo)
+    for language in LANGUAGES:
+        program.set_language(language)
+        program.window.resize(*SIZE)
+        photographer.shoot_forms(language)
+    return photographer.files
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Writes the pictures and their names; returns the exit code."""
     parser = argparse.ArgumentParser(description="Writes pictures of the window.")
@@ -152,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photo", type=Path, default=PHOTO, help="the picture to open")
     parser.add_argument("--prompt", default="a red apple on a brown background", help="what to fill in")
     parser.add_argument("--engine", default="auto", help="as for flowbrush serve")
+    parser.add_argument("--forms", action="store_true", help="only the forms of the tasks, in every language")
     given = parser.parse_args(arguments)
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     os.environ["QT_SCALE_FACTOR"] = f"{given.scale:g}"
@@ -165,7 +208,12 @@ def main(arguments: list[str] | None = None) -> int:
             lambda: ServiceClient(ensure_service(home, engine=given.engine, idle_exit_s=5.0)),
             language="en",
         )
-        for file in take(program, given.photo, given.prompt, given.into, f"@{given.scale:g}x"):
+        suffix = f"@{given.scale:g}x"
+        if given.forms:
+            files = take_forms(program, given.photo, given.into, suffix)
+        else:
+            files = take(program, given.photo, given.prompt, given.into, suffix)
+        for file in files:
             sys.stdout.write(f"{file}\n")
         program.end()
     return 0

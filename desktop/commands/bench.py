@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from desktop import notation
 from desktop.commands import options
+from desktop.commands.groups import Painting
 from desktop.commands.options import Backend
 from desktop.commands.screen import Screen
 
@@ -79,9 +81,9 @@ def first_picture(
 
     screen = Screen(json)
     spec = catalog.find(model)
-    width, height = options.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
-    common = options.request_fields(spec, prompt, 7, steps, None, options.PrecisionName.AUTO)
-    request = build_request(**common, width_px=width, height_px=height)
+    width, height = notation.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
+    painting = Painting(output=Path(), seed=7, steps=steps)
+    request = build_request(**painting.fields(spec), prompt=prompt, width_px=width, height_px=height)
     with tempfile.TemporaryDirectory(prefix="flowbrush-bench-") as folder:
         started = time.monotonic()
         process = _start_service(Path(folder))

@@ -74,7 +74,7 @@ def demo(
         from desktop.files.flat import export_picture, open_picture
         from desktop.files.ora import save_ora
         from desktop.jobs import plan
-        from desktop.jobs.job import Wish
+        from desktop.jobs.wish import Wish
         from flux_core import catalog
     with watch.part("open the photo and paint the mask"):
         spec = catalog.find(model)
@@ -86,7 +86,7 @@ def demo(
     with watch.part("start the service"):
         client = connect()
     with client, watch.part("let the model paint"):
-        blobs = (prepared.image_png, prepared.mask_png)
+        blobs = prepared.all_blobs
         outcome = run_job(client, prepared.request, screen, blobs=blobs, backend=backend)
     with watch.part("put the answer into a new layer"):
         layer = plan.finish(prepared, [(outcome.pictures[0], prepared.request.seed)], new_id())

@@ -8,111 +8,103 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from desktop import notation
 from desktop.commands import options
-from desktop.commands.options import Backend, PrecisionName
-from desktop.commands.screen import Screen
+from desktop.commands.groups import Likes, Maps, Painting, Places, Words, grouped
 
 if TYPE_CHECKING:
-    from desktop.commands.run_job import Outcome
+    from flux_core.imaging.codec import Pixels
 
 
+@grouped
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the picture should show.")],
-    output: options.Output,
-    model: options.Model = "tiny",
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's best by default.")] = None,
-    lora: options.Lora = None,
-    precision: options.PrecisionOption = PrecisionName.AUTO,
-    backend: options.BackendOption = Backend.AUTO,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    painting: Painting,
+    words: Words,
+    likes: Likes,
+    maps: Maps,
+    places: Places,
+    size: options.Size = None,
 ) -> None:
     """Make a picture from text."""
-    from desktop.commands.run_job import connect, run_job
-    from flux_core import catalog
-    from flux_core.imaging import codec, metadata
+    from desktop.commands.frame import Blobs, Frame, model_for
+    from desktop.commands.painting import run, write_pictures
     from flux_core.request import Task, build_request
-    from flux_core.storage import write_atomically
 
-    options.check_output(output)
-    spec = catalog.find(model)
-    width, height = options.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
+    options.check_output(painting.output)
+    spec = model_for(painting.model, Task.GENERATE)
+    width, height = notation.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
+    frame, blobs = Frame(width, height), Blobs()
     request = build_request(
         task=Task.GENERATE,
-        **options.request_fields(spec, prompt, seed, steps, guidance, precision, lora),
+        prompt=prompt,
+        **painting.fields(spec),
+        **words.fields(),
+        **likes.fields(blobs),
+        **maps.fields(frame, blobs),
+        **places.fields(frame, blobs),
         width_px=width,
         height_px=height,
     )
-    screen = Screen(json)
-    with connect() as client:
-        outcome = run_job(client, request, screen, backend=backend)
-    pixels = codec.decode(outcome.pictures[0], "the result")[..., :3]
-    recipe = metadata.Recipe.of(request)
-    write_atomically(output, metadata.encode(pixels, codec.format_of(output.name), recipe))
-    report(screen, outcome, output, width, height)
+    screen, outcome = run(painting, request, blobs)
+    write_pictures(screen, outcome, painting.output)
 
 
+@grouped
 def transform(
     image: Annotated[Path, typer.Argument(help="The picture to start from.")],
     prompt: Annotated[str, typer.Argument(help="What it should show.")],
-    output: options.Output,
+    painting: Painting,
+    words: Words,
+    likes: Likes,
+    maps: Maps,
+    places: Places,
     strength: options.Strength = 0.6,
-    model: options.Model = "tiny",
-    seed: options.Seed = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    lora: options.Lora = None,
-    precision: options.PrecisionOption = PrecisionName.AUTO,
-    backend: options.BackendOption = Backend.AUTO,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Grey picture of the same size: how much of the strength each place has."),
+    ] = None,
 ) -> None:
     """Make a picture from another picture and text; the size stays."""
     import numpy as np
 
-    from desktop.commands.run_job import blob_name, connect, run_job
-    from flux_core import catalog
-    from flux_core.imaging import codec, inpaint, metadata, profiles
+    from desktop.commands.frame import Blobs, Frame, check_same_size, model_for, read_picture, whole
+    from desktop.commands.painting import run, write_pictures
+    from flux_core.imaging import codec, inpaint, profiles
     from flux_core.request import Task, build_request
-    from flux_core.storage import write_atomically
 
-    options.check_output(output)
-    spec = catalog.find(model)
-    picture = codec.read(options.read_input(image), image.name)
-    everything = np.full(picture.pixels.shape[:2], 255, np.uint8)
-    settings = inpaint.suggest_settings(everything, spec.working_side_px, spec.max_side_px)
-    plan = inpaint.plan_inpaint(
-        everything, replace(settings, feather_px=0, context=0.0, is_colour_matched=False)
-    )
+    options.check_output(painting.output)
+    spec = model_for(painting.model, Task.TRANSFORM)
+    picture = read_picture(image)
     pixels = picture.srgb()
-    source = codec.encode_png(inpaint.extract(pixels, plan)[0])
+    plan = whole(pixels.shape[1], pixels.shape[0], spec)
+    frame, blobs = Frame.of(plan), Blobs()
+    grey = None if mask is None else codec.decode_grey(options.read_input(mask), mask.name)
+    if mask is not None and grey is not None:
+        check_same_size(grey, plan.picture_size, f"The mask {mask.name}")
     request = build_request(
         task=Task.TRANSFORM,
-        **options.request_fields(spec, prompt, seed, steps, guidance, precision, lora),
+        prompt=prompt,
+        **painting.fields(spec),
+        **words.fields(),
+        **likes.fields(blobs),
+        **maps.fields(frame, blobs),
+        **places.fields(frame, blobs),
         width_px=plan.work_width_px,
         height_px=plan.work_height_px,
-        image=blob_name(source),
+        image=blobs.add(codec.encode_png(inpaint.extract(pixels, plan)[0])),
+        mask=None if grey is None else blobs.add(codec.encode_png(frame.mask(grey, f"{mask}"))),
         strength=strength,
     )
-    screen = Screen(json)
-    with connect() as client:
-        outcome = run_job(client, request, screen, blobs=(source,), backend=backend)
-    patch = inpaint.place(pixels, plan, codec.decode(outcome.pictures[0], "the result"))
-    result = profiles.from_srgb(patch.pixels, picture.icc)
-    recipe = metadata.Recipe.of(request)
-    data = metadata.encode(result, codec.format_of(output.name), recipe, icc=picture.icc)
-    write_atomically(output, data)
-    report(screen, outcome, output, result.shape[1], result.shape[0])
+    screen, outcome = run(painting, request, blobs)
 
+    def arrange(result: Pixels) -> Pixels:
+        patch = inpaint.place(pixels, plan, result)
+        patch = replace(patch, pixels=profiles.from_srgb(patch.pixels, picture.icc))
+        if grey is None:
+            return patch.pixels
+        patch = replace(patch, alpha=np.where(grey > 0, np.uint8(255), np.uint8(0)))
+        return codec.in_mode(inpaint.apply(picture.pixels, patch), picture.mode)
 
-def report(screen: Screen, outcome: Outcome, output: Path, width_px: int, height_px: int) -> None:
-    """Says what was written."""
-    seed = outcome.request.seed
-    size = f"{width_px} x {height_px}"
-    for warning in outcome.finished.warnings:
-        screen.note(warning)
-    screen.say(f"Wrote {output} ({size}, seed {seed}); the model took {outcome.wall_s:.1f} s.")
-    screen.result({"file": str(output), "width_px": width_px, "height_px": height_px, **outcome.summary()})
+    kept = "" if mask is None else "where the mask is black"
+    write_pictures(screen, outcome, painting.output, arrange, icc=picture.icc, kept=kept)

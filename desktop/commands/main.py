@@ -16,19 +16,24 @@ import typer
 
 from desktop.commands import (
     bench,
+    control,
     demo,
     depth,
     describe,
     doctor,
+    edit,
     fill,
     generate,
     jobs,
     models,
     options,
+    plan,
     project,
     score,
     segment,
     serve,
+    upscale,
+    vary,
     window,
 )
 from desktop.commands.screen import Screen
@@ -47,6 +52,11 @@ app.command("open")(window.open_window)
 app.command("generate")(generate.generate)
 app.command("transform")(generate.transform)
 app.command("fill")(fill.fill)
+app.command("edit")(edit.edit)
+app.command("control")(control.control)
+app.command("vary")(vary.vary)
+app.command("upscale")(upscale.upscale)
+app.command("plan")(plan.plan)
 app.command("describe")(describe.describe)
 app.command("segment")(segment.segment)
 app.command("depth")(depth.depth)
@@ -110,7 +120,7 @@ def _report(err: Exception, screen: Screen, arguments: list[str]) -> int:
         return 1
     usage = getattr(err, "format_message", None)  # the parser's own errors, whichever click typer brings
     if usage is not None:
-        message = str(usage()).replace("Value error, ", "")
+        message = " ".join(str(usage()).replace("Value error, ", "").split())
         hint = "See flowbrush --help, or --help after the command."
         screen.error(RequestInvalid.code, message if message.endswith(".") else f"{message}.", hint)
         return 2

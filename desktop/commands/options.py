@@ -1,19 +1,17 @@
-"""Options that several commands share, declared once, and how their values are read."""
+"""Options that several commands share, each declared once, and the checks of the files they name.
+
+Which of them go together is in groups.py; how their values are written is in notation.py.
+"""
 
 from __future__ import annotations
 
-import random
-import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flux_core.errors import RequestInvalid
-
-if TYPE_CHECKING:
-    from flux_core.catalog import ModelSpec
 
 MAX_INPUT_BYTES = 2**30
 
@@ -26,84 +24,128 @@ class Backend(StrEnum):
     MLX = "mlx"
 
 
+# As the enums of flux_core.request, which is too heavy to import for --help; a test compares them.
+
+
 class PrecisionName(StrEnum):
-    """As flux_core.request.Precision, which is too heavy to import for --help."""
+    """As Precision."""
 
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
 
 
+class SolverName(StrEnum):
+    """As Solver."""
+
+    EULER = "euler"
+    HEUN = "heun"
+    DPMPP_2M = "dpmpp_2m"
+    UNIPC = "unipc"
+
+
+class StepCacheName(StrEnum):
+    """As StepCache."""
+
+    OFF = "off"
+    CAREFUL = "careful"
+    FAST = "fast"
+
+
+class DecoderName(StrEnum):
+    """As Decoder."""
+
+    FULL = "full"
+    FAST = "fast"
+
+
+class ControlKindName(StrEnum):
+    """As ControlKind."""
+
+    CANNY = "canny"
+    DEPTH = "depth"
+    TILE = "tile"
+    BLUR = "blur"
+    POSE = "pose"
+    GREY = "grey"
+    LOW_QUALITY = "low_quality"
+    SOFT_EDGE = "soft_edge"
+
+
+class IntentName(StrEnum):
+    """As flux_core.imaging.intents.Intent."""
+
+    FILL = "fill"
+    EXPAND = "expand"
+    ADD = "add"
+    REMOVE = "remove"
+    REPLACE_BACKGROUND = "replace-background"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write: .png, .jpg or .webp.")]
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's best by default.")]
 Model = Annotated[str, typer.Option(help="Which model; see flowbrush models list.")]
+ModelChoice = Annotated[
+    str | None,
+    typer.Option("--model", help="Which model; by default the first of the catalog that can do it."),
+]
 Seed = Annotated[int | None, typer.Option(help="Noise seed; the same seed is the same picture.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the model's own number by default.")]
 Guidance = Annotated[float | None, typer.Option(help="How strictly to follow the text.")]
 Strength = Annotated[float, typer.Option(help="How much may change, above 0 and up to 1.")]
+Count = Annotated[int, typer.Option(help="Pictures to make, with seeds in a row: OUT-1.png, OUT-2.png ...")]
 Lora = Annotated[
     list[str] | None,
     typer.Option("--lora", help="NAME or NAME:STRENGTH, a file in the folder loras; may be given again."),
 ]
 PrecisionOption = Annotated[PrecisionName, typer.Option("--precision", help="Number format of the weights.")]
 BackendOption = Annotated[Backend, typer.Option("--backend", help="Which engine computes.")]
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Reads "WxH"; raises RequestInvalid unless both are whole numbers."""
-    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip())
-    if match is None:
-        raise RequestInvalid(
-            f"{text[:40]!r} is not a size.", "Write it as WIDTHxHEIGHT, for example 256x256."
-        )
-    return int(match[1]), int(match[2])
-
-
-def parse_sides(text: str) -> tuple[int, int, int, int]:
-    """Reads "L,T,R,B" in pixels."""
-    match = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text)
-    if match is None:
-        raise RequestInvalid(
-            f"{text[:40]!r} does not say how far to extend the picture.",
-            "Write left,top,right,bottom in pixels, for example 0,0,256,0.",
-        )
-    return int(match[1]), int(match[2]), int(match[3]), int(match[4])
-
-
-def parse_loras(texts: list[str] | None) -> list[dict[str, object]]:
-    """Reads "NAME" or "NAME:STRENGTH" each; whether a name may be so is for the request to say."""
-    found: list[dict[str, object]] = []
-    for text in texts or ():
-        name, colon, number = text.rpartition(":")
-        try:
-            found.append({"name": name, "strength": float(number)} if colon else {"name": text})
-        except ValueError:
-            raise RequestInvalid(
-                f"{number[:40]!r} is not the strength of a LoRA.", "Write it as NAME:0.8, or only NAME."
-            ) from None
-    return found
-
-
-def request_fields(
-    spec: ModelSpec,
-    prompt: str,
-    seed: int | None,
-    steps: int | None,
-    guidance: float | None,
-    precision: PrecisionName,
-    lora: list[str] | None = None,
-) -> dict[str, Any]:
-    """What every request has: nothing is left open, so that the file's recipe says all."""
-    return {
-        "model": spec.model,
-        "prompt": prompt,
-        "seed": random.randrange(2**31) if seed is None else seed,
-        "num_steps": spec.num_steps if steps is None else steps,
-        "guidance": spec.guidance if guidance is None else guidance,
-        "precision": precision.value,
-        "loras": parse_loras(lora),
-    }
+SolverOption = Annotated[SolverName, typer.Option("--solver", help="How the denoising steps are taken.")]
+StepCacheOption = Annotated[
+    StepCacheName, typer.Option("--step-cache", help="Let steps that change little take over the last one.")
+]
+DecoderOption = Annotated[
+    DecoderName, typer.Option("--decoder", help="fast is TAEF1: quicker, with softer detail.")
+]
+Negative = Annotated[
+    str, typer.Option("--negative", help="What should not be there; needs --true-guidance above 1.")
+]
+TrueGuidance = Annotated[
+    float, typer.Option(help="Weight of the text against --negative, 1 to 20; above 1 takes twice the time.")
+]
+ClipPrompt = Annotated[str | None, typer.Option(help="What CLIP reads instead of the prompt.")]
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", help="Length of the prompt for T5: 256 or 512; the model's own.")
+]
+ClipOnly = Annotated[
+    bool, typer.Option("--clip-only", help="Leave T5 out: quicker, and the text is followed roughly.")
+]
+Like = Annotated[
+    list[str] | None,
+    typer.Option("--like", help="IMAGE or IMAGE:STRENGTH to be like, by Redux; may be given again."),
+]
+IpAdapter = Annotated[
+    list[str] | None,
+    typer.Option("--ip-adapter", help="NAME=IMAGE or NAME=IMAGE:STRENGTH; may be given again."),
+]
+ControlNet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--controlnet", help="KIND=MAP, KIND=MAP:NAME or KIND=MAP:NAME:STRENGTH; may be given again."
+    ),
+]
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option("--region", help="MASK:PROMPT, words for where a grey mask is white; may be given again."),
+]
+RegionBase = Annotated[
+    float, typer.Option(help="How much the prompt counts inside the regions, from 0 to 1.")
+]
+StyleOption = Annotated[
+    str | None, typer.Option("--style", help="A style by name; an unknown one is answered with the list.")
+]
 
 
 def read_input(path: Path) -> bytes:
@@ -145,6 +187,13 @@ FIELD_OPTIONS = {
     "model": "--model",
     "precision": "--precision",
     "loras": "--lora",
+    "num_images": "--count",
+    "negative_prompt": "--negative",
+    "true_guidance": "--true-guidance",
+    "clip_prompt": "--clip-prompt",
+    "t5_tokens": "--tokens",
+    "region_base": "--region-base",
+    "upscaler": "--upscaler",
 }
 """Field of a request -> the option that sets it."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from desktop import notation
 from desktop.commands import options, qt_libraries
 from desktop.commands.screen import Screen
 from flux_core.errors import RequestInvalid
@@ -50,7 +51,7 @@ def new(
     if image is not None:
         opened = open_picture(image)
     else:
-        opened = Opened(Document.blank(*options.parse_size(size or "")).state, None, ())
+        opened = Opened(Document.blank(*notation.parse_size(size or "")).state, None, ())
     save_ora(opened.state, output, active_id=opened.active_id)
     _report(Screen(json), output, opened)
 

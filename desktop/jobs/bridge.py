@@ -10,7 +10,6 @@ from desktop.document.geometry import Rect
 from desktop.document.state import DocumentState
 from desktop.jobs.controller import JobController, Service
 from desktop.jobs.job import (
-    Action,
     Health,
     HealthChanged,
     Job,
@@ -21,9 +20,9 @@ from desktop.jobs.job import (
     JobPreviewed,
     ServiceKnown,
     Trouble,
-    Wish,
 )
 from desktop.jobs.pending import PendingStore
+from desktop.jobs.wish import Action, Wish
 
 
 class JobBridge(QObject):

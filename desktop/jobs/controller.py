@@ -20,7 +20,6 @@ from desktop.document.geometry import Rect
 from desktop.document.state import DocumentState
 from desktop.jobs import plan
 from desktop.jobs.job import (
-    Action,
     Health,
     HealthChanged,
     Job,
@@ -32,10 +31,10 @@ from desktop.jobs.job import (
     ServiceKnown,
     ServiceState,
     Trouble,
-    Wish,
 )
 from desktop.jobs.job_book import JobBook
 from desktop.jobs.pending import PendingJob, PendingStore
+from desktop.jobs.wish import Action, Wish
 from flux_core import catalog
 from flux_core.errors import ConnectionLost, FluxError, Internal, OutOfMemory, RequestInvalid
 from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
@@ -232,7 +231,7 @@ class JobController:
             webp = base64.b64decode(preview.webp_base64, validate=True)
         except binascii.Error:
             return
-        alpha = prepared.plan.alpha if prepared.action is Action.FILL else None
+        alpha = prepared.plan.alpha if prepared.action in (Action.FILL, Action.EDIT) else None
         self._say(JobPreviewed(job_id, job.document_id, webp, prepared.sent_box, prepared.box, alpha))
 
     # -- the worker thread -------------------------------------------------------------------------
@@ -296,9 +295,8 @@ class JobController:
             return
         prepared = pending.prepared
         try:
-            for blob in (prepared.image_png, prepared.mask_png):
-                if blob:
-                    service.put_blob(blob)
+            for blob in prepared.all_blobs:
+                service.put_blob(blob)
             record = service.submit(prepared.request, pending.job_id)
         except ConnectionLost:
             return

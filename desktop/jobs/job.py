@@ -1,4 +1,4 @@
-"""What the window knows about a job: the wish it came from, and how far it is.
+"""What the window knows about a job: what it does, and how far it is.
 
 Plain values that the panel, the canvas and the controller share; nothing here knows the service.
 """
@@ -11,42 +11,9 @@ from enum import StrEnum
 from desktop.document.geometry import Rect
 from desktop.document.layers import GenerativeLayer
 from desktop.document.tiles import Pixels
+from desktop.jobs.wish import Action
 from flux_core.errors import FluxError
 from flux_core.messages import Hello
-from flux_core.request import DEFAULT_MODEL
-
-
-class Action(StrEnum):
-    """What the one button will do."""
-
-    GENERATE = "generate"
-    REFINE = "refine"
-    FILL = "fill"
-
-
-def action_for(*, has_picture: bool, has_mask: bool, strength: float) -> Action:
-    """The act that follows from the picture, the mask and the strength in (0, 1]."""
-    if has_mask:
-        return Action.FILL
-    return Action.REFINE if has_picture and strength < 1.0 else Action.GENERATE
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a person asked for in the panel; None lets the model choose.
-
-    Attributes:
-        seed: None means a new one each time.
-        strength: How much may change, in (0, 1].
-    """
-
-    prompt: str = ""
-    strength: float = 1.0
-    model: str = DEFAULT_MODEL
-    seed: int | None = None
-    num_steps: int | None = None
-    guidance: float | None = None
-    num_images: int = 1
 
 
 class Phase(StrEnum):
@@ -138,7 +105,9 @@ class JobPreviewed:
 class JobDelivered:
     """A job's result, ready to be put on top of its document. Its id is the job's id in hex.
 
-    `warnings` are sentences about what was not done as asked.
+    Attributes:
+        layer: To be put on top.
+        warnings: Sentences about what was not done as asked.
     """
 
     job_id: str

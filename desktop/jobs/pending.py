@@ -19,8 +19,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from desktop.jobs.job import Action
 from desktop.jobs.plan import Prepared
+from desktop.jobs.wish import Action
 from flux_core.errors import Corrupt, FluxError
 from flux_core.imaging.geometry import Box
 from flux_core.imaging.inpaint import InpaintPlan
@@ -31,6 +31,7 @@ _RECORD = "job.json"
 _ARRAYS = "arrays.npz"
 _IMAGE = "image.png"
 _MASK = "mask.png"
+_BLOB = "blob-{number}.png"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,8 +63,10 @@ class PendingStore:
         write_atomically(place / _ARRAYS, arrays.getvalue())
         write_atomically(place / _IMAGE, job.prepared.image_png)
         write_atomically(place / _MASK, job.prepared.mask_png)
+        for number, blob in enumerate(job.prepared.blobs):
+            write_atomically(place / _BLOB.format(number=number), blob)
         record = {
-            "version": 1,
+            "version": 2,
             "document_id": job.document_id,
             "action": job.prepared.action.value,
             "request": json.loads(job.prepared.request.model_dump_json()),
@@ -72,6 +75,8 @@ class PendingStore:
             "core": _numbers(plan.core),
             "work": (plan.work_width_px, plan.work_height_px),
             "is_colour_matched": plan.is_colour_matched,
+            "num_blobs": len(job.prepared.blobs),
+            "is_laid_back": job.prepared.is_laid_back,
         }
         write_atomically(place / _RECORD, json.dumps(record, indent=1).encode())
 
@@ -105,6 +110,11 @@ class PendingStore:
                 mask_png=(place / _MASK).read_bytes(),
                 plan=plan,
                 piece=piece,
+                blobs=tuple(
+                    (place / _BLOB.format(number=number)).read_bytes()
+                    for number in range(int(record.get("num_blobs", 0)))
+                ),
+                is_laid_back=bool(record.get("is_laid_back", True)),
             )
             return PendingJob(job_id, str(record["document_id"]), prepared)
         except (OSError, EOFError, BadZipFile, ValueError, LookupError, TypeError, FluxError) as err:

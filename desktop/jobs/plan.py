@@ -1,8 +1,7 @@
 """From a document and a wish to what the service gets, and from its answer to a layer.
 
-All three acts are one: Generate and Refine are a fill of the whole canvas. The model sees what a person
-sees, the visible layers. What comes back keeps the whole crop as pixels and the fade as an editable layer
-mask, so nothing outside the mask is covered and nothing inside it is lost.
+The model sees what a person sees, the visible layers. What comes back keeps the whole crop as pixels and the
+fade as an editable layer mask, so nothing outside the mask is covered and nothing inside it is lost.
 """
 
 from __future__ import annotations
@@ -10,25 +9,30 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from desktop.document import compositor, mask
+from desktop.document import compositor
 from desktop.document.geometry import Rect
 from desktop.document.layers import GenerativeLayer, Recipe, Variant
 from desktop.document.state import DocumentState
-from desktop.document.tiles import Pixels, TileRaster
-from desktop.jobs.job import Action, Wish, action_for
+from desktop.document.tiles import Pixels
+from desktop.jobs import results
+from desktop.jobs.asks import TASK_OF, meant_by, strength_of, task_fields, words_of
+from desktop.jobs.pieces import on_canvas, plan_for, seen_by
+from desktop.jobs.sources import Sources, tuning_fields
+from desktop.jobs.wish import Action, Wish, action_for
 from flux_core.catalog import ModelSpec
 from flux_core.errors import RequestInvalid
-from flux_core.imaging import codec, inpaint
+from flux_core.imaging import codec
 from flux_core.imaging.geometry import Box
 from flux_core.imaging.inpaint import InpaintPlan
-from flux_core.request import GenerationRequest, Task, build_request
+from flux_core.request import GenerationRequest, build_request
 
-TASK_OF = {Action.GENERATE: Task.GENERATE, Action.REFINE: Task.TRANSFORM, Action.FILL: Task.FILL}
 MAX_RANDOM_SEED = 2**31
+_SEND_CANVAS = (Action.REFINE, Action.FILL, Action.EDIT, Action.UPSCALE)
+_KEEP_PIECE = (Action.FILL, Action.EDIT, Action.UPSCALE)
 _NAME_CHARS = 40
 
 
@@ -42,6 +46,8 @@ class Prepared:
         plan: Where the answer goes. Its core is the whole piece of canvas that was sent.
         piece: The canvas in `core`, RGBA [core.height, core.width, 4], to match colours against; empty
             where nothing is matched.
+        blobs: The other pictures that the request names.
+        is_laid_back: Of an edit: whether it is moved onto its source and shows only what it changed.
     """
 
     action: Action
@@ -50,6 +56,20 @@ class Prepared:
     mask_png: bytes
     plan: InpaintPlan
     piece: Pixels
+    blobs: tuple[bytes, ...] = ()
+    is_laid_back: bool = True
+
+    @property
+    def all_blobs(self) -> tuple[bytes, ...]:
+        """Everything that has to be sent before the request."""
+        return tuple(blob for blob in (self.image_png, self.mask_png, *self.blobs) if blob)
+
+    @property
+    def result_box(self) -> Rect:
+        """Where the model's picture lies on the canvas, once the result is there."""
+        if self.action is Action.UPSCALE:
+            return Rect(0, 0, self.request.width_px, self.request.height_px)
+        return _rect(self.plan.box)
 
     @property
     def box(self) -> Rect:
@@ -68,39 +88,43 @@ def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
     Raises:
         RequestInvalid: The wish cannot be carried out; says why.
     """
-    canvas = state.canvas
-    selection = state.selection.read(canvas)
+    selection = state.selection.read(state.canvas)
     has_mask = bool(selection.any())
-    action = action_for(has_picture=has_picture(state), has_mask=has_mask, strength=wish.strength)
-    if not has_mask:
-        selection = np.full(selection.shape, mask.REPAINT, np.uint8)
-    settings = inpaint.suggest_settings(selection, spec.working_side_px, spec.max_side_px)
-    if not has_mask:
-        settings = replace(settings, feather_px=0, context=0.0, is_colour_matched=False)
-    plan = _with_whole_piece(inpaint.plan_inpaint(selection, settings))
+    action = wish.action or action_for(
+        has_picture=has_picture(state), has_mask=has_mask, strength=wish.strength
+    )
+    if action is Action.FILL and not has_mask:
+        raise RequestInvalid("Nothing says what to repaint.", "Paint a mask first.")
+    meant = meant_by(wish, spec) if action is Action.FILL else None
+    plan = plan_for(action, selection if has_mask else None, state.size, spec, meant)
     piece = np.zeros((0, 0, 4), np.uint8)
     image_png = mask_png = b""
-    if action is not Action.GENERATE:
+    if action in _SEND_CANVAS:
         piece = compositor.render(state, _rect(plan.core))
-        image, repaint = inpaint.extract(on_canvas(piece, plan), plan)
+        image, repaint = seen_by(action, on_canvas(piece, plan), plan, meant)
         image_png = codec.encode_png(image)
         mask_png = codec.encode_png(repaint) if action is Action.FILL else b""
+    sources = Sources(state, plan)
     request = build_request(
         task=TASK_OF[action],
         model=wish.model,
-        prompt=wish.prompt,
+        prompt=words_of(action, wish, meant),
         seed=random.randrange(MAX_RANDOM_SEED) if wish.seed is None else wish.seed,
         num_steps=wish.num_steps,
-        guidance=wish.guidance,
-        width_px=plan.work_width_px,
-        height_px=plan.work_height_px,
+        guidance=wish.guidance if wish.guidance is not None or meant is None else meant.guidance,
+        width_px=plan.work_width_px * (wish.scale if action is Action.UPSCALE else 1),
+        height_px=plan.work_height_px * (wish.scale if action is Action.UPSCALE else 1),
         image=blob_name(image_png),
         mask=blob_name(mask_png),
-        strength=1.0 if action is Action.GENERATE else wish.strength,
-        num_images=wish.num_images,
+        strength=strength_of(action, wish, meant),
+        num_images=1 if action is Action.UPSCALE else wish.num_images,
+        **tuning_fields(wish, sources),
+        **task_fields(action, wish, sources),
     )
-    kept = piece if action is Action.FILL else piece[:0, :0]
-    return Prepared(action, request, image_png, mask_png, plan, kept)
+    kept = piece if action in _KEEP_PIECE else piece[:0, :0]
+    return Prepared(
+        action, request, image_png, mask_png, plan, kept, sources.blobs, is_laid_back=wish.keeps_unchanged
+    )
 
 
 def finish(prepared: Prepared, pictures: Sequence[tuple[bytes, int]], layer_id: str) -> GenerativeLayer:
@@ -117,21 +141,23 @@ def finish(prepared: Prepared, pictures: Sequence[tuple[bytes, int]], layer_id: 
     """
     if not pictures:
         raise RequestInvalid("The job came back without a picture.", "Start it again.")
-    plan = prepared.plan
-    generated = codec.decode(pictures[0][0], "the result")
-    patch = inpaint.place(on_canvas(prepared.piece, plan), plan, generated)
-    solid = np.full(patch.alpha.shape, 255, np.uint8)
-    raster = TileRaster.from_array(np.dstack([patch.pixels, solid]), patch.x0, patch.y0)
-    layer_mask = None
-    if prepared.action is Action.FILL:
-        layer_mask = mask.hide_all().with_pixels(patch.alpha, patch.x0, patch.y0)
+    generated = codec.decode(pictures[0][0], "the result")[..., :3]
+    plan, piece = prepared.plan, prepared.piece
+    match prepared.action:
+        case Action.EDIT:
+            raster, layer_mask = results.edited(plan, piece, generated, is_laid_back=prepared.is_laid_back)
+        case Action.UPSCALE:
+            size = (prepared.request.width_px, prepared.request.height_px)
+            raster, layer_mask = results.enlarged(piece, generated, size)
+        case action:
+            raster, layer_mask = results.placed(plan, piece, generated, is_masked=action is Action.FILL)
     variants = tuple(Variant(png, seed) for png, seed in pictures)
     return GenerativeLayer(
         id=layer_id,
         name=layer_name(prepared.request.prompt, variants[0].seed),
         raster=raster,
         mask=layer_mask,
-        recipe=Recipe(prepared.request, _rect(plan.box), variants),
+        recipe=Recipe(prepared.request, prepared.result_box, variants),
     )
 
 
@@ -152,25 +178,6 @@ def layer_name(prompt: str, seed: int) -> str:
 def blob_name(data: bytes) -> str | None:
     """The sha256 under which a blob travels; None for none."""
     return hashlib.sha256(data).hexdigest() if data else None
-
-
-def on_canvas(piece: Pixels, plan: InpaintPlan) -> Pixels:
-    """The piece at its place on an otherwise untouched canvas; the rest costs no memory."""
-    width, height = plan.picture_size
-    picture = np.zeros((height, width, 4), np.uint8)
-    core = plan.core
-    if piece.size:
-        picture[core.y0 : core.y1, core.x0 : core.x1] = piece
-    return picture
-
-
-def _with_whole_piece(plan: InpaintPlan) -> InpaintPlan:
-    """The plan with all of the canvas that is sent as its core, so that the mask can grow later."""
-    width, height = plan.picture_size
-    seen, core = plan.box.clipped(width, height), plan.core
-    alpha = np.zeros((seen.height, seen.width), np.uint8)
-    alpha[core.y0 - seen.y0 : core.y1 - seen.y0, core.x0 - seen.x0 : core.x1 - seen.x0] = plan.alpha
-    return replace(plan, core=seen, alpha=alpha)
 
 
 def _rect(box: Box) -> Rect:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtGui import QImage
 
 from desktop.document import commands, compositor
 from desktop.document.document import Document
+from desktop.document.enlarging import enlarged, scale_for
 from desktop.document.geometry import check_canvas_size
 from desktop.document.layers import GenerativeLayer, RasterLayer
 from desktop.document.state import DocumentState
@@ -32,6 +33,7 @@ from flux_core.errors import FluxError, RequestInvalid
 from flux_core.imaging import codec
 
 PROJECT_ENDING = ".ora"
+_STROKE_MS = 100  # until it is looked again whether the pen was lifted
 
 
 @dataclass(slots=True, eq=False)
@@ -274,17 +276,40 @@ class Workspace(QObject):
     # -- results ---------------------------------------------------------------------------------
 
     def insert_result(self, job_id: str, document_id: str, layer: GenerativeLayer) -> bool:
-        """Puts a job's layer on top as one undo step; False if its document is not open."""
+        """Puts a job's layer on top as one undo step; False if its document is not open.
+
+        For an enlargement the canvas and all other layers grow first, without holding up the window.
+        """
         session = self._session
         if session is None or session.document_id != document_id:
             return False
         document = session.document
         if document.state.find(layer.id) is None:
-            state = document.committed_state
-            top = len(state.layers)
-            document.commit("Insert result", state.inserted(layer, None, top), active_id=layer.id)
+            scale = scale_for(document.size, layer.recipe)
+            if scale > 1:
+                self._enlarge(session, job_id, layer, scale)
+                return True
+            state = document.committed_state.inserted(layer, None, len(document.committed_state.layers))
+            document.commit("Insert result", state, active_id=layer.id)
         session.inserted_jobs.append(job_id)
         return True
+
+    def _enlarge(self, session: Session, job_id: str, layer: GenerativeLayer, scale: int) -> None:
+        document, before = session.document, session.document.committed_state
+
+        def show(after: DocumentState) -> None:
+            if self._session is not session:
+                return
+            if document.committed_state is not before:  # it was edited meanwhile
+                self.insert_result(job_id, session.document_id, layer)
+            elif document.state is not before:  # a stroke is going on
+                QTimer.singleShot(_STROKE_MS, lambda: show(after))
+            else:
+                state = after.inserted(layer, None, len(after.layers))
+                document.commit("Enlarge picture", state, active_id=layer.id)
+                session.inserted_jobs.append(job_id)
+
+        self._background.run(lambda: enlarged(before, scale), show, self.failed.emit)
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""The panel that asks the model: a prompt, a strength, and one button that names what it will do.
+"""The panel that asks the model: a task, a prompt, a few fields, and one button that names the act.
 
-What the button does follows from the document (is there a picture, is there a mask) and the strength, so
-there is no mode to choose. The rest (seed, steps, guidance, variants) waits behind "More". Running jobs are
+By default the task is what fits: it follows from the document (is there a picture, is there a mask) and the
+strength, so there is no mode to choose. The rest (seed, steps, LoRAs) waits behind "More". Running jobs are
 listed below the button, each with its own cancel.
 """
 
@@ -26,24 +26,22 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from desktop.i18n import mark, tr
-from desktop.jobs.job import Action, Job, Wish, action_for
-from desktop.views.controls import SnugScroll, ValueSlider, dim, heading, icon_button, number_box
+from desktop.i18n import tr
+from desktop.jobs.asks import TASK_OF
+from desktop.jobs.job import Job
+from desktop.jobs.wish import Action, Wish, action_for
+from desktop.views.controls import SnugScroll, ValueSlider, dim, icon_button, number_box
+from desktop.views.forms.forms import TASKS, PaintForm, TaskEntry
+from desktop.views.forms.task_form import LayerNames, TaskForm, choice_box
+from desktop.views.forms.texts import BUTTON_TEXT, EXPLAIN, PLACEHOLDER
+from desktop.views.forms.tuning import TuningForm
 from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
 from flux_core.messages import ModelInfo
 
-BUTTON_TEXT = {Action.GENERATE: mark("Generate"), Action.REFINE: mark("Refine"), Action.FILL: mark("Fill")}
-_EXPLAIN = {
-    Action.GENERATE: mark("Makes a new picture on the whole canvas"),
-    Action.REFINE: mark("Reworks the whole picture, keeping what the strength leaves"),
-    Action.FILL: mark("Repaints where the mask is, nothing else"),
-}
-_PLACEHOLDER = {
-    Action.GENERATE: mark("What should the picture show?"),
-    Action.REFINE: mark("What should the picture show?"),
-    Action.FILL: mark("What should be there?"),
-}
+Fields = dict[type[TaskForm], Wish]
+_NEED_PICTURE = (Action.REFINE, Action.EDIT, Action.UPSCALE)
+_MOST_NAMED = 3  # models that could be got for a task
 _JOBS_PX = 200  # the list of jobs scrolls beyond this height
 
 
@@ -58,12 +56,17 @@ class GeneratePanel(QWidget):
     asked = Signal(object)
     cancel_asked = Signal(str)
 
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+    def __init__(self, theme: Theme, language: str = "en", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._theme = theme
+        self._theme, self._language = theme, language
         self._has_document = self._has_picture = self._has_mask = False
         self._rows: dict[str, JobRow] = {}
         self.models: tuple[ModelInfo, ...] = ()
+        self.task = choice_box([(tr(entry.title), str(row)) for row, entry in enumerate(TASKS)])
+        self.task.setAccessibleName(tr("Task"))
+        self.task.setToolTip(tr("What to do; by default what fits the picture and the mask"))
+        self.forms = {form: form(theme, language) for form in dict.fromkeys(entry.form for entry in TASKS)}
+        self.tuning = TuningForm(theme, language)
         self.model = QComboBox()
         self.model.setAccessibleName(tr("Model"))
         self.model.setToolTip(tr("Model"))
@@ -75,9 +78,6 @@ class GeneratePanel(QWidget):
         self.prompt.setTabChangesFocus(True)
         self.prompt.setMinimumHeight(72)
         self.prompt.setMaximumHeight(112)
-        self.strength = ValueSlider(tr("Strength"), 1, 100, " %")
-        self.strength.set_value(100)
-        self.strength.setToolTip(tr("How much may change: 100 % forgets what was there"))
         self.button = QPushButton()
         self.button.setObjectName("primary")
         self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -87,7 +87,7 @@ class GeneratePanel(QWidget):
         self.more = QToolButton()
         self.more.setObjectName("disclosure")
         self.more.setText(tr("More"))
-        self.more.setToolTip(tr("Seed, steps, guidance, variants"))
+        self.more.setToolTip(tr("Seed, steps, what is unwanted, LoRAs"))
         self.more.setCheckable(True)
         self.more.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.more.setIconSize(QSize(14, 14))
@@ -102,7 +102,10 @@ class GeneratePanel(QWidget):
         self._jobs_scroll.hide()
         self._lay_out()
         self._on_more(False)
-        self.strength.value_changed.connect(lambda _: self._refresh())
+        for form in self.forms.values():
+            form.changed.connect(self._refresh)
+        self.task.currentIndexChanged.connect(lambda _: self._refresh())
+        self.model.currentIndexChanged.connect(lambda _: self._refresh())
         self._refresh()
 
     # -- what the window says ----------------------------------------------------------------------
@@ -111,6 +114,11 @@ class GeneratePanel(QWidget):
         """What the document holds, which decides what the button does."""
         self._has_document, self._has_picture, self._has_mask = has_document, has_picture, has_mask
         self._refresh()
+
+    def set_layers(self, layers: LayerNames) -> None:
+        """The document's layers, from which pictures can be chosen."""
+        for form in self.forms.values():
+            form.set_layers(layers)
 
     def set_models(self, models: Iterable[ModelInfo]) -> None:
         """Offers the models that are installed and can be run; keeps the choice if it is among them."""
@@ -123,6 +131,7 @@ class GeneratePanel(QWidget):
         index = self.model.findData(chosen)
         self.model.setCurrentIndex(max(index, 0))
         self.model.setEnabled(self.model.count() > 0)
+        self._refresh()
 
     def show_job(self, job: Job) -> None:
         """Adds a job's row, or brings it up to date."""
@@ -156,30 +165,55 @@ class GeneratePanel(QWidget):
     # -- what it wants -----------------------------------------------------------------------------
 
     @property
+    def entry(self) -> TaskEntry:
+        """The chosen task."""
+        return TASKS[self.task.currentIndex()]
+
+    @property
+    def form(self) -> TaskForm:
+        """The fields of the chosen task."""
+        return self.forms[self.entry.form]
+
+    @property
+    def strength(self) -> ValueSlider:
+        """How much a painting task may change."""
+        form = self.forms[PaintForm]
+        assert isinstance(form, PaintForm)
+        return form.strength
+
+    @property
     def action(self) -> Action:
         """What the button will do."""
-        return action_for(
+        return self.entry.action or action_for(
             has_picture=self._has_picture, has_mask=self._has_mask, strength=self.strength.value() / 100
         )
+
+    def choose_task(self, action: Action | None) -> None:
+        """Shows the form of a task; None is what fits."""
+        self.task.setCurrentIndex([entry.action for entry in TASKS].index(action))
 
     def wish(self) -> Wish:
         """What the panel says now."""
         seed = self.seed.text().strip()
         wish = Wish(
             prompt=self.prompt.toPlainText().strip(),
-            strength=self.strength.value() / 100,
             seed=int(seed) if seed else None,
             num_steps=self.steps.value() or None,
             guidance=self.guidance.value() if self.guidance.value() >= 0 else None,
             num_images=self.variants.value(),
+            action=self.entry.action,
+            tuning=self.tuning.tuning(),
         )
         chosen = self.model.currentData()
+        wish = self.form.filled_in(wish)
         return wish if chosen is None else replace(wish, model=str(chosen))
 
     def set_wish(self, wish: Wish) -> None:
         """Shows another wish, for example that of the window before a change of language."""
         self.prompt.setPlainText(wish.prompt)
-        self.strength.set_value(round(wish.strength * 100))
+        self.choose_task(wish.action)
+        self.form.show_wish(wish)
+        self.tuning.show_tuning(wish.tuning)
         self.seed.setText("" if wish.seed is None else str(wish.seed))
         self.steps.setValue(wish.num_steps or 0)
         self.guidance.setValue(self.guidance.minimum() if wish.guidance is None else wish.guidance)
@@ -187,6 +221,16 @@ class GeneratePanel(QWidget):
         index = self.model.findData(wish.model)
         if index >= 0:
             self.model.setCurrentIndex(index)
+        self._refresh()
+
+    def all_fields(self) -> Fields:
+        """What every form says, also those that are not seen."""
+        return {kind: form.filled_in(Wish()) for kind, form in self.forms.items()}
+
+    def set_all_fields(self, fields: Fields) -> None:
+        """Shows in every form what another panel's said."""
+        for kind, wish in fields.items():
+            self.forms[kind].show_wish(wish)
         self._refresh()
 
     def ask(self) -> None:
@@ -216,8 +260,8 @@ class GeneratePanel(QWidget):
         self.guidance.setAccessibleName(tr("Guidance"))
         self.variants = number_box(1, 16)
         self.variants.setAccessibleName(tr("Variants"))
-        box = QWidget()
-        grid = QGridLayout(box)
+        numbers = QWidget()
+        grid = QGridLayout(numbers)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(SPACE_PX)
         grid.setVerticalSpacing(SPACE_PX)
@@ -236,22 +280,25 @@ class GeneratePanel(QWidget):
         grid.addWidget(self.variants, 2, 1)
         grid.setColumnStretch(1, 1)
         grid.setColumnStretch(3, 1)
+        box = QWidget()
+        column = QVBoxLayout(box)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2 * SPACE_PX)
+        column.addWidget(numbers)
+        column.addWidget(self.tuning)
         return box
 
     def _lay_out(self) -> None:
-        head = QHBoxLayout()
-        head.setSpacing(SPACE_PX)
-        self.title = heading("")
-        head.addWidget(self.title, 1)
-        head.addWidget(self.model, 2)
         margin = 2 * SPACE_PX
         wishes = QWidget()
         upper = QVBoxLayout(wishes)
         upper.setContentsMargins(margin, margin, margin, 0)
         upper.setSpacing(SPACE_PX)
-        upper.addLayout(head)
+        upper.addWidget(self.task)
+        upper.addWidget(self.model)
         upper.addWidget(self.prompt)
-        upper.addWidget(self.strength)
+        for form in self.forms.values():
+            upper.addWidget(form)
         upper.addWidget(self.more, 0, Qt.AlignmentFlag.AlignLeft)
         upper.addWidget(self._details)
         lower = QVBoxLayout()  # never scrolled away
@@ -263,7 +310,8 @@ class GeneratePanel(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        column.addWidget(SnugScroll(wishes))
+        self.fields_scroll = SnugScroll(wishes)
+        column.addWidget(self.fields_scroll)
         column.addLayout(lower)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 
@@ -273,12 +321,34 @@ class GeneratePanel(QWidget):
 
     def _refresh(self) -> None:
         action = self.action
-        self.button.setEnabled(self._has_document)
+        self.form.set_act(self.entry.action, action)
+        for form in self.forms.values():
+            form.setVisible(form is self.form)
+        reason = self._why_not(action)
+        self.button.setEnabled(not reason)
         self.button.setText(tr(BUTTON_TEXT[action]))
         keys = QKeySequence("Ctrl+Return").toString(QKeySequence.SequenceFormat.NativeText)
-        self.button.setToolTip(f"{tr(_EXPLAIN[action])} ({keys})")
-        self.title.setText(tr("Create"))
-        self.explain.setText(
-            tr(_EXPLAIN[action]) if self._has_document else tr("Open or start a picture first")
-        )
-        self.prompt.setPlaceholderText(tr(_PLACEHOLDER[action]))
+        self.button.setToolTip(reason or f"{tr(EXPLAIN[action])} ({keys})")
+        self.explain.setText(reason or tr(EXPLAIN[action]))
+        self.prompt.setPlaceholderText(tr(PLACEHOLDER[action]))
+        self.variants.setEnabled(action is not Action.UPSCALE)
+
+    def _why_not(self, action: Action) -> str:
+        """Why the button cannot be pressed; "" if it can."""
+        if not self._has_document:
+            return tr("Open or start a picture first")
+        if action in _NEED_PICTURE and not self._has_picture:
+            return tr("There is nothing on the canvas yet")
+        if action is Action.FILL and not self._has_mask:
+            return tr("Paint a mask first")
+        chosen = self.model.currentData()
+        task = TASK_OF[action].value
+        model = next((one for one in self.models if one.model == chosen), None)
+        if model is None or task in model.tasks:
+            return ""
+        able = [one for one in self.models if task in one.tasks]
+        here = [one.title for one in able if one.is_installed]
+        if here:
+            return tr("{model} cannot do this; choose {others}", model=model.title, others=" / ".join(here))
+        others = " / ".join(one.title for one in able[:_MOST_NAMED])
+        return tr("{model} cannot do this; get {others} first", model=model.title, others=others)

@@ -13,7 +13,8 @@ from PySide6.QtGui import QImage, QPainter
 from desktop.document.geometry import Rect
 from desktop.i18n import tr
 from desktop.jobs.bridge import JobBridge
-from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, Phase, Wish
+from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, Phase
+from desktop.jobs.wish import Action, Wish
 from desktop.models.workspace import Session, Workspace, layer_ids
 from desktop.tools.settings import ToolSettings
 from desktop.views.canvas import CanvasView
@@ -76,8 +77,9 @@ class JobDesk(QObject):
             return
         state = session.document.committed_state
         selected = state.selection.bounds.intersection(state.canvas)
-        box: Rect = state.canvas if selected.is_empty else selected
-        self._jobs.submit(session.document_id, state, wish, self._panel.action, box)
+        action = self._panel.action
+        box: Rect = selected if action is Action.FILL and not selected.is_empty else state.canvas
+        self._jobs.submit(session.document_id, state, wish, action, box)
 
     def cancel_first(self) -> None:
         """Cancels the oldest job that is not being cancelled already."""

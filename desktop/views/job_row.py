@@ -6,11 +6,11 @@ from PySide6.QtCore import QSize, Signal
 from PySide6.QtWidgets import QFrame, QGridLayout, QProgressBar, QWidget
 
 from desktop.i18n import mark, tr
-from desktop.jobs.job import Action, Job, Phase
+from desktop.jobs.job import Job, Phase
 from desktop.views.controls import ElidedLabel, dim, icon_button
+from desktop.views.forms.texts import BUTTON_TEXT
 from desktop.views.theme import SPACE_PX, Theme
 
-_ACTION = {Action.GENERATE: mark("Generate"), Action.REFINE: mark("Refine"), Action.FILL: mark("Fill")}
 _PHASE = {
     Phase.PREPARING: mark("Preparing"),
     Phase.WAITING: mark("Waiting"),
@@ -56,7 +56,7 @@ class JobRow(QFrame):
     def show_job(self, job: Job) -> None:
         """Brings the row up to date."""
         words = " ".join(job.title.split())
-        self.title.set_text(words or tr(_ACTION[job.action]))
+        self.title.set_text(words or tr(BUTTON_TEXT[job.action]))
         self.title.setToolTip(words)
         self.detail.setText(describe(job))
         is_known = job.phase in (Phase.RUNNING, Phase.LOADING, Phase.FETCHING)

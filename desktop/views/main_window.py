@@ -115,7 +115,7 @@ class MainWindow(QMainWindow):
         self.notices = NoticeBar(theme)
         self.tool_bar = ToolBar(theme, self.settings)
         self.options = OptionsBar(theme, self.settings)
-        self.generate = GeneratePanel(theme)
+        self.generate = GeneratePanel(theme, self._language)
         self.layers = LayerPanel(theme, self.settings)
         self.health = HealthLine(theme)
         self.size_label = QLabel()
@@ -324,6 +324,7 @@ class MainWindow(QMainWindow):
             has_picture=document is not None and has_picture(document.committed_state),
             has_mask=has_mask,
         )
+        self.generate.set_layers(_layer_names(document))
         there = {
             Needs.NOTHING: True,
             Needs.DOCUMENT: document is not None,
@@ -442,3 +443,10 @@ class MainWindow(QMainWindow):
 def _has_mask(document: Document) -> bool:
     """Whether anything is to be repainted; tiles of nothing are never kept."""
     return bool(document.committed_state.selection.tiles)
+
+
+def _layer_names(document: Document | None) -> list[tuple[str, str]]:
+    """(id, name) of every layer, top-most first."""
+    if document is None:
+        return []
+    return [(layer.id, layer.name) for layer in document.committed_state.walk()][::-1]

@@ -31,6 +31,7 @@ UNDO_TITLES = {
     "Change pixels": mark("Change pixels"),
     "Move pixels": mark("Move pixels"),
     "Insert result": mark("Insert result"),
+    "Enlarge picture": mark("Enlarge picture"),
     "Choose variant": mark("Choose variant"),
     "Add variants": mark("Add variants"),
     "Resize canvas": mark("Resize canvas"),

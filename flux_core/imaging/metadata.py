@@ -16,7 +16,7 @@ from PIL import Image
 
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec
-from flux_core.request import GenerationRequest, Task, parse_request
+from flux_core.request import Decoder, GenerationRequest, Solver, StepCache, Task, parse_request
 
 PARAMETERS_KEY = "parameters"
 REQUEST_KEY = "flowbrush"
@@ -25,6 +25,15 @@ _NAMESPACE = "https://flowbrush.org/ns/1.0/"
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _EXIF_SOFTWARE, _EXIF_IFD, _EXIF_USER_COMMENT = 0x0131, 0x8769, 0x9286
 _MAX_TEXT_CHARS = 1_000_000
+_MAX_BLOCK_BYTES = 65_000  # of an EXIF or XMP block in a JPEG
+_PAINT_OVER = (Task.TRANSFORM, Task.FILL, Task.UPSCALE)  # what uses `strength`
+_OVER_PICTURE = (*_PAINT_OVER, Task.EDIT)  # their result shows a person's picture
+_SAMPLERS = {
+    Solver.EULER: "Euler",
+    Solver.HEUN: "Heun",
+    Solver.DPMPP_2M: "DPM++ 2M",
+    Solver.UNIPC: "UniPC",
+}
 _XMP_REQUEST = re.compile(r"<flowbrush:request>([^<]{1,1000000})</flowbrush:request>")
 
 
@@ -34,7 +43,8 @@ class Recipe:
 
     Attributes:
         request: What made it, with steps and guidance filled in; None if there is no single request.
-        is_composite: Whether a person's picture is part of it; False for text to image.
+        is_composite: Whether a person's picture is part of it; a picture that was only followed, as by
+            a control map or a likeness, is not.
     """
 
     request: GenerationRequest | None
@@ -43,7 +53,7 @@ class Recipe:
     @classmethod
     def of(cls, request: GenerationRequest) -> Recipe:
         """The recipe of a picture that this request alone has made."""
-        return cls(request, is_composite=request.task is not Task.GENERATE)
+        return cls(request, is_composite=request.task in _OVER_PICTURE)
 
 
 def encode(
@@ -56,11 +66,16 @@ def encode(
 ) -> bytes:
     """Encodes a picture with its recipe; None strips: nothing but the pixels and the colour profile.
 
+    A JPEG has room for 64 KB of it. Of a longer recipe (regions with pages of words) it says only that a
+    model had a hand in it; a PNG or WebP keeps all.
+
     Raises:
         RequestInvalid: As codec.encode does.
     """
     if recipe is None:
         return codec.encode(pixels, format, quality=quality, icc=icc)
+    if format == "jpeg" and max(len(exif_block(recipe)), len(xmp_packet(recipe).encode())) > _MAX_BLOCK_BYTES:
+        recipe = Recipe(None, recipe.is_composite)
     return codec.encode(
         pixels,
         format,
@@ -85,20 +100,45 @@ def png_texts(recipe: Recipe) -> dict[str, str]:
 
 
 def parameters(request: GenerationRequest) -> str:
-    """The recipe as one text that other tools read: the prompt, then a line of settings."""
-    settings: dict[str, object] = {"Steps": request.num_steps, "Sampler": "Euler"}
+    """The recipe as one text that other tools read: the prompt, what is unwanted, a line of settings."""
+    settings: dict[str, object] = {"Steps": request.num_steps, "Sampler": _SAMPLERS[request.solver]}
     settings["Distilled CFG Scale"] = request.guidance
-    settings["CFG scale"] = 1
+    settings["CFG scale"] = f"{request.true_guidance:g}"
     settings["Seed"] = request.seed
     settings["Size"] = f"{request.width_px}x{request.height_px}"
     settings["Model"] = request.model
-    if request.task is not Task.GENERATE:
+    if request.task in _PAINT_OVER:
         settings["Denoising strength"] = request.strength
+    settings.update(_more_settings(request))
     line = ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
     loras = "".join(
         f" <lora:{use.name.removesuffix('.safetensors')}:{use.strength:g}>" for use in request.loras
     )
-    return f"{request.prompt}{loras}\n{line}"
+    unwanted = f"Negative prompt: {request.negative_prompt}\n" if request.negative_prompt else ""
+    return f"{request.prompt}{loras}\n{unwanted}{line}"
+
+
+def _more_settings(request: GenerationRequest) -> dict[str, object]:
+    """What only some requests have; other tools show the words as they stand."""
+    found: dict[str, object] = {}
+    if request.task not in (Task.GENERATE, Task.TRANSFORM, Task.FILL):
+        found["Task"] = request.task.value
+    for number, use in enumerate(request.controls):
+        strength = "" if use.strength is None else f" {use.strength:g}"
+        found[f"Control {number}"] = f"{use.kind.value} {use.model or request.model}{strength}"
+    for number, picture in enumerate(request.pictures):
+        found[f"Picture {number}"] = f"{picture.adapter or 'Redux'} {picture.strength:g}"
+    if request.regions:
+        found["Regions"] = len(request.regions)
+    if request.references:
+        found["References"] = len(request.references)
+    if request.upscaler:
+        found["Hires upscaler"] = request.upscaler
+    if request.step_cache is not StepCache.OFF:
+        found["Step cache"] = request.step_cache.value
+    if request.decoder is not Decoder.FULL:
+        found["VAE"] = "TAEF1"
+    return found
 
 
 def xmp_packet(recipe: Recipe) -> str:

@@ -48,8 +48,20 @@
     <translation>800 %</translation>
   </message>
   <message>
+    <source>A ControlNet or control LoRA: its name in the catalog or its file</source>
+    <translation>ControlNet 或控制 LoRA：目录中的名称或文件名</translation>
+  </message>
+  <message>
+    <source>A file in the folder upscalers that enlarges first</source>
+    <translation>upscalers 文件夹中的文件，先用它放大</translation>
+  </message>
+  <message>
     <source>A new seed each time</source>
     <translation>每次使用新种子</translation>
+  </message>
+  <message>
+    <source>A style that comes with the program</source>
+    <translation>随程序提供的风格</translation>
   </message>
   <message>
     <source>About Flowbrush</source>
@@ -62,6 +74,10 @@
   <message>
     <source>Add a layer (Ctrl+Shift+N)</source>
     <translation>添加图层 (Ctrl+Shift+N)</translation>
+  </message>
+  <message>
+    <source>Add a picture</source>
+    <translation>添加图片</translation>
   </message>
   <message>
     <source>Add layer</source>
@@ -80,6 +96,10 @@
     <translation>添加或移除图层蒙版</translation>
   </message>
   <message>
+    <source>Add something</source>
+    <translation>添加物体</translation>
+  </message>
+  <message>
     <source>Add variants</source>
     <translation>添加变体</translation>
   </message>
@@ -92,12 +112,20 @@
     <translation>一款带图层和蒙版的图像编辑器，它的画笔是 FLUX.1。</translation>
   </message>
   <message>
+    <source>As painted</source>
+    <translation>按所绘</translation>
+  </message>
+  <message>
     <source>Background</source>
     <translation>背景</translation>
   </message>
   <message>
     <source>Blend mode</source>
     <translation>混合模式</translation>
+  </message>
+  <message>
+    <source>Blur</source>
+    <translation>模糊</translation>
   </message>
   <message>
     <source>Brush</source>
@@ -138,6 +166,18 @@
   <message>
     <source>Change the mask</source>
     <translation>更改蒙版</translation>
+  </message>
+  <message>
+    <source>Changes the picture as you say and keeps the rest to the byte; a mask limits it</source>
+    <translation>按您的话修改图片，其余部分逐字节不变；可用蒙版限定范围</translation>
+  </message>
+  <message>
+    <source>Choose a file…</source>
+    <translation>选择文件…</translation>
+  </message>
+  <message>
+    <source>Choose a picture</source>
+    <translation>选择图片</translation>
   </message>
   <message>
     <source>Choose variant</source>
@@ -184,6 +224,10 @@
     <translation>正在连接…</translation>
   </message>
   <message>
+    <source>ControlNet</source>
+    <translation>ControlNet</translation>
+  </message>
+  <message>
     <source>Copy</source>
     <translation>复制</translation>
   </message>
@@ -204,6 +248,10 @@
     <translation>变暗</translation>
   </message>
   <message>
+    <source>Decoder</source>
+    <translation>解码器</translation>
+  </message>
+  <message>
     <source>Default colours</source>
     <translation>默认颜色</translation>
   </message>
@@ -214,6 +262,10 @@
   <message>
     <source>Delete the layer (Delete)</source>
     <translation>删除图层 (Delete)</translation>
+  </message>
+  <message>
+    <source>Depth</source>
+    <translation>深度</translation>
   </message>
   <message>
     <source>Describe what should be there (Alt+A)</source>
@@ -252,6 +304,30 @@
     <translation>复制图层 (Ctrl+J)</translation>
   </message>
   <message>
+    <source>Edges</source>
+    <translation>边缘</translation>
+  </message>
+  <message>
+    <source>Edit</source>
+    <translation>编辑</translation>
+  </message>
+  <message>
+    <source>Edit by words</source>
+    <translation>文字编辑</translation>
+  </message>
+  <message>
+    <source>Enlarge</source>
+    <translation>放大图片</translation>
+  </message>
+  <message>
+    <source>Enlarge picture</source>
+    <translation>放大图片</translation>
+  </message>
+  <message>
+    <source>Enlarges the canvas and all layers, and paints new detail on top</source>
+    <translation>放大画布和所有图层，并在上面画出新细节</translation>
+  </message>
+  <message>
     <source>Erase</source>
     <translation>擦除</translation>
   </message>
@@ -270,6 +346,10 @@
   <message>
     <source>Eraser</source>
     <translation>橡皮擦</translation>
+  </message>
+  <message>
+    <source>Expand</source>
+    <translation>扩展</translation>
   </message>
   <message>
     <source>Export</source>
@@ -296,8 +376,20 @@
     <translation>取回结果</translation>
   </message>
   <message>
+    <source>Files in the folder loras, each with its strength</source>
+    <translation>loras 文件夹中的文件及各自强度</translation>
+  </message>
+  <message>
     <source>Fill</source>
     <translation>填充</translation>
+  </message>
+  <message>
+    <source>Fill in</source>
+    <translation>填补</translation>
+  </message>
+  <message>
+    <source>Fill the mask</source>
+    <translation>填充蒙版</translation>
   </message>
   <message>
     <source>Fit</source>
@@ -306,6 +398,14 @@
   <message>
     <source>Fit the picture into the window (Ctrl+0)</source>
     <translation>使画面适合窗口 (Ctrl+0)</translation>
+  </message>
+  <message>
+    <source>Follow</source>
+    <translation>跟随</translation>
+  </message>
+  <message>
+    <source>Follow a map</source>
+    <translation>跟随控制图</translation>
   </message>
   <message>
     <source>Generate</source>
@@ -318,6 +418,10 @@
   <message>
     <source>Go to the prompt</source>
     <translation>转到提示词</translation>
+  </message>
+  <message>
+    <source>Grey</source>
+    <translation>灰度</translation>
   </message>
   <message>
     <source>Group isolation</source>
@@ -360,12 +464,36 @@
     <translation>隐藏图层</translation>
   </message>
   <message>
+    <source>How many times as wide and high</source>
+    <translation>宽和高放大的倍数</translation>
+  </message>
+  <message>
+    <source>How much may be painted anew; more invents more</source>
+    <translation>可重画的程度；越高新内容越多</translation>
+  </message>
+  <message>
     <source>How much may change: 100 % forgets what was there</source>
     <translation>允许改变多少：100 % 完全不看原来的内容</translation>
   </message>
   <message>
+    <source>How much this picture counts: 100 % is what the model was made for</source>
+    <translation>此图片的影响程度：100 % 为模型的设计值</translation>
+  </message>
+  <message>
+    <source>How steps are taken</source>
+    <translation>步进方式</translation>
+  </message>
+  <message>
+    <source>How strictly a ControlNet is followed</source>
+    <translation>跟随 ControlNet 的严格程度</translation>
+  </message>
+  <message>
     <source>Hue</source>
     <translation>色相</translation>
+  </message>
+  <message>
+    <source>Image to image</source>
+    <translation>图生图</translation>
   </message>
   <message>
     <source>Insert result</source>
@@ -382,6 +510,14 @@
   <message>
     <source>Invert the mask (Shift+V)</source>
     <translation>反转蒙版 (Shift+V)</translation>
+  </message>
+  <message>
+    <source>It is a map already</source>
+    <translation>它已是控制图</translation>
+  </message>
+  <message>
+    <source>Keep what did not change</source>
+    <translation>保留未改动处</translation>
   </message>
   <message>
     <source>Keys</source>
@@ -412,12 +548,36 @@
     <translation>图层 {number}</translation>
   </message>
   <message>
+    <source>Layer: {name}</source>
+    <translation>图层：{name}</translation>
+  </message>
+  <message>
     <source>Layers</source>
     <translation>图层</translation>
   </message>
   <message>
+    <source>Layers with a mask are regions</source>
+    <translation>带蒙版的图层作为区域</translation>
+  </message>
+  <message>
+    <source>Lays the result back onto the picture and hides it where nothing changed, by a layer mask</source>
+    <translation>将结果对齐到原图，并用图层蒙版隐藏未改动的部分</translation>
+  </message>
+  <message>
+    <source>Leave this picture out</source>
+    <translation>去掉此图片</translation>
+  </message>
+  <message>
     <source>Lighten</source>
     <translation>变亮</translation>
+  </message>
+  <message>
+    <source>Like</source>
+    <translation>相似于</translation>
+  </message>
+  <message>
+    <source>LoRAs</source>
+    <translation>LoRA</translation>
   </message>
   <message>
     <source>Loading the model</source>
@@ -440,8 +600,20 @@
     <translation>锁定或解锁图层</translation>
   </message>
   <message>
+    <source>Low quality</source>
+    <translation>低画质</translation>
+  </message>
+  <message>
     <source>Luminosity</source>
     <translation>明度</translation>
+  </message>
+  <message>
+    <source>Makes a new picture along the edges or the depth of another</source>
+    <translation>沿着另一张图片的边缘或深度画一张新图</translation>
+  </message>
+  <message>
+    <source>Makes a new picture like others</source>
+    <translation>画一张与所选图片相似的新图</translation>
   </message>
   <message>
     <source>Makes a new picture on the whole canvas</source>
@@ -464,6 +636,10 @@
     <translation>全部选入蒙版</translation>
   </message>
   <message>
+    <source>Meaning</source>
+    <translation>意图</translation>
+  </message>
+  <message>
     <source>Merge down</source>
     <translation>向下合并</translation>
   </message>
@@ -474,6 +650,10 @@
   <message>
     <source>More</source>
     <translation>更多</translation>
+  </message>
+  <message>
+    <source>More pictures that your words may refer to</source>
+    <translation>文字中可以提到的其他图片</translation>
   </message>
   <message>
     <source>Move</source>
@@ -520,12 +700,24 @@
     <translation>新建画布…</translation>
   </message>
   <message>
+    <source>New detail</source>
+    <translation>新细节</translation>
+  </message>
+  <message>
     <source>New layer</source>
     <translation>新建图层</translation>
   </message>
   <message>
     <source>Normal</source>
     <translation>正常</translation>
+  </message>
+  <message>
+    <source>Of</source>
+    <translation>来源</translation>
+  </message>
+  <message>
+    <source>Off: edges and depth are found in the picture</source>
+    <translation>关闭时：从图片中提取边缘和深度</translation>
   </message>
   <message>
     <source>Opacity</source>
@@ -562,6 +754,10 @@
   <message>
     <source>Paint</source>
     <translation>绘画</translation>
+  </message>
+  <message>
+    <source>Paint a mask first</source>
+    <translation>请先绘制蒙版</translation>
   </message>
   <message>
     <source>Paint colour</source>
@@ -616,6 +812,14 @@
     <translation>笔压改变大小</translation>
   </message>
   <message>
+    <source>Picture</source>
+    <translation>图片</translation>
+  </message>
+  <message>
+    <source>Pictures</source>
+    <translation>图片</translation>
+  </message>
+  <message>
     <source>Pictures ({endings})</source>
     <translation>图片 ({endings})</translation>
   </message>
@@ -634,6 +838,10 @@
   <message>
     <source>Portrait 2:3</source>
     <translation>竖幅 2:3</translation>
+  </message>
+  <message>
+    <source>Pose</source>
+    <translation>姿态</translation>
   </message>
   <message>
     <source>Preparing</source>
@@ -676,8 +884,16 @@
     <translation>重做 (Ctrl+Shift+Z)</translation>
   </message>
   <message>
+    <source>References</source>
+    <translation>参考图</translation>
+  </message>
+  <message>
     <source>Refine</source>
     <translation>润饰</translation>
+  </message>
+  <message>
+    <source>Remove</source>
+    <translation>移除</translation>
   </message>
   <message>
     <source>Remove layer mask</source>
@@ -690,6 +906,10 @@
   <message>
     <source>Repaints where the mask is, nothing else</source>
     <translation>只重绘蒙版所在之处，其余不变</translation>
+  </message>
+  <message>
+    <source>Replace background</source>
+    <translation>替换背景</translation>
   </message>
   <message>
     <source>Resize canvas</source>
@@ -736,8 +956,8 @@
     <translation>种子</translation>
   </message>
   <message>
-    <source>Seed, steps, guidance, variants</source>
-    <translation>种子、步数、引导、变体</translation>
+    <source>Seed, steps, what is unwanted, LoRAs</source>
+    <translation>种子、步数、不想要的内容、LoRA</translation>
   </message>
   <message>
     <source>Show layer</source>
@@ -776,8 +996,16 @@
     <translation>减小画笔</translation>
   </message>
   <message>
+    <source>Soft edges</source>
+    <translation>柔和边缘</translation>
+  </message>
+  <message>
     <source>Soft light</source>
     <translation>柔光</translation>
+  </message>
+  <message>
+    <source>Solver</source>
+    <translation>求解器</translation>
   </message>
   <message>
     <source>Square</source>
@@ -788,6 +1016,10 @@
     <translation>正在启动引擎…</translation>
   </message>
   <message>
+    <source>Step cache</source>
+    <translation>步骤缓存</translation>
+  </message>
+  <message>
     <source>Step {step} of {total}</source>
     <translation>第 {step} 步，共 {total} 步</translation>
   </message>
@@ -796,8 +1028,20 @@
     <translation>步数</translation>
   </message>
   <message>
+    <source>Steps that change little take over the one before: faster, a little less exact</source>
+    <translation>变化小的步骤沿用上一步：更快，略欠精确</translation>
+  </message>
+  <message>
     <source>Strength</source>
     <translation>强度</translation>
+  </message>
+  <message>
+    <source>Strictness</source>
+    <translation>严格程度</translation>
+  </message>
+  <message>
+    <source>Style</source>
+    <translation>风格</translation>
   </message>
   <message>
     <source>Swap colours</source>
@@ -816,6 +1060,14 @@
     <translation>从蒙版中擦去</translation>
   </message>
   <message>
+    <source>Task</source>
+    <translation>任务</translation>
+  </message>
+  <message>
+    <source>Text to image</source>
+    <translation>文生图</translation>
+  </message>
+  <message>
     <source>The engine died; the next job starts a new one. {detail}</source>
     <translation>引擎已中断，下一个任务会启动新的引擎。{detail}</translation>
   </message>
@@ -832,6 +1084,14 @@
     <translation>剪贴板里没有图片。</translation>
   </message>
   <message>
+    <source>There is nothing on the canvas yet</source>
+    <translation>画布上还没有内容</translation>
+  </message>
+  <message>
+    <source>Tile</source>
+    <translation>分块</translation>
+  </message>
+  <message>
     <source>Tool options</source>
     <translation>工具选项</translation>
   </message>
@@ -842,6 +1102,10 @@
   <message>
     <source>Transparent</source>
     <translation>透明</translation>
+  </message>
+  <message>
+    <source>True guidance</source>
+    <translation>真实引导</translation>
   </message>
   <message>
     <source>Undo</source>
@@ -868,20 +1132,84 @@
     <translation>未命名</translation>
   </message>
   <message>
+    <source>Unwanted</source>
+    <translation>不想要</translation>
+  </message>
+  <message>
+    <source>Upscaler</source>
+    <translation>放大模型</translation>
+  </message>
+  <message>
     <source>Variants</source>
     <translation>变体</translation>
+  </message>
+  <message>
+    <source>Vary</source>
+    <translation>变化</translation>
+  </message>
+  <message>
+    <source>Vary and style</source>
+    <translation>变化与风格</translation>
   </message>
   <message>
     <source>Waiting</source>
     <translation>等待中</translation>
   </message>
   <message>
+    <source>Weight of your words against what is unwanted</source>
+    <translation>您的文字相对于不想要内容的权重</translation>
+  </message>
+  <message>
+    <source>What fits</source>
+    <translation>自动选择</translation>
+  </message>
+  <message>
+    <source>What is meant by the mask: decides what lies under it and how far it reaches</source>
+    <translation>蒙版的意图：决定其下先填什么以及影响多远</translation>
+  </message>
+  <message>
+    <source>What is visible</source>
+    <translation>可见内容</translation>
+  </message>
+  <message>
+    <source>What makes the picture in the end</source>
+    <translation>最后由什么生成图片</translation>
+  </message>
+  <message>
     <source>What should be there?</source>
     <translation>这里应该是什么？</translation>
   </message>
   <message>
+    <source>What should change? For example: make it night</source>
+    <translation>要改变什么？例如：变成夜晚</translation>
+  </message>
+  <message>
+    <source>What should not be there; every step then takes twice the time</source>
+    <translation>不应出现的内容；每步耗时加倍</translation>
+  </message>
+  <message>
     <source>What should the picture show?</source>
     <translation>画面里应该有什么？</translation>
+  </message>
+  <message>
+    <source>What the picture shows; helps with fine detail</source>
+    <translation>图片的内容；有助于细节</translation>
+  </message>
+  <message>
+    <source>What the result follows</source>
+    <translation>结果跟随什么</translation>
+  </message>
+  <message>
+    <source>What to do; by default what fits the picture and the mask</source>
+    <translation>要做什么；默认按图片和蒙版选择</translation>
+  </message>
+  <message>
+    <source>Where a layer's mask is white, its name is what should be there</source>
+    <translation>图层蒙版为白色处，以图层名作为该处内容</translation>
+  </message>
+  <message>
+    <source>Which picture: what is visible, a layer, or a file</source>
+    <translation>哪张图片：可见内容、图层或文件</translation>
   </message>
   <message>
     <source>White</source>
@@ -900,6 +1228,10 @@
     <translation>不保存就会丢失。</translation>
   </message>
   <message>
+    <source>Words are optional here</source>
+    <translation>此处可不写文字</translation>
+  </message>
+  <message>
     <source>Write how it was made into the file</source>
     <translation>将制作信息写入文件</translation>
   </message>
@@ -916,8 +1248,48 @@
     <translation>自动</translation>
   </message>
   <message>
+    <source>careful</source>
+    <translation>谨慎</translation>
+  </message>
+  <message>
+    <source>fast</source>
+    <translation>快速</translation>
+  </message>
+  <message>
+    <source>fast, softer</source>
+    <translation>快速，较柔和</translation>
+  </message>
+  <message>
+    <source>full</source>
+    <translation>完整</translation>
+  </message>
+  <message>
+    <source>ink:0.8, oil paint</source>
+    <translation>ink:0.8, oil paint</translation>
+  </message>
+  <message>
+    <source>none</source>
+    <translation>无</translation>
+  </message>
+  <message>
+    <source>nothing</source>
+    <translation>无</translation>
+  </message>
+  <message>
+    <source>off</source>
+    <translation>关闭</translation>
+  </message>
+  <message>
+    <source>plain resampling</source>
+    <translation>普通重采样</translation>
+  </message>
+  <message>
     <source>random</source>
     <translation>随机</translation>
+  </message>
+  <message>
+    <source>the model itself</source>
+    <translation>模型本身</translation>
   </message>
   <message>
     <source>{count} before it</source>
@@ -926,6 +1298,14 @@
   <message>
     <source>{count} more</source>
     <translation>还有 {count} 条</translation>
+  </message>
+  <message>
+    <source>{model} cannot do this; choose {others}</source>
+    <translation>{model} 无法执行此任务；请选择 {others}</translation>
+  </message>
+  <message>
+    <source>{model} cannot do this; get {others} first</source>
+    <translation>{model} 无法执行此任务；请先获取 {others}</translation>
   </message>
 </context>
 </TS>

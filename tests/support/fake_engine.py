@@ -1,10 +1,14 @@
-"""A real engine that paints a flat picture and does what its prompt says, to test the service with.
+"""A real engine that paints flat pictures and does what its prompt says, to test the service with.
+
+It answers every task alike: by as many pictures as were asked for, of the size that was asked for.
 
 Words of the prompt, in any order:
     steps=N       this many steps (default 3), each with progress and a preview
     step_s=X      a step takes so many seconds (default 0)
     until=PATH    the first step lasts until this file exists
     note=PATH     appends the seed to this file when the job starts
+    echo          gives the source picture back, scaled to the size asked for
+    shift=N       with echo: N pixels to the right of where it was
     warn          says that it left something out
     print         prints to stdout, as libraries do
     hang          goes on until cancelled
@@ -72,8 +76,10 @@ class FakeEngine:
                     raise Cancelled("The job was cancelled.")
                 pause.wait(POLL_S)
             _obey(words, is_cancelled)
-        png = base64.b64decode(_paint(request, request.width_px, request.height_px, "PNG"))
-        images = (EngineImage(png, request.width_px, request.height_px, request.seed),)
+        images = tuple(
+            EngineImage(_picture(request, words, k, read_blob), request.width_px, request.height_px, seed)
+            for k, seed in enumerate(range(request.seed, request.seed + request.num_images))
+        )
         warnings = ("The fake engine left something out.",) if "warn" in words else ()
         return EngineResult(images, {"denoising": 0.0}, peak_memory_bytes=1, warnings=warnings)
 
@@ -99,6 +105,20 @@ def create_slow(models_dirs: tuple[Path, ...]) -> FakeEngine:
 
 def expected_png(request: GenerationRequest) -> bytes:
     return base64.b64decode(_paint(request, request.width_px, request.height_px, "PNG"))
+
+
+def _picture(
+    request: GenerationRequest, words: dict[str, str], index: int, read_blob: Callable[[str], bytes]
+) -> bytes:
+    size = (request.width_px, request.height_px)
+    if "echo" in words and request.image is not None:
+        picture = Image.open(io.BytesIO(read_blob(request.image))).convert("RGB").resize(size)
+        shift = int(words.get("shift", "0"))
+        file = io.BytesIO()
+        picture.transform(size, Image.Transform.AFFINE, (1, 0, -shift, 0, 1, 0)).save(file, "PNG")
+        return file.getvalue()
+    one = request.model_copy(update={"seed": request.seed + index}) if index else request
+    return base64.b64decode(_paint(one, *size, "PNG"))
 
 
 def _obey(words: dict[str, str], is_cancelled: Callable[[], bool]) -> None:

@@ -22,10 +22,12 @@ FAKE_ENGINE = "tests.support.fake_engine:create"
 class ServiceProcess:
     """Starts on entering or by start(); whatever still runs at the end is killed."""
 
-    def __init__(self, home: Path, *options: str, engine: str = FAKE_ENGINE) -> None:
+    def __init__(
+        self, home: Path, *options: str, engine: str = FAKE_ENGINE, module: str = "backends.service"
+    ) -> None:
         self.home = home
         self.folder = StateFolder.under(home)
-        self._command = [sys.executable, "-m", "backends.service", "--home", str(home), "--engine", engine]
+        self._command = [sys.executable, "-m", module, "--home", str(home), "--engine", engine]
         self._command += ["--models", str(home / "models"), *options]
         self._process: subprocess.Popen[str] | None = None
 

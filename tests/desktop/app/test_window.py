@@ -363,6 +363,8 @@ def test_in_chinese_no_english_word_is_left_in_the_window(desk, picture):
     allowed = {
         "Flowbrush",
         "FLUX",
+        "ControlNet",
+        "LoRA",
         "PNG",
         "JPEG",
         "WebP",

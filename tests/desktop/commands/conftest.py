@@ -37,10 +37,10 @@ class Said:
 
 @pytest.fixture(scope="session")
 def service_home() -> Iterator[Path]:
-    """The home of a service that `flowbrush serve` runs."""
+    """The home of a service that `flowbrush serve` runs, with models that can do every task."""
     with tempfile.TemporaryDirectory(prefix="fb-") as folder:
         home = Path(folder)
-        command = [sys.executable, "-m", "desktop.commands", "serve", "--json"]
+        command = [sys.executable, "-m", "tests.support.able_service", "serve", "--json"]
         command += ["--engine", "tests.support.fake_engine:create", "--home", str(home)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         try:

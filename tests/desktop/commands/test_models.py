@@ -68,14 +68,14 @@ def test_the_list_holds_every_row_with_its_licence_and_state(program, models: Pa
     assert {row.model for row in catalog.rows()} <= lines.keys()
     assert "335 MB" in lines["ae"]
     assert "lacks clip-l, t5-xxl  " in lines["flux1-dev"]
-    assert "fill (not yet)" in lines["flux1-fill-dev"]
+    assert "  fill  " in lines["flux1-fill-dev"]
     assert "Non-Commercial" in lines["flux1-krea-dev"]
     assert "loras/Ink.safetensors" in lines
     rows = {row["model"]: row for row in program("list", "--json").json}
     assert rows["ae"]["is_installed"] is True
     assert rows["flux1-dev"]["is_installed"] is False
     assert rows["flux1-redux-dev"]["works_with"] == ["flux1-dev", "flux1-krea-dev", "flux1-schnell"]
-    assert rows["flux1-fill-dev"]["tasks"] == []
+    assert rows["flux1-fill-dev"]["tasks"] == ["fill"]
 
 
 def test_inspect_says_what_a_file_is(program, tmp_path: Path) -> None:

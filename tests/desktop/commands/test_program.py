@@ -18,7 +18,23 @@ from flux_core.messages import JobState
 def test_help_names_every_command(flowbrush):
     said = flowbrush("--help")
     assert said.code == 0
-    words = ["generate", "transform", "fill", "project", "serve", "jobs", "models", "doctor", "demo", "bench"]
+    words = [
+        "generate",
+        "transform",
+        "fill",
+        "edit",
+        "control",
+        "vary",
+        "upscale",
+        "plan",
+        "project",
+        "serve",
+        "jobs",
+        "models",
+        "doctor",
+        "demo",
+        "bench",
+    ]
     assert all(f"  {word} " in said.out for word in words)
 
 
@@ -131,11 +147,11 @@ def test_models_are_listed_with_licence_and_size(flowbrush):
     assert "Non-Commercial" in flowbrush("models", "list").out
 
 
-def test_a_model_that_cannot_be_run_yet_is_refused_before_the_job_is_made(flowbrush, client):
+def test_a_model_that_cannot_do_the_task_is_refused_before_the_job_is_made(flowbrush, client):
     before = len(client.jobs())
     said = flowbrush("generate", "x", "--model", "flux1-fill-dev", "-o", "a.png", "--size", "64x64")
     assert said.code == 2
-    assert said.err.startswith("FLUX.1 Fill [dev] is in the catalog, but this version cannot run it yet: ")
+    assert said.err.startswith("FLUX.1 Fill [dev] cannot do generate.")
     assert len(client.jobs()) == before
 
 

@@ -12,7 +12,6 @@ from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.jobs.controller import JobController
 from desktop.jobs.job import (
-    Action,
     HealthChanged,
     JobChanged,
     JobDelivered,
@@ -23,9 +22,9 @@ from desktop.jobs.job import (
     ServiceKnown,
     ServiceState,
     Trouble,
-    Wish,
 )
 from desktop.jobs.pending import PendingStore
+from desktop.jobs.wish import Action, Wish
 from flux_core.errors import ConnectionLost, EngineDied, RequestInvalid
 from flux_core.messages import JobState
 from tests.support.service_process import ServiceProcess, eventually

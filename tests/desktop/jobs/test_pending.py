@@ -7,9 +7,9 @@ import pytest
 
 from desktop.document import commands, mask
 from desktop.document.geometry import Rect
-from desktop.jobs.job import Wish
 from desktop.jobs.pending import PendingJob, PendingStore
 from desktop.jobs.plan import prepare
+from desktop.jobs.wish import Wish
 from flux_core.catalog import TINY
 from flux_core.errors import Corrupt
 

@@ -10,8 +10,8 @@ from desktop.document.compositor import render
 from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.document.state import DocumentState
-from desktop.jobs.job import Action, Wish, action_for
 from desktop.jobs.plan import finish, layer_name, prepare
+from desktop.jobs.wish import Action, Wish, action_for
 from flux_core.catalog import DEV, TINY
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec
@@ -130,9 +130,9 @@ def test_canvases_of_any_shape_can_be_filled_to_the_border(width, height):
 
 
 def test_an_impossible_wish_is_refused_with_a_sentence(photo):
-    with pytest.raises(RequestInvalid, match="strength"):
+    with pytest.raises(RequestInvalid, match="Strength"):
         prepare(masked(photo, Rect(9, 9, 9, 9)), replace(WISH, strength=float("nan")), TINY)
-    with pytest.raises(RequestInvalid, match="prompt"):
+    with pytest.raises(RequestInvalid, match="Prompt"):
         prepare(photo.committed_state, replace(WISH, prompt="x" * 1_000_000), TINY)
 
 

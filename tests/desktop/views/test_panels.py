@@ -10,7 +10,8 @@ from PySide6.QtTest import QTest
 
 from desktop.app import RESOURCES_DIR
 from desktop.document.geometry import Rect
-from desktop.jobs.job import Action, Health, Job, Phase, ServiceState, Wish
+from desktop.jobs.job import Health, Job, Phase, ServiceState
+from desktop.jobs.wish import Action, Wish
 from desktop.views.controls import ValueSlider
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import sentence
@@ -30,7 +31,9 @@ def panel(qtbot) -> GeneratePanel:
     return panel
 
 
-def model(name: str, *, is_installed: bool, tasks: tuple[str, ...] = ("generate",)) -> ModelInfo:
+def model(
+    name: str, *, is_installed: bool, tasks: tuple[str, ...] = ("generate", "transform", "fill")
+) -> ModelInfo:
     return ModelInfo(model=name, title=name.title(), licence="", tasks=tasks, is_installed=is_installed)
 
 

@@ -91,3 +91,70 @@ def test_what_is_not_a_request_counts_as_none(text):
 @pytest.mark.parametrize("data", [b"", b"hello", codec.encode_png(PIXELS)[:40]])
 def test_a_file_that_cannot_be_read_has_no_recipe(data):
     assert metadata.read_request(data) is None
+
+
+EVERYTHING = GenerationRequest(
+    task=Task.GENERATE,
+    prompt="a barn",
+    clip_prompt="barn",
+    negative_prompt="fog",
+    t5_tokens=256,
+    is_clip_only=True,
+    true_guidance=2.5,
+    num_steps=9,
+    solver="dpmpp_2m",
+    step_cache="fast",
+    decoder="fast",
+    pictures=({"image": "a" * 64, "adapter": "face", "strength": 0.7, "start": 0.1, "end": 0.9},),
+    controls=({"kind": "depth", "image": "b" * 64, "model": "net", "strength": 0.8, "end": 0.5},),
+    regions=({"prompt": "a lake", "mask": "c" * 64, "strength": 1.5},),
+    region_base=0.2,
+    num_images=3,
+    loras=({"name": "ink", "strength": 0.75},),
+)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_field_comes_back_from_every_format(format):
+    edit = GenerationRequest(task=Task.EDIT, prompt="x", image="a" * 64, references=("b" * 64, "c" * 64))
+    larger = GenerationRequest(task=Task.UPSCALE, image="a" * 64, strength=0.3, upscaler="net")
+    for request in (EVERYTHING, edit, larger):
+        assert metadata.read_request(metadata.encode(PIXELS, format, Recipe.of(request))) == request
+
+
+def test_other_tools_read_what_is_unwanted_and_how_the_steps_were_taken():
+    first, unwanted, line = metadata.parameters(EVERYTHING).split("\n")
+    assert first == "a barn <lora:ink:0.75>"
+    assert unwanted == "Negative prompt: fog"
+    for words in (
+        "Sampler: DPM++ 2M",
+        "CFG scale: 2.5",
+        "Control 0: depth net 0.8",
+        "Picture 0: face 0.7",
+        "Regions: 1",
+        "VAE: TAEF1",
+        "Step cache: fast",
+    ):
+        assert f", {words}" in line
+
+
+def test_a_jpeg_without_room_for_the_recipe_still_says_that_a_model_had_a_hand_in_it():
+    regions = tuple({"prompt": f"{n}" * 9000, "mask": f"{n:064x}"} for n in range(9))
+    request = GenerationRequest(prompt="x", regions=regions)
+    data = metadata.encode(PIXELS, "jpeg", Recipe.of(request))
+    assert metadata.read_request(data) is None
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in data
+    assert metadata.read_request(metadata.encode(PIXELS, "png", Recipe.of(request))) == request
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_composite"),
+    [
+        ({"task": Task.CONTROL, "controls": ({"kind": "canny", "image": "a" * 64},)}, False),
+        ({"task": Task.VARY, "pictures": ({"image": "a" * 64},)}, False),
+        ({"task": Task.EDIT, "image": "a" * 64}, True),
+        ({"task": Task.UPSCALE, "image": "a" * 64}, True),
+    ],
+)
+def test_a_picture_that_was_only_followed_makes_no_composite(fields, is_composite):
+    assert Recipe.of(GenerationRequest(**fields)).is_composite == is_composite
