@@ -40,6 +40,7 @@ from flux_core.weights.tensors import TensorSource
 ADAPTERS = "adapters"
 CONTROLNETS = "controlnets"
 LORAS = "loras"
+UPSCALERS = "upscalers"
 CONDITION_CHANNELS = 64  # of a control token; 68 with a mask
 UNION_MODES = {
     ControlKind.CANNY: 0,
@@ -104,6 +105,8 @@ def find_companions(
         if use.model and not is_lora(use, models_dirs):
             check_kind(use)
             found.append(finder.controlnet(use))
+    if request.upscaler:
+        find_file(request.upscaler, UPSCALERS, models_dirs, "upscaler")
     if request.decoder is Decoder.FAST:
         found.append(finder.fast_decoder())
     return tuple({companion.key: companion for companion in found}.values())

@@ -1,4 +1,4 @@
-"""What the torch engine has beside FLUX.1: models that look at pictures, and maps made by them."""
+"""What the torch engine has beside FLUX.1: models that look at pictures, maps made by them, upscalers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backends.torch_cuda.upscaler import load_upscaler
 from backends.torch_cuda.vision.look import look as look_at
 from flux_core.catalog.helpers import folder_of_helper
+from flux_core.companions import UPSCALERS, find_file
+from flux_core.conditioning.pixels import resized
 from flux_core.looking import Depth, Finding, Look
 from flux_core.pipeline.helpers import NoHelpers
 from flux_core.reporting import Report
@@ -36,6 +39,16 @@ class TorchHelpers(NoHelpers):
             return super().control_map(kind, rgba, report)
         _, (depth,) = self.look(Depth(), [rgba], report)
         return np.dstack([depth, depth, depth, np.full_like(depth, 255)])
+
+    def enlarge(self, rgba: Bytes, name: str, report: Report) -> Bytes:
+        path = find_file(name, UPSCALERS, self._models_dirs, "upscaler")
+        upscaler = load_upscaler(path, str(self._device))
+        try:
+            rgb = upscaler(rgba[..., :3], lambda done, total: report.check())
+        finally:
+            upscaler.free()
+        height, width = rgb.shape[:2]
+        return np.dstack([rgb, resized(rgba, width, height)[..., 3]])
 
     def look(
         self, look: Look, images: Sequence[Bytes], report: Report

@@ -35,11 +35,10 @@ def upscale(
     ] = None,
 ) -> None:
     """Enlarge a picture and paint the detail that it lacks."""
-    from flux_core.imaging.upscale import STRENGTH, plan_upscale
-
     from desktop.commands.frame import Blobs, model_for, read_picture
     from desktop.commands.painting import run, write_pictures
     from flux_core.errors import RequestInvalid
+    from flux_core.imaging.upscale import STRENGTH, plan_upscale
     from flux_core.request import Task, build_request
 
     options.check_output(painting.output)

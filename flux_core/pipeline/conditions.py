@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from flux_core.conditioning import fill, pixels, regions
 from flux_core.conditioning.inputs import Source, make_source
 from flux_core.conditioning.packing import pack, position_ids, rotary_table
 from flux_core.conditioning.regions import Segment
+from flux_core.imaging import tiles
 from flux_core.messages import Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.models.transformer import ImagePrompt
 from flux_core.pipeline.helpers import Helpers
-from flux_core.pipeline.job import Job
+from flux_core.pipeline.job import TILE_PX, Job
 from flux_core.pipeline.words import Words, clip_prompt
 from flux_core.pipeline.workbench import Workbench
 from flux_core.plan import Component, PartKey
@@ -268,10 +270,30 @@ class ConditionMaker:
         """[1, H', W', 3] in [-1, 1] -> packed latents [1, L, 64] in the model's precision."""
         backend = self._bench.backend
         with self._bench.part(job, Component.VAE_ENCODER) as encoder, job.report.stage(Stage.ENCODING):
-            latents = encoder(backend.cast(backend.from_numpy(image), job.precision))
+            latents = self._latents(job, encoder, image)
             tokens = pack(backend.ops, latents)
             backend.evaluate(tokens)
         return tokens
+
+    def _latents(self, job: Job, encoder: Any, image: Floats) -> Any:
+        """[1, H', W', 3] -> [1, h, w, C]; a large picture tile by tile."""
+        backend = self._bench.backend
+
+        def encode(part: Floats) -> Any:
+            return encoder(backend.cast(backend.from_numpy(part), job.precision))
+
+        if not job.is_tiled:
+            return encode(image)
+        window, overlap = (SCALE_FACTOR * side for side in tiles.autoencoder_window(TILE_PX))
+        latents = tiles.tiled_apply(
+            lambda part: backend.to_numpy(encode(part)),
+            image,
+            window,
+            overlap,
+            Fraction(1, SCALE_FACTOR),
+            job.check_tile,
+        )
+        return backend.cast(backend.from_numpy(latents), job.precision)
 
 
 def rotary(

@@ -75,9 +75,9 @@ class FluxEngine:
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
         report = Report(say, is_cancelled)
-        if request.look is not None:
-            return self._look(request, request.look, read_blob, report)
         try:
+            if request.look is not None:
+                return self._look(request, request.look, read_blob, report)
             job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report)
         except MemoryError as err:
             self.release()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import RequestInvalid
+from flux_core.imaging import edges
 from flux_core.looking import Finding, Look
 from flux_core.reporting import Report
 from flux_core.request import ControlKind
@@ -44,9 +45,11 @@ class Helpers(Protocol):
 
 
 class NoHelpers:
-    """Edges only."""
+    """What needs no model: edges alone."""
 
     def control_map(self, kind: ControlKind, rgba: Bytes, report: Report) -> Bytes:
+        if kind is ControlKind.CANNY:
+            return _opaque(edges.canny_map(rgba, *edges.BFL_THRESHOLDS))
         raise RequestInvalid(
             f"This engine cannot make a {kind.value} map of a picture.",
             "Give it the map itself, or choose the engine torch.",
@@ -61,3 +64,7 @@ class NoHelpers:
         self, look: Look, images: Sequence[Bytes], report: Report
     ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
         raise RequestInvalid("This engine cannot look at pictures.", "Choose the engine torch.")
+
+
+def _opaque(rgb: Bytes) -> Bytes:
+    return np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])

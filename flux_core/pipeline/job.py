@@ -30,6 +30,12 @@ _T5_PARTS = frozenset({"t5", "t5_tokenizer"})
 _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
 _SEEDS = 2**63
 
+WHOLE_PX = 2048 * 2048
+"""Pixels up to which the autoencoder sees a picture whole; its activations take about 1 kB each."""
+
+TILE_PX = 1024
+"""Side of its tiles beyond that."""
+
 Floats = NDArray[np.float32]
 
 
@@ -135,6 +141,15 @@ class Job:
     def is_windowed(self) -> bool:
         """Whether the transformer sees the picture window by window."""
         return self.request.task is Task.UPSCALE
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the autoencoder sees the picture tile by tile."""
+        return self.request.width_px * self.request.height_px > WHOLE_PX
+
+    def check_tile(self, done: int, total: int) -> None:
+        """Asks for a cancel between tiles."""
+        self.report.check()
 
     @property
     def has_step_cache(self) -> bool:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from flux_core.conditioning import pixels
 from flux_core.conditioning.packing import unpack
 from flux_core.engine import EngineImage
-from flux_core.imaging import codec
+from flux_core.imaging import codec, tiles
 from flux_core.messages import Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.parts import Identity
-from flux_core.pipeline.job import Job
+from flux_core.pipeline.job import TILE_PX, Job
 from flux_core.pipeline.walk import Preview
 from flux_core.pipeline.workbench import Workbench
 from flux_core.plan import Component, PartKey
@@ -71,9 +71,24 @@ class Pictures:
         return unpack(self._bench.backend.ops, tokens, *job.latent_size)
 
     def _decode(self, decoder: Any, job: Job, latents: Any) -> Floats:
-        """Latents [1, h, w, C] -> image [1, 8h, 8w, 3] on the host."""
+        """Latents [1, h, w, C] -> image [1, 8h, 8w, 3] on the host; a large picture tile by tile."""
         backend = self._bench.backend
-        return backend.to_numpy(decoder(backend.cast(latents, job.precision)))
+
+        def decode(part: Any) -> Floats:
+            return backend.to_numpy(decoder(backend.cast(part, job.precision)))
+
+        if not job.is_tiled:
+            return decode(latents)
+        window, overlap = tiles.autoencoder_window(TILE_PX)
+        whole = backend.to_numpy(latents)
+        return tiles.tiled_apply(
+            lambda part: decode(backend.from_numpy(part)),
+            whole,
+            window,
+            overlap,
+            SCALE_FACTOR,
+            job.check_tile,
+        )
 
     def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> str:
         latents = self._bench.backend.to_numpy(self._latents(job, tokens))[0]
