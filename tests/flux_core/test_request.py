@@ -54,7 +54,8 @@ def test_a_lora_whose_name_could_lead_elsewhere_is_refused(name: str) -> None:
         ({"width_px": 63}, "The width cannot be 63: it must be a whole number from 64 to 4096."),
         (
             {"task": "dream"},
-            "Task cannot be 'dream': it must be generate, transform, fill, edit, control, vary, upscale or look.",
+            "Task cannot be 'dream': it must be generate, transform, fill, edit, control, vary, upscale or "
+            "look.",
         ),
         ({"image": "x"}, "The source picture cannot be 'x': it must be the sha256 of a picture."),
         ({"prompt": 3}, "Prompt cannot be 3: it must be text of at most 10,000 characters."),
