@@ -224,7 +224,7 @@ def prepare(
     own = next((use for use in request.controls if not use.model or use in followers), None)
     job = Job(request, spec, folder, precision, plan, inputs, own, loras, companions, (), report)
     if request.step_cache is not StepCache.OFF and not job.has_step_cache:
-        warnings.append("Step caching was left off: there are too few steps for it.")
+        warnings.append(f"Step caching was left off: {job.num_steps - job.first_step} steps are too few.")
     return replace(job, warnings=tuple(warnings))
 
 

@@ -82,9 +82,9 @@ def test_a_finding_survives_the_wire(finding: Finding) -> None:
         ),
         ('{"kind": "describe", "max_tokens": 0}', "greater than or equal to 1"),
         ('{"kind": "score", "prompt": " "}', "it is empty"),
-        ('{"kind": "score"}', "field required"),
-        ('{"kind": "caption", "phrases": ["a"]}', "extra inputs"),
-        ('{"kind": "embed", "model": "../../etc"}', "string should match"),
+        ('{"kind": "score"}', "is missing"),
+        ('{"kind": "caption", "phrases": ["a"]}', "is not a part"),
+        ('{"kind": "embed", "model": "../../etc"}', "has another form"),
     ],
 )
 def test_a_wrong_look_is_refused_with_the_reason(text: str, words: str) -> None:

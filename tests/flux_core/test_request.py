@@ -22,7 +22,7 @@ def test_what_is_wrong_is_said_briefly(fields: dict[str, object]) -> None:
 
 
 def test_a_number_too_long_to_be_written_is_refused_like_any_other() -> None:
-    with pytest.raises(RequestInvalid, match="seed cannot be a value of thousands of digits"):
+    with pytest.raises(RequestInvalid, match="Seed cannot be a value of thousands of digits"):
         build_request(seed=10**5000)
 
 

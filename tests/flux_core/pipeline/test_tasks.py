@@ -454,7 +454,7 @@ def test_no_border_of_a_window_shows(any_engine: FluxEngine, monkeypatch: pytest
     grids = np.concatenate([each.tokens for each in kept]).reshape(-1, rows, rows, 64)
     energy = (np.diff(grids, axis=2) ** 2).mean(axis=(0, 1, 3))  # [rows - 1], of each border of columns
     windows = windows_of(2 * rows, 2 * rows, WINDOW_PX // 8)
-    edges = {w.left for w in windows} | {w.left + w.columns for w in windows}
+    edges = {w.place.x0 for w in windows} | {w.place.x1 for w in windows}
     at_edges = [edge - 1 for edge in sorted(edges) if 0 < edge < rows]
     inside = [column for column in range(rows - 1) if column not in at_edges]
     assert energy[at_edges].mean() < 1.1 * energy[inside].mean()
