@@ -277,3 +277,8 @@ def _check_controls(request: GenerationRequest, spec: ModelSpec, num_loras: int)
         raise RequestInvalid(
             "Only one map can go through the model's own inputs.", "Use one control LoRA, on FLUX.1 dev."
         )
+    if num_loras and request.task is Task.EDIT:
+        raise RequestInvalid(
+            "A control LoRA cannot follow a map in an edit, whose references it was not made for.",
+            "Name a ControlNet instead, or choose another task.",
+        )
