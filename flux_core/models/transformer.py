@@ -9,7 +9,7 @@ modulation is adaLN-Zero of Peebles & Xie 2022.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
@@ -114,6 +114,7 @@ class Transformer:
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
         cache: BlockCache | None = None,
+        heard: Hashable = None,
     ) -> Any:
         """One evaluation.
 
@@ -128,6 +129,7 @@ class Transformer:
             image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
             bias: [1, 1, L, L], added to every attention's logits, text first; None adds nothing.
             cache: May spare all blocks but the first; None computes them all.
+            heard: Which ControlNets and IP-Adapters these are; the cache takes over nothing across a change.
 
         Returns:
             [B, L_img, out_channels] velocity.
@@ -141,8 +143,8 @@ class Transformer:
         def rest() -> Any:
             return self._rest(first_img, first_txt, given)
 
-        heard = len(residuals), len(image_prompts)
-        out = rest() if cache is None else cache.through(img, first_img, heard, rest)
+        told = heard, len(residuals), len(image_prompts)
+        out = rest() if cache is None else cache.through(img, first_img, told, rest)
         return self.final_layer(out, vec)
 
     def _double(self, i: int, img: Any, txt: Any, given: Given) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from flux_core.ops import Backend
 from flux_core.pipeline.conditions import ConditionMaker, Conditions
 from flux_core.pipeline.helpers import Helpers, NoHelpers
 from flux_core.pipeline.job import Job, prepare
+from flux_core.pipeline.obeyed import check_look
 from flux_core.pipeline.pictures import Pictures
 from flux_core.pipeline.walk import walk_all
 from flux_core.pipeline.words import Words
@@ -110,6 +111,7 @@ class FluxEngine:
         self, request: GenerationRequest, look: Look, read_blob: Callable[[str], bytes], report: Report
     ) -> EngineResult:
         """Looks are rare beside painting and need its memory, so what paints makes room."""
+        check_look(request)
         names = [ref for ref in (request.image, *request.references) if ref is not None]
         images = [codec.decode(read_blob(name), "the picture") for name in names]
         self.release()

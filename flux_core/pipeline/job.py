@@ -19,6 +19,7 @@ from flux_core.conditioning import pixels
 from flux_core.conditioning.inputs import Inputs, read_inputs
 from flux_core.errors import Corrupt, Internal, ModelMissing, RequestInvalid
 from flux_core.models.autoencoder import SCALE_FACTOR
+from flux_core.pipeline.obeyed import check_obeyed, guidance_warning
 from flux_core.plan import PartKey, Plan, make_plan
 from flux_core.reporting import Report
 from flux_core.request import ControlUse, GenerationRequest, Precision, StepCache, Task
@@ -37,6 +38,26 @@ TILE_PX = 1024
 """Side of its tiles beyond that."""
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of the steps that are walked, as shares of them.
+
+    A job that starts from a picture walks only the last steps of a run, and shares are of those, so that what
+    ends at 0.5 is heard in half of them, whatever the strength. Source: diffusers' controlnet_keep.
+    """
+
+    start: float
+    end: float
+
+    def holds(self, step: int, num_steps: int) -> bool:
+        """Whether a step (an index) lies in it as a whole."""
+        return step / num_steps >= self.start and (step + 1) / num_steps <= self.end
+
+    def is_empty(self, num_steps: int) -> bool:
+        """Whether no step lies in it as a whole."""
+        return not any(self.holds(step, num_steps) for step in range(num_steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +234,12 @@ def prepare(
         )
     loras += control_loras
     companions = find_companions(request, spec, models_dirs)
+    check_obeyed(request, followers, [companion.key for companion in companions])
     inputs = read_inputs(request, spec, read_blob)
     spec, folder, warnings = _locate(request, spec, models_dirs)
     if warnings:
         request = request.model_copy(update={"is_clip_only": True})
+    warnings += filter(None, [guidance_warning(request, spec)])
     warnings += [lora.warning for lora in loras if lora.warning is not None]
     precision = auto_precision if request.precision is Precision.AUTO else request.precision
     found = {companion.key: companion.config for companion in companions}
@@ -225,7 +248,20 @@ def prepare(
     job = Job(request, spec, folder, precision, plan, inputs, own, loras, companions, (), report)
     if request.step_cache is not StepCache.OFF and not job.has_step_cache:
         warnings.append("Step caching was left off: there are too few steps for it.")
+    warnings += _unheard(job)
     return replace(job, warnings=tuple(warnings))
+
+
+def _unheard(job: Job) -> list[str]:
+    """Tells of what begins and ends within one step, which is then heard in none."""
+    steps = job.num_steps - job.first_step
+    uses = [*job.request.controls, *job.request.pictures]
+    return [
+        f"The {'control' if isinstance(use, ControlUse) else 'picture'} from {use.start:g} to {use.end:g} was "
+        f"not heard: no step of {steps} lies in that part."
+        for use in uses
+        if Span(use.start, use.end).is_empty(steps)
+    ]
 
 
 def _locate(
