@@ -160,7 +160,8 @@ class ConditionMaker:
         bias = regions.attention_bias(segments, job.seen_tokens, others, request.region_base)
         backend = self._bench.backend
         txt = states[0] if len(states) == 1 else backend.ops.concat(states, axis=1)
-        on_device = None if bias is None else backend.from_numpy(bias)
+        # In the model's own precision now, or every attention would make its own copy.
+        on_device = None if bias is None else backend.cast(backend.from_numpy(bias), job.precision)
         return Branch(txt, plain_tokens, vec, on_device, tuple(shown))
 
     def _negative(self, job: Job) -> Branch:

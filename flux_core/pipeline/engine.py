@@ -102,8 +102,7 @@ class FluxEngine:
 
     def _carry_out(self, job: Job) -> EngineResult:
         self._bench.lay_out(job, lambda key: self._words.is_known(job, key))
-        conditions = self._conditions.make(job)
-        walked = self._walk(job, conditions)
+        walked = self._walk(job, self._conditions.make(job))  # which nothing holds while pictures are decoded
         images = self._pictures.decode_all(job, walked)
         return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), job.warnings)
 

@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core import catalog
-from flux_core.catalog import PARTS, ModelSpec
+from flux_core.catalog import PARTS, ModelSpec, SiglipConfig
 from flux_core.companions import Companion, find_companions, is_lora
 from flux_core.conditioning import pixels
 from flux_core.conditioning.inputs import Inputs, read_inputs
+from flux_core.conditioning.regions import MAX_TOKENS
 from flux_core.errors import Corrupt, Internal, ModelMissing, RequestInvalid
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.pipeline.obeyed import check_obeyed, guidance_warning
-from flux_core.plan import PartKey, Plan, make_plan
+from flux_core.plan import Component, PartKey, Plan, make_plan
 from flux_core.reporting import Report
-from flux_core.request import ControlUse, GenerationRequest, Precision, StepCache, Task
+from flux_core.request import SIZE_MULTIPLE_PX, ControlUse, GenerationRequest, Precision, StepCache, Task
 from flux_core.sampling.schedule import sigmas, start_step
 from flux_core.sampling.step_cache import is_worth_it
 from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras
@@ -249,7 +250,28 @@ def prepare(
     if request.step_cache is not StepCache.OFF and not job.has_step_cache:
         warnings.append("Step caching was left off: there are too few steps for it.")
     warnings += _unheard(job)
+    _check_bias(job)
     return replace(job, warnings=tuple(warnings))
+
+
+def _check_bias(job: Job) -> None:
+    """Refuses regions, and pictures that count more or less, where who hears whom would fill the memory."""
+    request = job.request
+    eyes = {each.key.name: each.config for each in job.companions if each.key.component is Component.SIGLIP}
+    seen = [(use, eyes.get(use.adapter or job.spec.redux)) for use in request.pictures if use.strength]
+    redux = [(use, config.num_patches) for use, config in seen if isinstance(config, SiglipConfig)]
+    if not request.regions and all(use.strength == 1.0 for use, _ in redux):
+        return
+    words = job.t5_tokens * (1 + len(request.regions)) + sum(count for _, count in redux)
+    others = sum(image.shape[1] * image.shape[2] // SIZE_MULTIPLE_PX**2 for image in job.inputs.references)
+    tokens = words + job.seen_tokens + others
+    if tokens > MAX_TOKENS:
+        what = "Regions" if request.regions else "Pictures that count more or less than others"
+        raise RequestInvalid(
+            f"{what} take a table of {tokens} x {tokens} numbers at {request.width_px} x {request.height_px} "
+            "pixels, which is too large.",
+            "Paint it smaller and enlarge it then, or leave them out.",
+        )
 
 
 def _unheard(job: Job) -> list[str]:
