@@ -115,6 +115,7 @@ class FluxEngine:
         images = [codec.decode(read_blob(name), "the picture") for name in names]
         self.release()
         findings, pictures = self._helpers.look(look, images, report)
+        report.progress(Stage.LOOKING, 1.0)
         shown = [
             EngineImage(codec.encode_png(picture), picture.shape[1], picture.shape[0], seed=0)
             for picture in pictures
@@ -137,6 +138,11 @@ class FluxEngine:
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:
     """What the person reads when a job does not fit."""
+    if request.look is not None:
+        return OutOfMemory(
+            "There is not enough memory to look at the picture.",
+            "Choose a smaller picture or a smaller helper, or close other programs.",
+        )
     size = f"{request.width_px} x {request.height_px}"
     return OutOfMemory(
         f"There is not enough memory for {size} pixels with the model {request.model!r}.",
