@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backends.mlx_metal.engine import MlxEngine
 from flux_core.errors import RequestInvalid
 from flux_core.models.transformer import Transformer
 from flux_core.pipeline import FluxEngine
 from flux_core.pipeline.conditions import ConditionMaker, Conditions
 from flux_core.pipeline.pictures import Pictures
+from flux_core.plan import Component, PartKey
 from tests.support import family_random as family
 from tests.support.engine_runs import run, scene
 
@@ -78,3 +81,24 @@ def test_what_a_walk_was_told_is_gone_when_its_pictures_are_decoded(
     monkeypatch.setattr(Pictures, "decode_all", spy_decode)
     run(any_engine, model=family.DEV.model, num_steps=1, regions=REGIONS)
     assert found == [False]
+
+
+def test_a_job_that_does_not_fit_finds_nothing_of_one_that_did(
+    family_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words are remembered, so nobody would come to free the text encoders during the walk."""
+    engine = MlxEngine((family_dir,))
+    seen: list[set[Component]] = []
+    call = Transformer.__call__
+    parts = engine._bench.parts  # pyright: ignore[reportPrivateUsage]
+
+    def spy(self: Transformer, *args: Any, **kwargs: Any) -> Any:
+        seen.append({part for part in Component if parts.has(PartKey(part))})
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(Transformer, "__call__", spy)
+    run(engine, model=family.DEV.model, num_steps=1)
+    monkeypatch.setattr(engine._bench, "_budget_bytes", 0)  # pyright: ignore[reportPrivateUsage]
+    run(engine, model=family.DEV.model, num_steps=1)
+    assert Component.T5 in seen[0]
+    assert seen[1] == {Component.TRANSFORMER}
