@@ -221,7 +221,8 @@ def _walk(
     total = steps * job.request.num_images
 
     def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> None:
-        job.check_finite(backend.to_numpy(x), f"after step {step + 1} of {job.num_steps}")
+        # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
+        job.check_finite(backend.to_numpy((x - x).sum()), f"after step {step + 1} of {job.num_steps}")
         done = index * steps + step - first + 1
         report.progress(Stage.DENOISING, done / total, done, total)
         if preview is not None:
