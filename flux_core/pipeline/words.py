@@ -65,7 +65,9 @@ class Words:
     def redux_tokens(self, job: Job, use: PictureUse, rgba: Bytes) -> Any:
         """A picture as text tokens, [1, N, D]."""
         name = use.adapter or job.spec.redux
-        stamps = tuple(job.companion(PartKey(each, name)).stamp for each in (Component.SIGLIP, Component.REDUX))
+        stamps = tuple(
+            job.companion(PartKey(each, name)).stamp for each in (Component.SIGLIP, Component.REDUX)
+        )
         key = "redux", self._bench.parts.identity, stamps, use.image
         return self._bench.remember(key, lambda: self._see(job, name, rgba))
 

@@ -48,5 +48,6 @@ def test_a_name_of_more_bytes_than_a_file_system_takes_is_not_there(
         "loras": {"name": "é" * 190},
         "controls": {"model": "é" * 190, "kind": "canny", "image": picture},
     }
+    fields: dict[str, Any] = {field: [uses[field]]}
     with pytest.raises(ModelMissing):
-        run(any_engine, model=family.DEV.model, num_steps=1, **{field: [uses[field]]})
+        run(any_engine, model=family.DEV.model, num_steps=1, **fields)
