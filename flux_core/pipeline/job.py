@@ -279,8 +279,8 @@ def _unheard(job: Job) -> list[str]:
     steps = job.num_steps - job.first_step
     uses = [*job.request.controls, *job.request.pictures]
     return [
-        f"The {'control' if isinstance(use, ControlUse) else 'picture'} from {use.start:g} to {use.end:g} was "
-        f"not heard: no step of {steps} lies in that part."
+        f"The {'control' if isinstance(use, ControlUse) else 'picture'} from {use.start:g} to {use.end:g} "
+        f"was not heard: no step of {steps} lies in that part."
         for use in uses
         if Span(use.start, use.end).is_empty(steps)
     ]

@@ -1,7 +1,7 @@
 """Refuses what a request asks for and its task or model would pass over in silence.
 
-A field that changes nothing is worse than an error: the person turns it and wonders. What is only lost in part
-is done and told in a warning.
+A field that changes nothing is worse than an error: the person turns it and wonders. What is only lost in
+part is done and told in a warning.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def check_obeyed(
     """
     if request.strength < 1.0 and (request.image is None or request.task is Task.EDIT):
         raise RequestInvalid(
-            f"{request.task.value} does not start from a picture, so a strength of {request.strength:g} would "
-            "change nothing.",
+            f"{request.task.value} does not start from a picture, so a strength of {request.strength:g} "
+            "would change nothing.",
             "Leave the strength out, or choose transform.",
         )
     for use in request.controls:
