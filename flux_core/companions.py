@@ -118,7 +118,7 @@ def is_lora(use: ControlUse, models_dirs: tuple[Path, ...]) -> bool:
     if row is not None or not use.model:
         return row is not None and row.kind is Kind.LORA
     is_net, is_lora = (
-        any((base / folder / f"{use.model}{end}").is_file() for base in models_dirs for end in ("", _SUFFIX))
+        any(_is_file(base / folder / f"{use.model}{end}") for base in models_dirs for end in ("", _SUFFIX))
         for folder in (CONTROLNETS, LORAS)
     )
     return is_lora and not is_net
@@ -280,7 +280,7 @@ def find_file(name: str, folder: str, models_dirs: Iterable[Path], what: str) ->
     folders = [base / folder for base in models_dirs]
     for each in folders:
         for path in (each / name, each / f"{name}{_SUFFIX}"):
-            if path.is_file():
+            if _is_file(path):
                 return path
     here = [path.name for each in folders if each.is_dir() for path in sorted(each.glob(f"*{_SUFFIX}"))]
     listed = ", ".join(here[:_SHOWN]) + (f" and {len(here) - _SHOWN} more" if len(here) > _SHOWN else "")
@@ -288,6 +288,13 @@ def find_file(name: str, folder: str, models_dirs: Iterable[Path], what: str) ->
         f"There is no {what} called {name!r} in {folders[0]}.",
         f"Choose one of: {listed}." if here else "Put its file there.",
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name of 200 characters may have more bytes than a file system takes
+        return False
 
 
 def _eye_of(row: PartSpec | None, otherwise: str) -> str:

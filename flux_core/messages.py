@@ -30,6 +30,7 @@ class Stage(StrEnum):
     ENCODING = "encoding"
     DENOISING = "denoising"
     DECODING = "decoding"
+    LOOKING = "looking"  # instead of the three before, where nothing is painted
 
 
 class Progress(_Message):

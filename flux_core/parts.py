@@ -115,6 +115,11 @@ class Parts:
         self._loaded.pop(key, None)
         self._adapters.pop(key.component, None)
 
+    def free_loaded(self) -> None:
+        """Frees every part; the choice stays, and parts are loaded again when they are asked for."""
+        self._loaded.clear()
+        self._adapters.clear()
+
     def free_all(self) -> None:
         self._loaded.clear()
         self._adapters.clear()

@@ -21,6 +21,7 @@ _SPANS: dict[Stage, tuple[float, float]] = {
     Stage.ENCODING: (0.08, 0.14),
     Stage.DENOISING: (0.14, 0.92),
     Stage.DECODING: (0.92, 1.0),
+    Stage.LOOKING: (0.08, 1.0),
 }
 
 

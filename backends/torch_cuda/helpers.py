@@ -15,6 +15,7 @@ from flux_core.catalog.helpers import folder_of_helper
 from flux_core.companions import UPSCALERS, find_file
 from flux_core.conditioning.pixels import resized
 from flux_core.looking import Depth, Finding, Look
+from flux_core.messages import Stage
 from flux_core.pipeline.helpers import NoHelpers
 from flux_core.reporting import Report
 from flux_core.request import ControlKind
@@ -37,7 +38,7 @@ class TorchHelpers(NoHelpers):
     def control_map(self, kind: ControlKind, rgba: Bytes, report: Report) -> Bytes:
         if kind is not ControlKind.DEPTH:
             return super().control_map(kind, rgba, report)
-        _, (depth,) = self.look(Depth(), [rgba], report)
+        _, (depth,) = self._look(Depth(), [rgba], report, Stage.ENCODING)
         return np.dstack([depth, depth, depth, np.full_like(depth, 255)])
 
     def enlarge(self, rgba: Bytes, name: str, report: Report) -> Bytes:
@@ -53,6 +54,12 @@ class TorchHelpers(NoHelpers):
     def look(
         self, look: Look, images: Sequence[Bytes], report: Report
     ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
-        return look_at(
-            look, images, lambda model: folder_of_helper(model, self._models_dirs), self._device, report
-        )
+        return self._look(look, images, report, Stage.LOOKING)
+
+    def _look(
+        self, look: Look, images: Sequence[Bytes], report: Report, stage: Stage
+    ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
+        def find(model: str) -> Path | None:
+            return folder_of_helper(model, self._models_dirs)
+
+        return look_at(look, images, find, self._device, report, stage)

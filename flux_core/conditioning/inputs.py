@@ -119,9 +119,11 @@ def covered(rgba: Bytes, request: GenerationRequest) -> Bytes:
     width, height = request.width_px, request.height_px
     factor = max(width / rgba.shape[1], height / rgba.shape[0])
     wide, high = max(width, round(rgba.shape[1] * factor)), max(height, round(rgba.shape[0] * factor))
-    scaled = pixels.resized(rgba, wide, high)
     left, top = (wide - width) // 2, (high - height) // 2
-    return scaled[top : top + height, left : left + width]
+    # Only the middle is resampled: of a picture one pixel wide the whole would be gigabytes.
+    across, down = rgba.shape[1] / wide, rgba.shape[0] / high
+    box = left * across, top * down, (left + width) * across, (top + height) * down
+    return pixels.resized(rgba, width, height, box)
 
 
 def _read_source(image: Bytes, request: GenerationRequest, read_blob: Callable[[str], bytes]) -> Source:

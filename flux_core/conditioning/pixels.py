@@ -59,12 +59,14 @@ def padded_mask(mask: Bytes) -> Floats:
     return _continue_edges(mask[..., None])[..., 0].astype(np.float32) / 255.0
 
 
-def resized(rgba: Bytes, width_px: int, height_px: int) -> Bytes:
-    """[H, W, 4] -> [height_px, width_px, 4], Lanczos."""
+def resized(
+    rgba: Bytes, width_px: int, height_px: int, box: tuple[float, float, float, float] | None = None
+) -> Bytes:
+    """[H, W, 4], or its part `box` (left, top, right, bottom) -> [height_px, width_px, 4], Lanczos."""
     if rgba.shape[:2] == (height_px, width_px):
         return rgba
     image = Image.fromarray(rgba).convert("RGBa")  # else what lies under transparent pixels bleeds out
-    return np.array(image.resize((width_px, height_px), Image.Resampling.LANCZOS).convert("RGBA"))
+    return np.array(image.resize((width_px, height_px), Image.Resampling.LANCZOS, box=box).convert("RGBA"))
 
 
 def model_to_image(image: Floats, width_px: int, height_px: int) -> Bytes:

@@ -23,6 +23,9 @@ Floats = NDArray[np.float32]
 SILENCE = -1e9  # of a logit: nothing is heard, and no row of softmax is empty of numbers
 _TOKEN_PX = 2 * SCALE_FACTOR
 
+MAX_TOKENS = 23_000
+"""Of all streams together, with a bias; in float32 it takes 2 GB then, and twice that while it is copied."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -9,7 +9,7 @@ modulation is adaLN-Zero of Peebles & Xie 2022.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
@@ -33,6 +33,7 @@ class Residuals(NamedTuple):
     """What one ControlNet adds to the image stream, already scaled; each [B, L_img, D].
 
     Fewer residuals than blocks are stretched over the blocks in runs of equal length, or repeated in turn.
+    L_img are the tokens of the picture; reference pictures behind it are not steered.
     """
 
     double: Sequence[Any] = ()
@@ -113,6 +114,7 @@ class Transformer:
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
         cache: BlockCache | None = None,
+        heard: Hashable = None,
     ) -> Any:
         """One evaluation.
 
@@ -127,6 +129,7 @@ class Transformer:
             image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
             bias: [1, 1, L, L], added to every attention's logits, text first; None adds nothing.
             cache: May spare all blocks but the first; None computes them all.
+            heard: Which ControlNets and IP-Adapters these are; the cache takes over nothing across a change.
 
         Returns:
             [B, L_img, out_channels] velocity.
@@ -140,8 +143,8 @@ class Transformer:
         def rest() -> Any:
             return self._rest(first_img, first_txt, given)
 
-        heard = len(residuals), len(image_prompts)
-        out = rest() if cache is None else cache.through(img, first_img, heard, rest)
+        told = heard, len(residuals), len(image_prompts)
+        out = rest() if cache is None else cache.through(img, first_img, told, rest)
         return self.final_layer(out, vec)
 
     def _double(self, i: int, img: Any, txt: Any, given: Given) -> tuple[Any, Any]:
@@ -150,7 +153,7 @@ class Transformer:
         img, txt = self.double_blocks[i](img, txt, given.vec, given.pe, prompts, given.bias)
         for control in given.residuals:
             added = control.after_double(i, self.config.depth)
-            img = img if added is None else img + added
+            img = img if added is None else _steered(self.ops, img, added, 0)
         return img, txt
 
     def _rest(self, img: Any, txt: Any, given: Given) -> Any:
@@ -164,8 +167,16 @@ class Transformer:
             z = block(z, given.vec, given.pe, given.bias)
             for control in given.residuals:
                 added = control.after_single(i, self.config.depth_single)
-                z = z if added is None else ops.concat([z[:, :txt_len], z[:, txt_len:] + added], axis=1)
+                z = z if added is None else _steered(ops, z, added, txt_len)
         return z[:, txt_len:]
+
+
+def _steered(ops: Ops, x: Any, added: Any, start: int) -> Any:
+    """x [B, L, D] with `added` [B, N, D] on its tokens from `start` on; those before and behind stay."""
+    end = start + int(added.shape[1])
+    parts = [x[:, :start], x[:, start:end] + added, x[:, end:]]
+    parts = [part for part in parts if part.shape[1]]
+    return parts[0] if len(parts) == 1 else ops.concat(parts, axis=1)
 
 
 class Condition:

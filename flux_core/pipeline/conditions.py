@@ -26,7 +26,7 @@ from flux_core.messages import Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.models.transformer import ImagePrompt
 from flux_core.pipeline.helpers import Helpers
-from flux_core.pipeline.job import TILE_PX, Job
+from flux_core.pipeline.job import TILE_PX, Job, Span
 from flux_core.pipeline.words import Words, clip_prompt
 from flux_core.pipeline.workbench import Workbench
 from flux_core.plan import Component, PartKey
@@ -34,18 +34,6 @@ from flux_core.request import ControlKind, ControlUse, PictureUse
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A part of the steps, as shares of all of them."""
-
-    start: float
-    end: float
-
-    def holds(self, step: int, num_steps: int) -> bool:
-        """Whether a step (an index) lies in it as a whole. Source: diffusers' controlnet_keep."""
-        return step / num_steps >= self.start and (step + 1) / num_steps <= self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +160,8 @@ class ConditionMaker:
         bias = regions.attention_bias(segments, job.seen_tokens, others, request.region_base)
         backend = self._bench.backend
         txt = states[0] if len(states) == 1 else backend.ops.concat(states, axis=1)
-        on_device = None if bias is None else backend.from_numpy(bias)
+        # In the model's own precision now, or every attention would make its own copy.
+        on_device = None if bias is None else backend.cast(backend.from_numpy(bias), job.precision)
         return Branch(txt, plain_tokens, vec, on_device, tuple(shown))
 
     def _negative(self, job: Job) -> Branch:

@@ -21,6 +21,7 @@ from flux_core.ops import Backend
 from flux_core.pipeline.conditions import ConditionMaker, Conditions
 from flux_core.pipeline.helpers import Helpers, NoHelpers
 from flux_core.pipeline.job import Job, prepare
+from flux_core.pipeline.obeyed import check_look
 from flux_core.pipeline.pictures import Pictures
 from flux_core.pipeline.walk import walk_all
 from flux_core.pipeline.words import Words
@@ -101,8 +102,7 @@ class FluxEngine:
 
     def _carry_out(self, job: Job) -> EngineResult:
         self._bench.lay_out(job, lambda key: self._words.is_known(job, key))
-        conditions = self._conditions.make(job)
-        walked = self._walk(job, conditions)
+        walked = self._walk(job, self._conditions.make(job))  # which nothing holds while pictures are decoded
         images = self._pictures.decode_all(job, walked)
         return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), job.warnings)
 
@@ -110,10 +110,12 @@ class FluxEngine:
         self, request: GenerationRequest, look: Look, read_blob: Callable[[str], bytes], report: Report
     ) -> EngineResult:
         """Looks are rare beside painting and need its memory, so what paints makes room."""
+        check_look(request)
         names = [ref for ref in (request.image, *request.references) if ref is not None]
         images = [codec.decode(read_blob(name), "the picture") for name in names]
         self.release()
         findings, pictures = self._helpers.look(look, images, report)
+        report.progress(Stage.LOOKING, 1.0)
         shown = [
             EngineImage(codec.encode_png(picture), picture.shape[1], picture.shape[0], seed=0)
             for picture in pictures
@@ -136,6 +138,11 @@ class FluxEngine:
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:
     """What the person reads when a job does not fit."""
+    if request.look is not None:
+        return OutOfMemory(
+            "There is not enough memory to look at the picture.",
+            "Choose a smaller picture or a smaller helper, or close other programs.",
+        )
     size = f"{request.width_px} x {request.height_px}"
     return OutOfMemory(
         f"There is not enough memory for {size} pixels with the model {request.model!r}.",

@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core import catalog
-from flux_core.catalog import PARTS, ModelSpec
+from flux_core.catalog import PARTS, ModelSpec, SiglipConfig
 from flux_core.companions import Companion, find_companions, is_lora
 from flux_core.conditioning import pixels
 from flux_core.conditioning.inputs import Inputs, read_inputs
+from flux_core.conditioning.regions import MAX_TOKENS
 from flux_core.errors import Corrupt, Internal, ModelMissing, RequestInvalid
 from flux_core.models.autoencoder import SCALE_FACTOR
-from flux_core.plan import PartKey, Plan, make_plan
+from flux_core.pipeline.obeyed import check_obeyed, guidance_warning
+from flux_core.plan import Component, PartKey, Plan, make_plan
 from flux_core.reporting import Report
-from flux_core.request import ControlUse, GenerationRequest, Precision, StepCache, Task
+from flux_core.request import SIZE_MULTIPLE_PX, ControlUse, GenerationRequest, Precision, StepCache, Task
 from flux_core.sampling.schedule import sigmas, start_step
 from flux_core.sampling.step_cache import is_worth_it
 from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras
@@ -37,6 +39,26 @@ TILE_PX = 1024
 """Side of its tiles beyond that."""
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of the steps that are walked, as shares of them.
+
+    A job that starts from a picture walks only the last steps of a run, and shares are of those, so that what
+    ends at 0.5 is heard in half of them, whatever the strength. Source: diffusers' controlnet_keep.
+    """
+
+    start: float
+    end: float
+
+    def holds(self, step: int, num_steps: int) -> bool:
+        """Whether a step (an index) lies in it as a whole."""
+        return step / num_steps >= self.start and (step + 1) / num_steps <= self.end
+
+    def is_empty(self, num_steps: int) -> bool:
+        """Whether no step lies in it as a whole."""
+        return not any(self.holds(step, num_steps) for step in range(num_steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +235,12 @@ def prepare(
         )
     loras += control_loras
     companions = find_companions(request, spec, models_dirs)
+    check_obeyed(request, followers, [companion.key for companion in companions])
     inputs = read_inputs(request, spec, read_blob)
     spec, folder, warnings = _locate(request, spec, models_dirs)
     if warnings:
         request = request.model_copy(update={"is_clip_only": True})
+    warnings += filter(None, [guidance_warning(request, spec)])
     warnings += [lora.warning for lora in loras if lora.warning is not None]
     precision = auto_precision if request.precision is Precision.AUTO else request.precision
     found = {companion.key: companion.config for companion in companions}
@@ -225,7 +249,41 @@ def prepare(
     job = Job(request, spec, folder, precision, plan, inputs, own, loras, companions, (), report)
     if request.step_cache is not StepCache.OFF and not job.has_step_cache:
         warnings.append(f"Step caching was left off: {job.num_steps - job.first_step} steps are too few.")
+    warnings += _unheard(job)
+    _check_bias(job)
     return replace(job, warnings=tuple(warnings))
+
+
+def _check_bias(job: Job) -> None:
+    """Refuses regions, and pictures that count more or less, where who hears whom would fill the memory."""
+    request = job.request
+    eyes = {each.key.name: each.config for each in job.companions if each.key.component is Component.SIGLIP}
+    seen = [(use, eyes.get(use.adapter or job.spec.redux)) for use in request.pictures if use.strength]
+    redux = [(use, config.num_patches) for use, config in seen if isinstance(config, SiglipConfig)]
+    if not request.regions and all(use.strength == 1.0 for use, _ in redux):
+        return
+    words = job.t5_tokens * (1 + len(request.regions)) + sum(count for _, count in redux)
+    others = sum(image.shape[1] * image.shape[2] // SIZE_MULTIPLE_PX**2 for image in job.inputs.references)
+    tokens = words + job.seen_tokens + others
+    if tokens > MAX_TOKENS:
+        what = "Regions" if request.regions else "Pictures that count more or less than others"
+        raise RequestInvalid(
+            f"{what} take a table of {tokens} x {tokens} numbers at {request.width_px} x {request.height_px} "
+            "pixels, which is too large.",
+            "Paint it smaller and enlarge it then, or leave them out.",
+        )
+
+
+def _unheard(job: Job) -> list[str]:
+    """Tells of what begins and ends within one step, which is then heard in none."""
+    steps = job.num_steps - job.first_step
+    uses = [*job.request.controls, *job.request.pictures]
+    return [
+        f"The {'control' if isinstance(use, ControlUse) else 'picture'} from {use.start:g} to {use.end:g} "
+        f"was not heard: no step of {steps} lies in that part."
+        for use in uses
+        if Span(use.start, use.end).is_empty(steps)
+    ]
 
 
 def _locate(
@@ -276,4 +334,9 @@ def _check_controls(request: GenerationRequest, spec: ModelSpec, num_loras: int)
     if num_loras > 1 or (num_loras and spec.transformer.in_channels != spec.transformer.out_channels):
         raise RequestInvalid(
             "Only one map can go through the model's own inputs.", "Use one control LoRA, on FLUX.1 dev."
+        )
+    if num_loras and request.task is Task.EDIT:
+        raise RequestInvalid(
+            "A control LoRA cannot follow a map in an edit, whose references it was not made for.",
+            "Name a ControlNet instead, or choose another task.",
         )

@@ -18,7 +18,7 @@ from flux_core.messages import Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.ops import Backend
 from flux_core.pipeline.conditions import Branch, Conditions, Steering, rotary
-from flux_core.pipeline.job import Job
+from flux_core.pipeline.job import Job, Span
 from flux_core.pipeline.windows import Window, windows_of
 from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
@@ -102,14 +102,15 @@ class Velocity:
         return without + (v - without) * contrast
 
     def _evaluated(self, x: Any, sigma: float, branch: Branch, residuals: Sequence[Any]) -> Any:
-        backend, ops, step = self._backend, self._backend.ops, self._step(sigma)
+        backend, ops = self._backend, self._backend.ops
         img = backend.cast(x, self._job.precision)
         if self._channels is not None:
             img = ops.concat([img, self._channels], axis=2)
         if self._conditions.references is not None:
             img = ops.concat([img, self._conditions.references], axis=1)
-        num_steps = len(self._levels) - 1
-        shown = [each.prompts for each in branch.shown if each.span.holds(step, num_steps)]
+        shown = [number for number, each in enumerate(branch.shown) if self._is_heard(each.span, sigma)]
+        steering = self._conditions.steering
+        speaking = [number for number, each in enumerate(steering) if self._is_heard(each.span, sigma)]
         v = self._transformer(
             img,
             branch.txt,
@@ -118,27 +119,32 @@ class Velocity:
             self._guidance if self._has_guidance else None,
             self._tables[id(branch)],
             residuals=residuals,
-            image_prompts=shown,
+            image_prompts=[branch.shown[number].prompts for number in shown],
             bias=branch.bias,
             cache=self._caches.get(id(branch)),
+            heard=(tuple(speaking), tuple(shown)),
         )
         return ops.cast_like(v[:, : self._num_tokens], x)
 
     def _residuals(self, x: Any, sigma: float) -> list[Any]:
         """What the ControlNets say that are heard at this level."""
-        backend, words, step = self._backend, self._conditions.words, self._step(sigma)
+        backend, words = self._backend, self._conditions.words
         level = backend.from_numpy(np.full(1, sigma, np.float32))
         img = backend.cast(x, self._job.precision)
         txt = words.txt[:, : words.plain_tokens]
-        num_steps = len(self._levels) - 1
         return [
             self._controlnets[each.name](
                 img, condition, txt, words.vec, level, self._guidance, self._plain_table,
                 scale=each.strength, mode=each.mode,
             )
             for each, condition in zip(self._conditions.steering, self._maps, strict=True)
-            if each.span.holds(step, num_steps)
+            if self._is_heard(each.span, sigma)
         ]  # fmt: skip
+
+    def _is_heard(self, span: Span, sigma: float) -> bool:
+        """Whether the step of a level lies in a part of the steps that are walked."""
+        first = self._job.first_step
+        return span.holds(self._step(sigma) - first, self._job.num_steps - first)
 
     def _step(self, sigma: float) -> int:
         """The step that a level belongs to: solvers may ask between two of them."""
@@ -215,7 +221,8 @@ def _walk(
     total = steps * job.request.num_images
 
     def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> None:
-        job.check_finite(backend.to_numpy(x), f"after step {step + 1} of {job.num_steps}")
+        # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
+        job.check_finite(backend.to_numpy((x - x).sum()), f"after step {step + 1} of {job.num_steps}")
         done = index * steps + step - first + 1
         report.progress(Stage.DENOISING, done / total, done, total)
         if preview is not None:

@@ -65,8 +65,10 @@ class Words:
     def redux_tokens(self, job: Job, use: PictureUse, rgba: Bytes) -> Any:
         """A picture as text tokens, [1, N, D]."""
         name = use.adapter or job.spec.redux
-        stamp = job.companion(PartKey(Component.REDUX, name)).stamp
-        key = "redux", self._bench.parts.identity, stamp, use.image
+        stamps = tuple(
+            job.companion(PartKey(each, name)).stamp for each in (Component.SIGLIP, Component.REDUX)
+        )
+        key = "redux", self._bench.parts.identity, stamps, use.image
         return self._bench.remember(key, lambda: self._see(job, name, rgba))
 
     def image_prompts(self, job: Job, use: PictureUse, rgba: Bytes) -> list[ImagePrompt]:
@@ -148,9 +150,12 @@ def clip_picture(rgba: Bytes, side_px: int) -> Floats:
     image = on_white(rgba)
     factor = side_px / min(image.size)
     width, height = (max(side_px, int(side * factor)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - side_px) // 2, (height - side_px) // 2
-    square = np.asarray(image.crop((left, top, left + side_px, top + side_px)), np.float32) / 255.0
+    # Only the square is resampled: of a picture one pixel high the whole would be gigabytes.
+    across, down = image.width / width, image.height / height
+    box = left * across, top * down, (left + side_px) * across, (top + side_px) * down
+    middle = image.resize((side_px, side_px), Image.Resampling.BICUBIC, box=box)
+    square = np.asarray(middle, np.float32) / 255.0
     return ((square - CLIP_MEAN) / CLIP_DEVIATION)[None]
 
 

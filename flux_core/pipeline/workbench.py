@@ -47,6 +47,7 @@ class Workbench:
         """
         self.parts.choose(job.spec, job.folder, job.precision, job.loras, job.companions)
         if not self.is_resident(job):
+            self.parts.free_loaded()  # what an earlier job that fitted has left would lie beside each stage
             return
         wanted = [
             key for key in job.plan.keys if key.component not in HELPED and not self.parts.is_ready(key)

@@ -52,7 +52,7 @@ class BlockCache:
     """What one kind of evaluation (with the prompt, or without) remembers during one walk.
 
     Holds two arrays of the image stream's size and precision. Never takes over the first or the last
-    step, nor anything when more or fewer ControlNets or image prompts speak than before.
+    step, nor anything when other ControlNets or image prompts speak than before.
 
     Args:
         backend: Where the model computes; asked for one number per evaluation.

@@ -20,8 +20,6 @@ from flux_core.looking import Look, check_pictures
 from flux_core.messages import Stage
 from flux_core.reporting import Report
 
-RUNNING = Stage.ENCODING
-
 
 def look(
     request: Look,
@@ -29,6 +27,7 @@ def look(
     find_folder: Callable[[str], Path | None],
     device: torch.device,
     report: Report,
+    running: Stage = Stage.LOOKING,
 ) -> Looked:
     """Carries out a look.
 
@@ -38,6 +37,7 @@ def look(
         find_folder: Id of a helper -> its folder on this machine; None if it is not here.
         device: That computes.
         report: Told how it goes; asked for a cancel before and after loading and while the helper runs.
+        running: What the person is told while it runs; a part of a painting job has a stage of that.
 
     Returns:
         The findings, and the masks and depth maps that they name.
@@ -60,11 +60,11 @@ def look(
         with report.stage(Stage.LOADING):
             helper = family.load(source)
             report.progress(Stage.LOADING, 1.0)
-        with report.stage(RUNNING), torch.inference_mode():
+        with report.stage(running), torch.inference_mode():
 
             def on_progress(done: float) -> None:
                 report.check()
-                report.progress(RUNNING, done)
+                report.progress(running, done)
 
             return helper.look(request, images, on_progress)
     except BaseException as err:

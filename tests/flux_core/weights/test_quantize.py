@@ -159,7 +159,8 @@ def test_memory_stays_far_below_the_file(tmp_path: Path) -> None:
         quantize(source, form, tmp_path / "copy.safetensors")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 8 * 2**20, (form.title, peak)  # the file has 64 MB, one matrix 4
+        # The file has 64 MB, one matrix 4; two are in work at once, each with its codes.
+        assert peak < 12 * 2**20, (form.title, peak)
 
 
 def test_values_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
