@@ -229,7 +229,7 @@ class _Finder:
         """The row of a name, if it is one, and the weights."""
         row = PARTS.get(name)
         if row is None:
-            return None, find_file(name, folder, self._dirs, _WORDS[kinds[0]])
+            return None, find_file(name, folder, self._dirs, " or ".join(_WORDS[kind] for kind in kinds))
         if row.kind not in kinds:
             raise RequestInvalid(
                 f"{row.title} is not a {' or a '.join(_WORDS[kind] for kind in kinds)}.",

@@ -207,4 +207,7 @@ def in_options(message: str, arguments: list[str]) -> str:
         beginning = f"{field_name((field,))} cannot be "
         if option in given and message.startswith(beginning):
             return f"{option} cannot be {message.removeprefix(beginning)}"
+    if message.startswith("The request does not fit together: "):  # it names several fields
+        for field, option in FIELD_OPTIONS.items():
+            message = message.replace(field, option) if "_" in field else message
     return message

@@ -90,6 +90,7 @@ def plan(
         (step.stage.value, step.component.value, step.name or "-", f"{step.weight_bytes / 1e6:,.1f} MB")
         for step in found.steps
     ]
+    screen.say(f"{asked.value} with {spec.title}:")
     screen.table(("STAGE", "COMPONENT", "NAME", "WEIGHTS"), rows)
     screen.say(
         f"{found.resident_bytes / 1e9:,.2f} GB if all stay in memory, {found.sequential_bytes / 1e9:,.2f} GB "
