@@ -11,6 +11,7 @@ import typer
 from desktop import notation
 from desktop.commands import options
 from desktop.commands.groups import Likes, Maps, Painting, Places, Words, grouped
+from desktop.commands.screen import Screen
 
 if TYPE_CHECKING:
     from flux_core.imaging.codec import Pixels
@@ -46,6 +47,11 @@ def generate(
         width_px=width,
         height_px=height,
     )
+    if max(width, height) > spec.max_side_px:
+        Screen(painting.json).note(
+            f"{spec.title} was made for sides of up to {spec.max_side_px} pixels; larger pictures may repeat "
+            "or break. flowbrush upscale enlarges a good one."
+        )
     screen, outcome = run(painting, request, blobs)
     write_pictures(screen, outcome, painting.output)
 

@@ -85,3 +85,9 @@ def test_a_style_that_is_not_for_it_names_those_that_are():
     with pytest.raises(RequestInvalid) as caught:
         next(style for style in styles() if not style.painting).prompt("x")
     assert "watercolour" in caught.value.hint
+
+
+def test_settings_that_do_not_fit_together_are_named_as_options():
+    said = "The request does not fit together: negative_prompt needs a true_guidance above 1."
+    expected = "The request does not fit together: --negative needs a --true-guidance above 1."
+    assert options.in_options(said, ["--negative"]) == expected

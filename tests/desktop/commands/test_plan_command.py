@@ -54,7 +54,8 @@ def test_precision_halves_the_bytes_and_people_get_a_table(flowbrush):
     full = flowbrush("plan", "fill", "--model", "flux1-dev", "--precision", "fp32", "--json").json
     assert full["resident_bytes"] == 2 * half["resident_bytes"]
     lines = flowbrush("plan", "fill", "--model", "flux1-dev").out.splitlines()
-    assert lines[0].split() == ["STAGE", "COMPONENT", "NAME", "WEIGHTS"]
+    assert lines[0] == "fill with FLUX.1 [dev]:"
+    assert lines[1].split() == ["STAGE", "COMPONENT", "NAME", "WEIGHTS"]
     assert "GB" in lines[-1]
 
 
