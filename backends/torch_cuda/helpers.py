@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backends.torch_cuda.upscaler import load_upscaler
+from backends.torch_cuda.upscaler import find_library, load_upscaler
 from backends.torch_cuda.vision.look import look as look_at
-from flux_core.catalog.helpers import folder_of_helper
+from flux_core.catalog.helpers import choose, folder_of_helper
 from flux_core.companions import UPSCALERS, find_file
 from flux_core.conditioning.pixels import resized
 from flux_core.looking import Depth, Finding, Look
 from flux_core.messages import Stage
 from flux_core.pipeline.helpers import NoHelpers
 from flux_core.reporting import Report
-from flux_core.request import ControlKind
+from flux_core.request import ControlKind, GenerationRequest
 
 Bytes = NDArray[np.uint8]
 
@@ -34,6 +34,15 @@ class TorchHelpers(NoHelpers):
     def __init__(self, device: torch.device, models_dirs: tuple[Path, ...]) -> None:
         self._device = device
         self._models_dirs = models_dirs
+
+    makes = (ControlKind.CANNY, ControlKind.DEPTH)
+
+    def check(self, request: GenerationRequest) -> None:
+        super().check(request.model_copy(update={"upscaler": ""}))
+        if any(use.kind is ControlKind.DEPTH and not use.is_map for use in request.controls):
+            choose(Depth(), self._folder_of)
+        if request.upscaler:
+            find_library()
 
     def control_map(self, kind: ControlKind, rgba: Bytes, report: Report) -> Bytes:
         if kind is not ControlKind.DEPTH:
@@ -59,7 +68,7 @@ class TorchHelpers(NoHelpers):
     def _look(
         self, look: Look, images: Sequence[Bytes], report: Report, stage: Stage
     ) -> tuple[Sequence[Finding], Sequence[Bytes]]:
-        def find(model: str) -> Path | None:
-            return folder_of_helper(model, self._models_dirs)
+        return look_at(look, images, self._folder_of, self._device, report, stage)
 
-        return look_at(look, images, find, self._device, report, stage)
+    def _folder_of(self, model: str) -> Path | None:
+        return folder_of_helper(model, self._models_dirs)

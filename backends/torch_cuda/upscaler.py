@@ -92,7 +92,7 @@ def load_upscaler(path: Path, device: str = "cpu") -> Upscaler:
     source = open_container(path)
     if not isinstance(source, SafetensorsFile):
         raise Corrupt(f"{path} is no safetensors file.", "Get the upscaler model as safetensors.")
-    spandrel = _spandrel()
+    spandrel = find_library()
     state = {name: tensor_of(source.read(name)).clone() for name in source.names()}
     found: Any = None
     try:
@@ -114,8 +114,12 @@ def _enlarges_rgb(found: Any) -> bool:
     return found.input_channels == 3 and found.output_channels == 3 and found.scale >= 1
 
 
-def _spandrel() -> Any:
-    """The library, or one sentence that says why it cannot be used."""
+def find_library() -> Any:
+    """The library spandrel.
+
+    Raises:
+        ModelMissing: It is not here, or its torchvision was built for another torch.
+    """
     try:
         return importlib.import_module("spandrel")
     except ImportError as err:

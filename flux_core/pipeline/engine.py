@@ -80,6 +80,7 @@ class FluxEngine:
             if request.look is not None:
                 return self._look(request, request.look, read_blob, report)
             job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report)
+            self._helpers.check(request)
         except MemoryError as err:
             self.release()
             raise out_of_memory(request) from err

@@ -331,12 +331,19 @@ def test_a_part_that_is_missing_says_how_to_get_it(own_dir: Path, row: str) -> N
 
 
 def test_a_map_that_nobody_here_can_make_is_said_to_be_so(cold_engine: FluxEngine) -> None:
-    controls = [use("plain", "pose", is_map=False)]
-    with pytest.raises(RequestInvalid) as caught:
-        run(cold_engine, model=family.DEV.model, task="control", controls=controls)
-    assert is_one_sentence(caught.value)
-    assert "pose" in caught.value.message
-    cold_engine.release()
+    case = bad("pose", task="control", controls=[use("plain", "pose", is_map=False)])
+    error = refusal(cold_engine, case)
+    assert is_one_sentence(error)
+    assert "pose" in error.message
+    assert not cold_engine._bench.parts._loaded
+
+
+def test_a_map_whose_maker_is_not_here_says_how_to_get_it(cold_engine: FluxEngine) -> None:
+    case = bad("depth", task="control", controls=[use("plain", "depth", is_map=False)], kind=ModelMissing)
+    error = refusal(cold_engine, case)
+    assert is_one_sentence(error)
+    assert "flowbrush models get depth-anything" in error.hint
+    assert not cold_engine._bench.parts._loaded
 
 
 # Whatever is sent
