@@ -29,7 +29,7 @@ class Network(Generic[M]):
     """
 
     def __init__(self, build: Callable[[Ops, LeafFactory], M], device: torch.device) -> None:
-        leaves = TorchLeaves(device=device)
+        self.leaves = leaves = TorchLeaves(device=device)
         self.model = build(TorchOps(), leaves)
         self.parameters: dict[str, nn.Parameter] = {
             f"{name}.{key}": parameter
