@@ -98,7 +98,7 @@ def caption(scene: Scene, rng: Random, is_complete: bool = False) -> str:
 def _caption(scene: Scene, rng: Random, is_complete: bool) -> str:
     is_grey = rng.random() < 0.3
     is_tags = len(scene.items) == 1 and not is_complete and rng.random() < 0.12
-    subject = _subject(scene, rng, is_complete, with_article=not is_tags)
+    subject = _subject(scene, rng, is_complete, has_article=not is_tags)
     if is_complete or rng.random() >= 0.08:
         subject += _background(scene, rng, is_tags)
     text = _tagged(scene, subject, rng) if is_tags else _styled(scene, subject, rng, is_complete)
@@ -159,7 +159,7 @@ def _styled(scene: Scene, subject: str, rng: Random, is_complete: bool) -> str:
     return rng.choice(_STYLED[scene.style] if is_named else _PLAIN).format(s=subject)
 
 
-def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -> str:
+def _subject(scene: Scene, rng: Random, is_complete: bool, has_article: bool) -> str:
     items = scene.items
     if scene.is_same:
         plural = _noun(items[0], scene, rng, is_complete, is_plural=True)
@@ -176,7 +176,7 @@ def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -
         noun = f"{rng.choice(_SMALL)} {noun}"
     elif rng.random() < 0.05 and not is_complete:
         noun = f"{rng.choice(_ADJECTIVES)} {noun}"
-    if with_article:
+    if has_article:
         noun = with_article(noun, items[0].thing)
     if scene.place == 0 and rng.random() < 0.85:
         return noun
@@ -254,7 +254,7 @@ def _background(scene: Scene, rng: Random, is_tags: bool) -> str:
     return joined.format(a=text if is_mass else _article(text), b=text)
 
 
-def background_text(scene: Scene, rng: Random, with_article: bool = False) -> str:
+def background_text(scene: Scene, rng: Random, has_article: bool = False) -> str:
     """A background alone, of any kind but ground: "blue background", "a red background with white dots"."""
     first, second = (_colour(colour, rng) for colour in scene.colours)
     kind = BACKGROUNDS[scene.background]
@@ -263,4 +263,4 @@ def background_text(scene: Scene, rng: Random, with_article: bool = False) -> st
         first, second = second, first
     text = text.format(first, second, g=_article(second), d=STRIPE_DIRECTIONS[scene.direction])
     is_mass = text.endswith("stripes") and "background" not in text
-    return _article(text) if with_article and not is_mass else text
+    return _article(text) if has_article and not is_mass else text

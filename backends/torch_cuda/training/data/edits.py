@@ -43,7 +43,6 @@ _BACKGROUND = (
     "change the background to {1}",
     "make the background {0}",
     "replace the background with {1}",
-    "make it {1}",
     "put it on {1}",
 )
 _STYLE = {
@@ -168,10 +167,8 @@ def _new_background(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
     is_plain = BACKGROUNDS[other.background] == "solid"
     sentence = rng.choice(_BACKGROUND if is_plain else _BACKGROUND[2:])
     colour = COLOURS[other.colours[0]]
-    what = colour if sentence == _BACKGROUND[0] else background_text(after, rng, with_article=True)
+    what = colour if sentence == _BACKGROUND[0] else background_text(after, rng, has_article=True)
     text = sentence.format(colour, what)
-    if sentence == _BACKGROUND[3]:
-        text = "change the background to " + what if not is_plain else f"make the background {colour}"
     return Edit(scene, after, text, KINDS.index("background"))
 
 

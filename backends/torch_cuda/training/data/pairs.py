@@ -87,7 +87,7 @@ def _removal_text(kept: Scene, rng: Random) -> str:
     chance = rng.random()
     if chance < 0.35:
         return ""
-    return background_text(kept, rng, with_article=chance < 0.6)
+    return background_text(kept, rng, has_article=chance < 0.6)
 
 
 def _box(rng: Random, hole: int) -> tuple[float, float, float, float]:
