@@ -85,7 +85,11 @@ class SceneSource:
         self._at = 0
         self._pixels: Tensor | None = None
         self._pixels_at = 0
-        own = [torch.from_numpy(photo).to(device) for photo in self.pack.photos] if like is None else like.photos
+        own = (
+            [torch.from_numpy(photo).to(device) for photo in self.pack.photos]
+            if like is None
+            else like.photos
+        )
         self.photos = own
 
     def amp(self) -> contextlib.AbstractContextManager[Any]:

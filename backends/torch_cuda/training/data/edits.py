@@ -211,7 +211,9 @@ def _shaded(scene: Scene) -> Scene:
     is_floating = all(THINGS[item.thing].floats for item in scene.items)
     if is_floating or scene.style == LINE:
         return replace(scene, shadow=0.0)
-    return replace(scene, shadow=0.3 if BACKGROUNDS[scene.background] == "ground" else 0.22 * (scene.style == THREE_D))
+    return replace(
+        scene, shadow=0.3 if BACKGROUNDS[scene.background] == "ground" else 0.22 * (scene.style == THREE_D)
+    )
 
 
 def _noun(thing: int, rng: Random) -> str:

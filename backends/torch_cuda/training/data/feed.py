@@ -117,7 +117,11 @@ class Feed:
         context = multiprocessing.get_context("spawn")
         self._queue = context.Queue(maxsize=3 * num_workers)
         self._workers = [
-            context.Process(target=_work, args=(self._queue, str(pack), seed + i, batch_size, make or captioned), daemon=True)
+            context.Process(
+                target=_work,
+                args=(self._queue, str(pack), seed + i, batch_size, make or captioned),
+                daemon=True,
+            )
             for i in range(num_workers)
         ]
         for worker in self._workers:

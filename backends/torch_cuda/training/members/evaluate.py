@@ -61,7 +61,11 @@ def fill(run: MemberRun) -> Figures:
     each = max(1, run.numbers.held_out // 3)
     rows: list[Tensor] = []
     for way in ("object", "around", "remove", "box", "border"):
-        held = _held(run, lessons.FILL, lambda sampler, rng, way=way: pairs.fill_pairs(sampler, run.words, rng, each, way))
+        held = _held(
+            run,
+            lessons.FILL,
+            lambda sampler, rng, way=way: pairs.fill_pairs(sampler, run.words, rng, each, way),
+        )
         for guidance in GUIDANCES if way in ("around", "remove") else GUIDANCES[1:2]:
             made = _drawn(run, "fill", held, guidance)
             mask = held.shown.mask
@@ -69,12 +73,14 @@ def fill(run: MemberRun) -> Figures:
             made = made * mask + held.shown.truth * (1 - mask)
             key = f"{way}_g{guidance}"
             if way == "remove":
-                out[f"{key}_gone"] = (_mean_in((made - held.shown.truth).abs(), mask) < _GONE).float().mean().item()
+                out[f"{key}_gone"] = (
+                    (_mean_in((made - held.shown.truth).abs(), mask) < _GONE).float().mean().item()
+                )
             else:
                 labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
                 right = judge.accuracy(run.eye(), made, labels, run.source.amp)
                 out |= {f"{key}_{name}": right[name] for name in ("object", "colour") if name in right}
-            out[f"{key}_seam"] = (seam(made, mask) / seam(held.shown.truth, mask).clamp_min(1e-4)).item()
+            out[f"{key}_seam"] = 255 * (seam(made, mask) - seam(held.shown.truth, mask)).item()
         rows.append(_rows(held.shown.seen, made, held.shown.truth))
     base.save_sheet(torch.cat(rows), run.out / "fill.jpg", columns=12)
     return _rounded(out)
@@ -129,7 +135,9 @@ def schnell(run: MemberRun) -> Figures:
         )
         made = decoded(run, tokens)
         right = judge.accuracy(run.eye(), made, truth.labels, run.source.amp)
-        out |= {f"{name}_{num_steps}steps_{label}": value for label, value in right.items() if label in _SHORT}
+        out |= {
+            f"{name}_{num_steps}steps_{label}": value for label, value in right.items() if label in _SHORT
+        }
         base.save_sheet(made[:64], run.out / f"{name}_{num_steps}.jpg")
     return _rounded(out)
 
@@ -158,7 +166,15 @@ def redux(run: MemberRun) -> Figures:
         index = (torch.arange(len(images), device=run.device) // 64 * 64)[:, None]
         blank = run.empty().expand(len(images))
         tokens = tools.sample(
-            told, nets, run.tables, blank, index, _SIZE, NUM_STEPS, guidance, run.source.amp  # type: ignore[arg-type]
+            told,
+            nets,
+            run.tables,
+            blank,
+            index,
+            _SIZE,
+            NUM_STEPS,
+            guidance,
+            run.source.amp,  # type: ignore[arg-type]
         )
         made = decoded(run, tokens)
         right = judge.accuracy(run.eye(), made, truth.labels, run.source.amp)
@@ -207,7 +223,7 @@ def decoded(run: MemberRun, tokens: Tensor) -> Tensor:
 
 
 def seam(images: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute step across the border of a hole; a seamless picture has that of its surroundings."""
+    """Mean absolute step across the border of a hole; figures give what it is more than the truth's, of 255."""
     total, count = images.new_zeros(()), images.new_zeros(())
     for axis in (1, 2):
         is_border = mask.diff(dim=axis).abs() > 0.5

@@ -68,7 +68,9 @@ class LowRank:
             out_dim, in_dim = leaf.weight.shape
             wide = in_channels or in_dim if name == FIRST else in_dim
             if wide > in_dim:
-                leaf.weight = nn.Parameter(functional.pad(leaf.weight, (0, wide - in_dim)), requires_grad=False)
+                leaf.weight = nn.Parameter(
+                    functional.pad(leaf.weight, (0, wide - in_dim)), requires_grad=False
+                )
             pair = Pair(wide, out_dim, rank, leaf.weight.device)
             leaf.adapters.append(pair)
             self.parameters[f"{name}.lora_A.weight"] = pair.down

@@ -136,7 +136,9 @@ def train_redux(
     size = numbers.side_px // 8, numbers.side_px // 8
     table = redux_table(tables, size, (numbers.image_px // numbers.patch_px) ** 2)
 
-    def loss(key: tuple[int, ...], z: Tensor, image: Tensor, labels: Tensor, naming: Tensor, *text: Tensor) -> Tensor:
+    def loss(
+        key: tuple[int, ...], z: Tensor, image: Tensor, labels: Tensor, naming: Tensor, *text: Tensor
+    ) -> Tensor:
         del key
         x, target, sigma = noised(z, 0.3)
         with amp():
@@ -209,7 +211,9 @@ def train_fast(
             z = nets.encoder.model(x)
             seen = judging.perceptual(eye, y.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)).float()
         error = y.float() - x
-        steep = (error[:, :, 1:] - error[:, :, :-1]).abs().mean() + (error[:, 1:] - error[:, :-1]).abs().mean()
+        steep = (error[:, :, 1:] - error[:, :, :-1]).abs().mean() + (
+            error[:, 1:] - error[:, :-1]
+        ).abs().mean()
         loss = error.abs().mean() + 0.5 * steep + numbers.perceptual_weight * seen
         loss = loss + 0.2 * (z.float() - latents).abs().mean()
         state.optimiser.zero_grad(set_to_none=True)

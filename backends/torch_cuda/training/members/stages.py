@@ -203,7 +203,11 @@ class MemberRun(Run):
     def nets(self) -> flow.FlowNets:
         """A fresh copy of the base that ships."""
         nets, files = flow.build(self.spec, self.device), self.spec.files
-        for net, place in ((nets.transformer, files.transformer), (nets.t5, files.t5), (nets.clip, files.clip)):
+        for net, place in (
+            (nets.transformer, files.transformer),
+            (nets.t5, files.t5),
+            (nets.clip, files.clip),
+        ):
             net.load(load_file(self.bundled / place, device=str(self.device)))
         return nets
 
@@ -305,7 +309,14 @@ class MemberRun(Run):
 
         end = self._end - self.numbers.evaluate_s
         stage = Stage(
-            name, total_s, used_s, first, end, log_every=200, save=save, save_every_s=self.numbers.save_every_s
+            name,
+            total_s,
+            used_s,
+            first,
+            end,
+            log_every=200,
+            save=save,
+            save_every_s=self.numbers.save_every_s,
         )
         train(stage, state)
         _LOG.info("%s: %d steps in %.0f s", name, stage.step, stage.used_s)
@@ -328,5 +339,3 @@ class MemberRun(Run):
         if self.is_compiled:
             for nets in each:
                 flow.compile_transformer(nets)
-
-

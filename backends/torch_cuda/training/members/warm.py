@@ -33,7 +33,9 @@ def compile_all(run: MemberRun) -> None:
         change = LowRank(nets.transformer, numbers.rank, member.channels)
         if run.is_compiled:
             flow.compile_transformer(nets)
-        batches = {size_px: _noise(run, member, numbers, size_px) for size_px in dict.fromkeys(numbers.sizes_px)}
+        batches = {
+            size_px: _noise(run, member, numbers, size_px) for size_px in dict.fromkeys(numbers.sizes_px)
+        }
         turn = list(batches)
         steps = _STEPS_A_SIZE * len(turn)
         tools.train(
@@ -50,7 +52,9 @@ def compile_all(run: MemberRun) -> None:
             torch.cuda.empty_cache()
 
 
-def _of(size_px: tuple[int, int], batches: dict[tuple[int, int], list[Tensor]]) -> tuple[tuple[int, int], list[Tensor]]:
+def _of(
+    size_px: tuple[int, int], batches: dict[tuple[int, int], list[Tensor]]
+) -> tuple[tuple[int, int], list[Tensor]]:
     return (size_px[0] // 8, size_px[1] // 8), batches[size_px]
 
 
