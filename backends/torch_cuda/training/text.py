@@ -53,7 +53,7 @@ def train(
 
 
 def label_loss(logits: Tensor, heads: dict[str, int], labels: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy of logits [B, sum of classes]; a label of -1 does not count, and shapes stay fixed."""
+    """Mean cross entropy of logits [B, sum of classes]; a label of -1 does not count; shapes stay fixed."""
     total = logits.new_zeros(())
     for part, name in zip(logits.split(list(heads.values()), dim=1), heads, strict=True):
         known = labels[name] >= 0

@@ -27,7 +27,7 @@ _FILL_WEIGHTS = (24, 26, 20, 15, 15)
 
 
 def edit_pairs(sampler: Sampler, words: Words, rng: Random, count: int, kind: str | None = None) -> Arrays:
-    """Edits: `after/` and `other/` (before) of the composer's columns, the instruction's tokens, and `kind`."""
+    """Edits: the composer's columns `after/` and `other/` (before), the instruction's tokens, and `edit`."""
     made = [edits.edit(sampler, rng, kind) for _ in range(count)]
     texts = [each.text for each in made]
     after = arrays(sampler, [each.after for each in made], texts, words)
@@ -39,7 +39,7 @@ def fill_pairs(sampler: Sampler, words: Words, rng: Random, count: int, way: str
     """Holes: `after/` is the whole picture, `other/` what the hole is shaped after; the prompt's tokens.
 
     Besides: `hole` uint8 [B], the kind of hole; `box` float32 [B, 4], left, top, right and bottom as
-    fractions; `grow` float32 [B] in [0, 1], how far a hole goes beyond its object; `way`, index into FILL_WAYS.
+    fractions; `grow` float32 [B] in [0, 1], how far a hole goes beyond its object; `way`, of FILL_WAYS.
     """
     wanted = [way or rng.choices(FILL_WAYS, _FILL_WEIGHTS)[0] for _ in range(count)]
     made = [_hole(sampler, rng, each) for each in wanted]
@@ -78,8 +78,7 @@ def _object_text(sampler: Sampler, hidden: Scene, rng: Random) -> str:
     """What a person says of the hole alone: the object, without its background and place."""
     item = hidden.items[0]
     colour = sampler.named_colour(item, hidden.style)
-    text = edits.described(item, rng, colour if item.colour >= 0 or rng.random() < 0.3 else -1)
-    return text
+    return edits.described(item, rng, colour if item.colour >= 0 or rng.random() < 0.3 else -1)
 
 
 def _removal_text(kept: Scene, rng: Random) -> str:

@@ -1,4 +1,4 @@
-"""What the members really do, measured: was the prompt obeyed, the thing removed, the rest kept, the map followed.
+"""What the members really do, measured: prompt obeyed, thing removed, rest kept, map followed.
 
 The judge says what a picture shows; everything else is measured against the truth that composing knows. Every
 function writes a sheet, rows of what was seen, what came, and the truth.
@@ -117,7 +117,7 @@ def canny(run: MemberRun) -> Figures:
 
 
 def depth(run: MemberRun) -> Figures:
-    """How well outlines of the depth map are found in the picture, and the judge: there is no depth estimator."""
+    """How well outlines of the depth map are found in the picture, and the judge; no estimator is asked."""
     return _control(run, lessons.DEPTH, lambda made, held: outline_recall(made, held.shown.seen))
 
 
@@ -223,7 +223,7 @@ def decoded(run: MemberRun, tokens: Tensor) -> Tensor:
 
 
 def seam(images: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute step across the border of a hole; figures give what it is more than the truth's, of 255."""
+    """Mean absolute step across the border of holes; figures tell how much more than the truth's, of 255."""
     total, count = images.new_zeros(()), images.new_zeros(())
     for axis in (1, 2):
         is_border = mask.diff(dim=axis).abs() > 0.5

@@ -35,7 +35,7 @@ class Lesson(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One batch as pictures [B, H, W, 3] in [0, 1]: the truth, what the member sees, and the hole [B, H, W, 1]."""
+    """Pictures [B, H, W, 3] in [0, 1]: the truth and what the member sees; and the hole [B, H, W, 1]."""
 
     truth: Tensor
     seen: Tensor

@@ -66,7 +66,8 @@ def edges(images: Tensor, low: float, high: float) -> Tensor:
 
     Args:
         images: [B, H, W, 3] in [0, 1].
-        low, high: Thresholds for bytes, as flux_core.imaging.edges.canny_map takes them.
+        low: Threshold of edges that go on, as flux_core.imaging.edges.canny_map takes it.
+        high: Threshold of edges that begin.
     """
     x = (images * 255).round().permute(0, 3, 1, 2)
     dx, dy = _sobel(x)

@@ -1,4 +1,4 @@
-"""Redux and the fast decoder: a small picture tower whose states the base reads as words, and a small decoder.
+"""Redux and the fast decoder: a picture tower whose states the base reads as words, and a small decoder.
 
 The tower learns by the frozen base's own flow matching: its tokens must help to denoise the picture that it
 saw. In the first part of the stage it must name the picture's labels, too, which is quicker than learning to
@@ -199,7 +199,7 @@ def train_fast(
     amp: Any,
     state: RunState,
 ) -> None:
-    """Trains both halves in place; `draw` gives pictures [B, H, W, 3] in [0, 1] and normalised latents [B, h, w, 16]."""
+    """Trains both halves in place; `draw` gives pictures [B, H, W, 3] and normalised latents [B, h, w, 16]."""
     eye.eval().requires_grad_(False)
     parameters = list(nets.parameters.values())
     for step in stage.steps():

@@ -28,9 +28,7 @@ class MemberPlan:
     depth_s: float = 110.0
     redux_s: float = 110.0
     evaluate_s: float = 110.0  # kept before the deadline for export and evaluate
-    start_s: float = (
-        14.0  # of every stage, until its first step: nets, pools, shapes that are compiled already
-    )
+    start_s: float = 14.0  # of every stage, until its first step: nets, pools, compiled shapes
     held_out: int = 128  # examples of each way of filling and each kind of edit together
     save_every_s: float = 45.0
     is_graphed: bool = True
