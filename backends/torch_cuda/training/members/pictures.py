@@ -199,7 +199,7 @@ def train_fast(
     amp: Any,
     state: RunState,
 ) -> None:
-    """Trains both halves in place; `draw` gives pictures [B, H, W, 3] and normalised latents [B, h, w, 16]."""
+    """Trains both halves in place; `draw` gives pictures [B, H, W, 3] and latents [B, h, w, 16]."""
     eye.eval().requires_grad_(False)
     parameters = list(nets.parameters.values())
     for step in stage.steps():
