@@ -66,6 +66,7 @@ def fill(run: MemberRun) -> Figures:
             lessons.FILL,
             lambda sampler, rng, way=way: pairs.fill_pairs(sampler, run.words, rng, each, way),
         )
+        made = held.shown.truth
         for guidance in GUIDANCES if way in ("around", "remove") else GUIDANCES[1:2]:
             made = _drawn(run, "fill", held, guidance)
             mask = held.shown.mask
@@ -174,7 +175,7 @@ def redux(run: MemberRun) -> Figures:
             _SIZE,
             NUM_STEPS,
             guidance,
-            run.source.amp,  # type: ignore[arg-type]
+            run.source.amp,
         )
         made = decoded(run, tokens)
         right = judge.accuracy(run.eye(), made, truth.labels, run.source.amp)

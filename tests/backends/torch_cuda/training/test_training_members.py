@@ -41,9 +41,12 @@ PLAN = MemberPlan(
     **dict.fromkeys(("judge_s", "fast_s", "fill_s", "kontext_s", "schnell_s", "canny_s", "depth_s"), 0.05),
     redux_s=0.05, evaluate_s=1.0, start_s=0.1, held_out=6, fill=TOOL, kontext=TOOL, canny=TOOL, depth=TOOL,
     schnell=FewSteps(
-        rank=4, fine_steps=2, small_count=2, large_count=2, sizes_px=((64, 64), (64, 96)), texts=2, texts_chunk=2
+        rank=4, fine_steps=2, small_count=2, large_count=2, texts=2, texts_chunk=2,
+        sizes_px=((64, 64), (64, 96)),
     ),
-    redux=ReduxTraining(width=32, num_layers=1, mlp_hidden=32, pool=2, pool_chunk=2, batch_size=2, side_px=64),
+    redux=ReduxTraining(
+        width=32, num_layers=1, mlp_hidden=32, pool=2, pool_chunk=2, batch_size=2, side_px=64
+    ),
     fast=FastDecoding(width=8, batch_size=4, side_px=64),
     base=Plan(batch_large=4, held_out=2),
 )  # fmt: skip
