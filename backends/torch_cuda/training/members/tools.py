@@ -177,7 +177,7 @@ def sample(
     seed: int = 1,
     chunk: int = 64,
 ) -> Tensor:
-    """Euler samples [B, L, 64] for a latent height and width; `told` as Told, extra [B, ...] what each sees."""
+    """Euler samples [B, L, 64] for a latent height and width; `told` as Told, `extra` what each sees."""
     generator = torch.Generator(tables.device).manual_seed(seed)
     length = size[0] * size[1] // 4
     levels = np.linspace(1.0, 0.0, num_steps + 1)
