@@ -27,7 +27,7 @@ from flux_core.imaging.edges import BFL_THRESHOLDS
 if TYPE_CHECKING:
     from backends.torch_cuda.training.members.stages import MemberRun
 
-SECONDS_A_MEMBER = 6.0
+SECONDS_A_MEMBER = 12.0
 """Left before the deadline, below which no further member is measured."""
 SIDE_PX = 256
 NUM_STEPS = 20

@@ -11,7 +11,7 @@ from backends.torch_cuda.training.members.pictures import FastDecoding, ReduxTra
 from backends.torch_cuda.training.members.tools import ToolTraining
 from backends.torch_cuda.training.plan import Plan, as_tuples
 
-_CONTROL = ToolTraining(rank=16, pool_large=12_288)
+_CONTROL = ToolTraining(rank=16, pool_large=8_192)
 _EDITS = ToolTraining(batch_small=256, batch_large=128)
 
 
@@ -22,13 +22,13 @@ class MemberPlan:
     judge_s: float = 40.0
     fast_s: float = 50.0
     fill_s: float = 300.0
-    kontext_s: float = 380.0
-    schnell_s: float = 260.0
-    canny_s: float = 130.0
-    depth_s: float = 110.0
-    redux_s: float = 110.0
-    evaluate_s: float = 110.0  # kept before the deadline for export and evaluate
-    start_s: float = 14.0  # of every stage, until its first step: nets, pools, compiled shapes
+    kontext_s: float = 360.0
+    schnell_s: float = 240.0
+    canny_s: float = 120.0
+    depth_s: float = 100.0
+    redux_s: float = 100.0
+    evaluate_s: float = 130.0  # kept before the deadline for export and evaluate
+    start_s: float = 25.0  # of every stage, until its first step: nets, pools, compiled shapes
     held_out: int = 128  # examples of each way of filling and each kind of edit together
     save_every_s: float = 45.0
     is_graphed: bool = True
@@ -39,7 +39,7 @@ class MemberPlan:
     schnell: FewSteps = field(default_factory=FewSteps)
     redux: ReduxTraining = field(default_factory=ReduxTraining)
     fast: FastDecoding = field(default_factory=FastDecoding)
-    base: Plan = field(default_factory=Plan)  # batches of the judge, the held-out list
+    base: Plan = field(default_factory=lambda: Plan(held_out=128))  # batches of the judge, the held-out list
 
     @staticmethod
     def read(path: Path | None) -> MemberPlan:

@@ -46,10 +46,10 @@ class ToolTraining:
     )  # height and width; they take turns  # fmt: skip
     batch_small: int = 384
     batch_large: int = 192
-    pool_small: int = 6_144
-    pool_large: int = 16_384
-    pool_chunk: int = 512
-    renew_every: int = 64  # steps; a multiple of the number of sizes
+    pool_small: int = 4_096
+    pool_large: int = 12_288
+    pool_chunk: int = 256
+    renew_every: int = 128  # steps; a multiple of the number of sizes
 
 
 class References:
