@@ -153,8 +153,10 @@ def _parts_in(spec: ModelSpec, base: Path, models_dirs: Iterable[Path]) -> dict[
     found: dict[str, str] = {}
     for part in PART_NAMES:
         name = getattr(spec.files, part)
+        if part == "transformer" and spec.lora and not (own / spec.lora).is_file():
+            continue  # without what makes it of another's transformer, that one is of no use
         place = part_path(own, part, name)
-        if place is None and part != "transformer":
+        if place is None and (part != "transformer" or spec.lora):
             places = ((folder, part_path(folder, part, name)) for folder in shared)
             place = next((str(folder.absolute() / at) for folder, at in places if at is not None), None)
         if place is not None:
@@ -171,7 +173,9 @@ def _shared_folders(spec: ModelSpec, base: Path, models_dirs: Iterable[Path]) ->
 def _missing_files(spec: ModelSpec, part: str, base: Path, models_dirs: Iterable[Path]) -> list[str]:
     """What has to be got for a part: the shards that its set lacks, or the single file."""
     folders = [row_folder(spec, base)]
-    if part != "transformer":
+    if part == "transformer" and spec.lora and not (folders[0] / spec.lora).is_file():
+        return [spec.lora]
+    if part != "transformer" or spec.lora:
         folders += _shared_folders(spec, base, models_dirs)
     for folder in folders:
         inside = folder / _FOLDERS.get(part, "")

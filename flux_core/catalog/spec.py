@@ -124,6 +124,8 @@ class ModelSpec(Row):
         is_guidance_distilled: Whether the transformer was taught to answer a guidance in one evaluation;
             else a step takes two, with and without the prompt (Ho & Salimans 2022).
         has_time_shift: Whether the schedule is shifted with the number of image tokens (all but schnell).
+        lora: File in its folder that makes it of the transformer of a row it needs; "" where it has its own.
+        lora_channels: What img_in reads with that file; 0 where it is as wide as the transformer says.
         control_kind: Which control map its own input channels are for, if it has any.
         redux: Row of the adapter that makes its words of pictures; "" if there is none.
         fast_decoder: Row of the small autoencoder that can decode for it; "" if there is none.
@@ -139,6 +141,8 @@ class ModelSpec(Row):
     clip_tokens: int = 77
     is_guidance_distilled: bool = True
     has_time_shift: bool = True
+    lora: str = ""
+    lora_channels: int = 0
     control_kind: ControlKind | None = None
     redux: str = "flux1-redux-dev"
     fast_decoder: str = "taef1"
@@ -153,7 +157,8 @@ class ModelSpec(Row):
     @property
     def is_fill(self) -> bool:
         """Whether its own input channels are a masked picture and its mask."""
-        return self.transformer.in_channels == self.transformer.out_channels + FILL_CHANNELS
+        channels = self.lora_channels or self.transformer.in_channels
+        return channels == self.transformer.out_channels + FILL_CHANNELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from flux_core.reporting import Report
 from flux_core.request import SIZE_MULTIPLE_PX, ControlUse, GenerationRequest, Precision, StepCache, Task
 from flux_core.sampling.schedule import sigmas, start_step
 from flux_core.sampling.step_cache import is_worth_it
-from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras
+from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras, choose_own_lora
 
 _T5_PARTS = frozenset({"t5", "t5_tokenizer"})
 _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
@@ -227,7 +227,7 @@ def prepare(
     _check_words(request, spec)
     followers = [use for use in request.controls if use.model and is_lora(use, models_dirs)]
     _check_controls(request, spec, len(followers))
-    loras = choose_loras(request.loras, spec, models_dirs)
+    loras = choose_own_lora(spec, models_dirs) + choose_loras(request.loras, spec, models_dirs)
     control_loras = tuple(choose_control_lora(use, spec, models_dirs) for use in followers)
     if {lora.key for lora in loras} & {lora.key for lora in control_loras}:
         raise RequestInvalid(

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.leaves import Parameter, TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from flux_core.ops import LeafFactory, Ops
 
@@ -29,10 +29,10 @@ class Network(Generic[M]):
     """
 
     def __init__(self, build: Callable[[Ops, LeafFactory], M], device: torch.device) -> None:
-        leaves = TorchLeaves(device=device)
+        self.leaves = leaves = TorchLeaves(device=device)
         self.model = build(TorchOps(), leaves)
         self.parameters: dict[str, nn.Parameter] = {
-            f"{name}.{key}": parameter
+            name if isinstance(leaf, Parameter) else f"{name}.{key}": parameter
             for name, leaf in leaves.modules.items()
             for key, parameter in leaf.named_parameters()
         }

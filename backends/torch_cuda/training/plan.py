@@ -52,10 +52,11 @@ class Plan:
         }
         for name, kind in kinds.items():
             if name in values:
-                lists = {key: _tuples(value) for key, value in values[name].items()}
+                lists = {key: as_tuples(value) for key, value in values[name].items()}
                 values[name] = kind(**lists)
         return Plan(**values)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+def as_tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples that plans hold."""
+    return tuple(as_tuples(part) for part in value) if isinstance(value, list) else value

@@ -39,17 +39,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=13, help="processes that sample scenes")
     parser.add_argument("--log", default="log.txt", help="name of the log in --out")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(relativeCreated)8d %(message)s",
-        handlers=[logging.StreamHandler(), logging.FileHandler(arguments.out / arguments.log)],
-    )
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.suppress_errors = True  # what cannot be compiled is slow, not lost
+    show_log(arguments.out, arguments.log)
+    prepare_torch()
     names = arguments.stages.split(",")
     if unknown := set(names) - set(STAGES):
         raise SystemExit(f"There are no stages {sorted(unknown)}. Choose from {', '.join(STAGES)}.")
@@ -59,14 +50,33 @@ def main() -> None:
     plan = Plan.read(arguments.plan)
     run = Run(plan, arguments.pack, arguments.work, arguments.out, deadline_s, num_workers=arguments.workers)
     try:
-        failed = [name for name in names if not _is_done(run, name)]
+        failed = [name for name in names if not is_done(run, name)]
     finally:
         run.source.close()
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}; see the log.")
 
 
-def _is_done(run: Run, name: str) -> bool:
+def show_log(out: Path, name: str) -> None:
+    """Logs to the terminal and to a file in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(relativeCreated)8d %(message)s",
+        handlers=[logging.StreamHandler(), logging.FileHandler(out / name)],
+    )
+
+
+def prepare_torch() -> None:
+    """Settings of torch that training is fastest with."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled is slow, not lost
+
+
+def is_done(run: Run, name: str) -> bool:
     """Runs a stage; one that fails is told, and the next ones take what there is."""
     _LOG.info("--- %s (%.0f s left)", name, run.left_s)
     try:

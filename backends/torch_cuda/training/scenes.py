@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.training.data.compose import Composer
-from backends.torch_cuda.training.data.feed import Feed
+from backends.torch_cuda.training.data.feed import Feed, Make
 from backends.torch_cuda.training.data.pack import Pack
 
 TEXT_KEYS = ("t5", "clip", "clip_end")
@@ -64,18 +64,33 @@ class SceneSource:
         device: Where pictures are drawn.
         num_workers: Processes that sample scenes.
         seed: Of the workers; held-out lists use their own.
+        make: What workers sample, as Feed takes it; plain scenes with captions where it is None.
+        like: Another source of the same pack, whose drawings on the device are shared.
     """
 
-    def __init__(self, pack: Path, device: torch.device, num_workers: int, seed: int) -> None:
+    def __init__(
+        self,
+        pack: Path,
+        device: torch.device,
+        num_workers: int,
+        seed: int,
+        make: Make | None = None,
+        like: SceneSource | None = None,
+    ) -> None:
         self.device = device
-        self.pack = Pack.load(pack)
-        self.composer = Composer(self.pack, device)
-        self.feed = Feed(pack, num_workers=num_workers, seed=seed)
+        self.pack = Pack.load(pack) if like is None else like.pack
+        self.composer = Composer(self.pack, device) if like is None else like.composer
+        self.feed = Feed(pack, num_workers=num_workers, seed=seed, make=make)
         self._batch: dict[str, Tensor] = {}
         self._at = 0
         self._pixels: Tensor | None = None
         self._pixels_at = 0
-        self.photos = [torch.from_numpy(photo).to(device) for photo in self.pack.photos]
+        own = (
+            [torch.from_numpy(photo).to(device) for photo in self.pack.photos]
+            if like is None
+            else like.photos
+        )
+        self.photos = own
 
     def amp(self) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 autocast on CUDA, nothing on CPU."""

@@ -337,10 +337,14 @@ class Run:
 
     def held_out(self) -> Scenes:
         """Fixed scenes that training does not see (their seed is their own), drawn at 256 px."""
+        return self.source.draw(self.held_out_arrays(), (256, 256))
+
+    def held_out_arrays(self) -> dict[str, Tensor]:
+        """Their descriptions."""
         sampler = Sampler(self.source.pack)
         scenes, captions = zip(*held_out_captions(sampler, self.plan.held_out), strict=True)
         arrays = feed.arrays(sampler, list(scenes), list(captions), self.words)
-        return self.source.draw(to_device(arrays, self.device), (256, 256))
+        return to_device(arrays, self.device)
 
     def _photo_psnr(self) -> float:
         crops = torch.stack([self.source._photo_crop(256) for _ in range(max(1, self.plan.held_out // 8))])

@@ -42,7 +42,7 @@ def train(
         with amp():
             txt, vec = tables.text(nets, captions_of(arrays))
             logits = (t5_head(txt.mean(1)).float(), clip_head(vec).float())
-        losses = [_loss(part, heads, labels) for part in logits]
+        losses = [label_loss(part, heads, labels) for part in logits]
         loss = losses[0] + losses[1]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -52,7 +52,8 @@ def train(
         stage.log(step, t5=losses[0], clip=losses[1], clip_object=right)
 
 
-def _loss(logits: Tensor, heads: dict[str, int], labels: dict[str, Tensor]) -> Tensor:
+def label_loss(logits: Tensor, heads: dict[str, int], labels: dict[str, Tensor]) -> Tensor:
+    """Mean cross entropy of logits [B, sum of classes]; a label of -1 does not count; shapes stay fixed."""
     total = logits.new_zeros(())
     for part, name in zip(logits.split(list(heads.values()), dim=1), heads, strict=True):
         known = labels[name] >= 0

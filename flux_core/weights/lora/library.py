@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_core import catalog
 from flux_core.catalog import PARTS, Kind, ModelSpec, part_folder
 from flux_core.companions import LORAS, check_kind, find_file
 from flux_core.errors import ModelMissing, RequestInvalid
@@ -69,6 +70,27 @@ def choose_loras(
     return tuple(chosen.values())
 
 
+def choose_own_lora(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> tuple[ChosenLora, ...]:
+    """What makes a model of the transformer that it shares; empty where it has its own.
+
+    Raises:
+        ModelMissing: It is not on this machine.
+        Corrupt: It is damaged.
+        RequestInvalid: It does not fit the transformer, or reads other channels than the row says.
+    """
+    if not spec.lora:
+        return ()
+    path = catalog.folder_of(spec, models_dirs) / spec.lora
+    chosen = _from_file(path, f"{spec.title}'s {spec.lora}", 1.0, spec)
+    wanted = spec.lora_channels or spec.transformer.in_channels
+    if chosen.lora.channels not in (0, wanted):
+        raise RequestInvalid(
+            f"{chosen.name} reads {chosen.lora.channels} channels instead of {wanted}.",
+            "Get the model's files again.",
+        )
+    return (chosen,)
+
+
 def choose_control_lora(use: ControlUse, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ChosenLora:
     """The control LoRA that a control names, with its authors' strength if the control says none.
 
@@ -114,7 +136,10 @@ def _choose(use: LoraUse, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> Cho
 
 
 def _opened(name: str, strength: float, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ChosenLora:
-    path = find_lora(name, models_dirs)
+    return _from_file(find_lora(name, models_dirs), name, strength, spec)
+
+
+def _from_file(path: Path, name: str, strength: float, spec: ModelSpec) -> ChosenLora:
     lora = read_lora(open_source(path), spec, name)
     status = path.stat()
     key = f"{path}|{status.st_mtime_ns}|{status.st_size}"

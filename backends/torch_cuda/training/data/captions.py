@@ -98,7 +98,7 @@ def caption(scene: Scene, rng: Random, is_complete: bool = False) -> str:
 def _caption(scene: Scene, rng: Random, is_complete: bool) -> str:
     is_grey = rng.random() < 0.3
     is_tags = len(scene.items) == 1 and not is_complete and rng.random() < 0.12
-    subject = _subject(scene, rng, is_complete, with_article=not is_tags)
+    subject = _subject(scene, rng, is_complete, has_article=not is_tags)
     if is_complete or rng.random() >= 0.08:
         subject += _background(scene, rng, is_tags)
     text = _tagged(scene, subject, rng) if is_tags else _styled(scene, subject, rng, is_complete)
@@ -117,7 +117,7 @@ def held_out_captions(sampler: Sampler, count: int, seed: int = HELD_OUT_SEED) -
 
 def named(thing: int) -> str:
     """An object's plain name with its article: "an apple", "scissors"."""
-    return _with_article(THINGS[thing].name, thing)
+    return with_article(THINGS[thing].name, thing)
 
 
 def words() -> list[str]:
@@ -159,14 +159,14 @@ def _styled(scene: Scene, subject: str, rng: Random, is_complete: bool) -> str:
     return rng.choice(_STYLED[scene.style] if is_named else _PLAIN).format(s=subject)
 
 
-def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -> str:
+def _subject(scene: Scene, rng: Random, is_complete: bool, has_article: bool) -> str:
     items = scene.items
     if scene.is_same:
         plural = _noun(items[0], scene, rng, is_complete, is_plural=True)
         return f"{rng.choice(_NUMBERS[len(items)])} {plural}{rng.choice(_ROW)}"
     if len(items) == 2:
         return rng.choice(_PAIRS).format(
-            *(_with_article(_noun(i, scene, rng, is_complete), i.thing) for i in items)
+            *(with_article(_noun(i, scene, rng, is_complete), i.thing) for i in items)
         )
     noun = _noun(items[0], scene, rng, is_complete)
     size = items[0].size
@@ -176,8 +176,8 @@ def _subject(scene: Scene, rng: Random, is_complete: bool, with_article: bool) -
         noun = f"{rng.choice(_SMALL)} {noun}"
     elif rng.random() < 0.05 and not is_complete:
         noun = f"{rng.choice(_ADJECTIVES)} {noun}"
-    if with_article:
-        noun = _with_article(noun, items[0].thing)
+    if has_article:
+        noun = with_article(noun, items[0].thing)
     if scene.place == 0 and rng.random() < 0.85:
         return noun
     if scene.place and not is_complete and rng.random() < 0.08:
@@ -203,7 +203,8 @@ def _colour(index: int, rng: Random) -> str:
     return OTHER_WORDS[name] if name in ("purple", "cyan") and rng.random() < 0.15 else name
 
 
-def _with_article(noun: str, thing: int) -> str:
+def with_article(noun: str, thing: int) -> str:
+    """A noun with what stands before it: "an apple", "a red apple", "scissors"."""
     return noun if THINGS[thing].is_bare else _article(noun)
 
 
@@ -236,21 +237,30 @@ _BY_KIND = {
 
 def _background(scene: Scene, rng: Random, is_tags: bool) -> str:
     """The words that follow the subject, with what joins them."""
-    first, second = (_colour(colour, rng) for colour in scene.colours)
     kind = BACKGROUNDS[scene.background]
     if kind == "ground":
+        first, second = (_colour(colour, rng) for colour in scene.colours)
         below = COLOURS[scene.colours[1]]
         if below in _GROUND_WORDS and rng.random() < 0.5:
             where = f"on {below} {rng.choice(_GROUND_WORDS[below])} under {_article(first)} sky"
         else:
             where = rng.choice(_SKY).format(second, _article(first))
         return (", " if is_tags else " ") + where
-    text = rng.choice(_BY_KIND[kind])
-    if kind in ("stripes", "checker") and rng.random() < 0.5:
-        first, second = second, first
-    text = text.format(first, second, g=_article(second), d=STRIPE_DIRECTIONS[scene.direction])
+    text = background_text(scene, rng)
     is_mass = text.endswith("stripes") and "background" not in text
     joined = ", {b}" if is_tags else " on {a}" if is_mass else rng.choice(_ON)
     if " with " in text:
         joined = joined.replace(" with ", " on ")
     return joined.format(a=text if is_mass else _article(text), b=text)
+
+
+def background_text(scene: Scene, rng: Random, has_article: bool = False) -> str:
+    """A background alone, of any kind but ground: "blue background", "a red background with white dots"."""
+    first, second = (_colour(colour, rng) for colour in scene.colours)
+    kind = BACKGROUNDS[scene.background]
+    text = rng.choice(_BY_KIND[kind])
+    if kind in ("stripes", "checker") and rng.random() < 0.5:
+        first, second = second, first
+    text = text.format(first, second, g=_article(second), d=STRIPE_DIRECTIONS[scene.direction])
+    is_mass = text.endswith("stripes") and "background" not in text
+    return _article(text) if has_article and not is_mass else text

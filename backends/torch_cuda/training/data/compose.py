@@ -57,14 +57,20 @@ class Composer:
     @torch.no_grad()
     def with_masks(self, arrays: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Pictures [B, H, W, 3] in [0, 1], and where the objects are [B, H, W, 1] in [0, 1]."""
+        pictures, covers = self.with_covers(arrays, size)
+        return pictures, covers.amax(1)[..., None]
+
+    @torch.no_grad()
+    def with_covers(self, arrays: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Pictures [B, H, W, 3] in [0, 1], and what each object covers [B, MAX_ITEMS, H, W] in [0, 1]."""
         count = len(arrays["kind"])
         parts = [
             self._draw({key: arrays[key][at : at + _CHUNK] for key in _DRAWN}, size)
             for at in range(0, count, _CHUNK)
         ]
         pictures = torch.cat([part[0] for part in parts]) if len(parts) > 1 else parts[0][0]
-        masks = torch.cat([part[1] for part in parts]) if len(parts) > 1 else parts[0][1]
-        return pictures.permute(0, 2, 3, 1), masks.permute(0, 2, 3, 1)
+        covers = torch.cat([part[1] for part in parts]) if len(parts) > 1 else parts[0][1]
+        return pictures.permute(0, 2, 3, 1), covers
 
     @staticmethod
     def labels(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +80,7 @@ class Composer:
     def _draw(self, arrays: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         grid = _Grid(size, self.device)
         picture = _background(arrays, grid)
-        mask = picture.new_zeros(len(picture), 1, *size)
+        covers = picture.new_zeros(len(picture), MAX_ITEMS, *size)
         for slot in range(MAX_ITEMS):
             sprite, geometry = arrays["sprite"][:, slot].long(), arrays["geometry"][:, slot]
             level = self._level(sprite, geometry[:, 2] * grid.short_px)
@@ -86,8 +92,8 @@ class Composer:
                 rgb, alpha = self._sampled(atlas, shown, place, grid, arrays["recolour"][chosen, slot])
                 shadow = self._shadow(shown, place, grid, arrays["pattern"][chosen, 2])
                 picture[chosen] = picture[chosen] * (1 - shadow) * (1 - alpha) + rgb * alpha
-                mask[chosen] = torch.maximum(mask[chosen], alpha)
-        return picture.clamp_(0, 1), mask
+                covers[chosen, slot] = alpha[:, 0]
+        return picture.clamp_(0, 1), covers
 
     def _level(self, sprite: Tensor, size_px: Tensor) -> Tensor:
         """The mip level whose pixels are nearest in size to those of the picture."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,6 +39,8 @@ LABELS: dict[str, int] = {
 """Label name -> number of classes; -1 in a batch means that the label does not apply."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+Make = Callable[[Sampler, Words, Random, int], Arrays]
+"""(sampler, word table, chance, count) -> columns of that many; a function of a module, for spawning."""
 
 
 def arrays(sampler: Sampler, scenes: list[Scene], captions: list[str], words: Words) -> Arrays:
@@ -77,6 +80,9 @@ def arrays(sampler: Sampler, scenes: list[Scene], captions: list[str], words: Wo
 
 
 def _labels(sampler: Sampler, scene: Scene) -> tuple[int, ...]:
+    if not scene.items:
+        behind = scene.colours[1] if BACKGROUNDS[scene.background] != "solid" else -1
+        return -1, -1, -1, -1, -1, scene.background, scene.colours[0], behind, -1, -1
     first = scene.items[0]
     is_pair = len(scene.items) == 2 and not scene.is_same
     second = scene.items[1] if is_pair else None
@@ -102,13 +108,20 @@ class Feed:
         num_workers: Processes.
         seed: Worker i draws from seed + i.
         batch_size: Scenes in a batch.
+        make: What a worker makes of its sampler; data.pairs has others than plain scenes.
     """
 
-    def __init__(self, pack: Path, num_workers: int, seed: int, batch_size: int = 2048) -> None:
+    def __init__(
+        self, pack: Path, num_workers: int, seed: int, batch_size: int = 2048, make: Make | None = None
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._queue = context.Queue(maxsize=3 * num_workers)
         self._workers = [
-            context.Process(target=_work, args=(self._queue, str(pack), seed + i, batch_size), daemon=True)
+            context.Process(
+                target=_work,
+                args=(self._queue, str(pack), seed + i, batch_size, make or captioned),
+                daemon=True,
+            )
             for i in range(num_workers)
         ]
         for worker in self._workers:
@@ -139,10 +152,15 @@ class Feed:
         self._queue.close()
 
 
-def _work(out: Any, pack: str, seed: int, batch_size: int) -> None:
+def captioned(sampler: Sampler, words: Words, rng: Random, count: int) -> Arrays:
+    """Columns of plain scenes with their captions."""
+    scenes = [sampler.scene(rng) for _ in range(count)]
+    return arrays(sampler, scenes, [caption(scene, rng) for scene in scenes], words)
+
+
+def _work(out: Any, pack: str, seed: int, batch_size: int, make: Make) -> None:
     sampler = Sampler(Pack.load(pack))
     words = Words()
     rng = Random(seed)
     while True:
-        scenes = [sampler.scene(rng) for _ in range(batch_size)]
-        out.put(arrays(sampler, scenes, [caption(scene, rng) for scene in scenes], words))
+        out.put(make(sampler, words, rng, batch_size))

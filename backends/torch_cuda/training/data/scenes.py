@@ -161,11 +161,11 @@ class Sampler:
             size = min(size, 0.7)
         right, down = _PLACE_STEPS[place]
         reach = 0.5 - 0.03 - size / 2
-        item = self._item(rng, index, style, size, is_upright=is_ground)
+        item = self.item(rng, index, style, size, is_upright=is_ground)
         item.cx = 0.5 + right * reach + rng.uniform(-0.015, 0.015)
         item.cy = 0.5 + down * reach + rng.uniform(-0.015, 0.015)
         if is_ground:
-            item.cy = self._standing_height(item, style)
+            item.cy = self.standing_height(item, style)
         return item, place
 
     def _row(self, rng: Random, style: int, things: list[int], background: int) -> list[Item]:
@@ -175,20 +175,21 @@ class Sampler:
         height = 0.5 + rng.uniform(-0.06, 0.06)
         items: list[Item] = []
         for position, index in enumerate(things):
-            item = self._item(rng, index, style, size, is_upright=is_ground or count == 3)
+            item = self.item(rng, index, style, size, is_upright=is_ground or count == 3)
             item.cx = (position + 0.5) / count + rng.uniform(-0.015, 0.015)
-            item.cy = self._standing_height(item, style) if is_ground else height
+            item.cy = self.standing_height(item, style) if is_ground else height
             items.append(item)
         return items
 
-    def _standing_height(self, item: Item, style: int) -> float:
+    def standing_height(self, item: Item, style: int) -> float:
         """Centre of a thing that stands on the ground in front, or hangs in the sky."""
         half = item.size * self._heights[item.thing * self.num_styles + style] / 2
         if THINGS[item.thing].floats:
             return max(0.36, half + 0.04)
         return 0.84 - half if half < 0.3 else 0.9 - half
 
-    def _item(self, rng: Random, index: int, style: int, size: float, is_upright: bool) -> Item:
+    def item(self, rng: Random, index: int, style: int, size: float, is_upright: bool) -> Item:
+        """One object in the middle, perhaps in another colour, perhaps turned a little."""
         thing = THINGS[index]
         colour = -1
         if (thing.recolour or style == LINE) and rng.random() < (0.35 if style == LINE else 0.5):

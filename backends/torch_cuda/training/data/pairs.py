@@ -1,0 +1,105 @@
+"""Columns for the tasks that see two pictures: holes to fill with what belongs in them, and edits.
+
+A pair is two sets of the composer's columns under the prefixes below, and the words. Where things are is
+decided here, in the workers; the device that trains draws both pictures and makes masks of them.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+
+from backends.torch_cuda.training.data import edits
+from backends.torch_cuda.training.data.captions import background_text, caption
+from backends.torch_cuda.training.data.feed import Arrays, arrays
+from backends.torch_cuda.training.data.scenes import BACKGROUNDS, Sampler, Scene
+from backends.torch_cuda.training.data.word_ids import Words
+
+AFTER, OTHER = "after/", "other/"
+"""Prefixes of the picture to learn, and of the one beside it: what hides in a hole, or the picture before."""
+
+BOX, OBJECT, AROUND_OBJECT, BORDER = range(4)
+"""Kinds of holes: a box, an object's shape grown, a box around an object, everything but a box."""
+
+FILL_WAYS = ("object", "around", "remove", "box", "border")
+_FILL_WEIGHTS = (24, 26, 20, 15, 15)
+
+
+def edit_pairs(sampler: Sampler, words: Words, rng: Random, count: int, kind: str | None = None) -> Arrays:
+    """Edits: the composer's columns `after/` and `other/` (before), the instruction's tokens, and `edit`."""
+    made = [edits.edit(sampler, rng, kind) for _ in range(count)]
+    texts = [each.text for each in made]
+    after = arrays(sampler, [each.after for each in made], texts, words)
+    before = arrays(sampler, [each.before for each in made], texts, words)
+    return _joined(after, before) | {"edit": np.array([each.kind for each in made], np.uint8)}
+
+
+def fill_pairs(sampler: Sampler, words: Words, rng: Random, count: int, way: str | None = None) -> Arrays:
+    """Holes: `after/` is the whole picture, `other/` what the hole is shaped after; the prompt's tokens.
+
+    Besides: `hole` uint8 [B], the kind of hole; `box` float32 [B, 4], left, top, right and bottom as
+    fractions; `grow` float32 [B] in [0, 1], how far a hole goes beyond its object; `way`, of FILL_WAYS.
+    """
+    wanted = [way or rng.choices(FILL_WAYS, _FILL_WEIGHTS)[0] for _ in range(count)]
+    made = [_hole(sampler, rng, each) for each in wanted]
+    after = arrays(sampler, [each[0] for each in made], [each[2] for each in made], words)
+    other = arrays(sampler, [each[1] for each in made], [each[2] for each in made], words)
+    return _joined(after, other) | {
+        "hole": np.array([each[3] for each in made], np.uint8),
+        "box": np.array([_box(rng, each[3]) for each in made], np.float32),
+        "grow": np.array([rng.random() for _ in made], np.float32),
+        "way": np.array([FILL_WAYS.index(each) for each in wanted], np.uint8),
+    }
+
+
+def _hole(sampler: Sampler, rng: Random, way: str) -> tuple[Scene, Scene, str, int]:
+    """The whole picture, what the hole is shaped after, the prompt, and the kind of hole."""
+    while True:
+        scene = sampler.scene(rng)
+        if way in ("box", "border"):
+            return scene, scene, caption(scene, rng), BOX if way == "box" else BORDER
+        number = rng.randrange(len(scene.items))
+        hidden = edits.emptied(scene)
+        hidden.items = [scene.items[number]]
+        if way != "remove":
+            is_whole = scene.is_same or len(scene.items) > 1 or rng.random() < 0.6
+            text = caption(scene, rng) if is_whole else _object_text(sampler, hidden, rng)
+            return scene, hidden, text, OBJECT if way == "object" else AROUND_OBJECT
+        if scene.is_same or BACKGROUNDS[scene.background] == "ground":
+            continue
+        kept = edits.emptied(scene)
+        kept.items = [item for index, item in enumerate(scene.items) if index != number]
+        text = _removal_text(kept, rng)
+        return kept, hidden, text, rng.choice((OBJECT, AROUND_OBJECT, AROUND_OBJECT))
+
+
+def _object_text(sampler: Sampler, hidden: Scene, rng: Random) -> str:
+    """What a person says of the hole alone: the object, without its background and place."""
+    item = hidden.items[0]
+    colour = sampler.named_colour(item, hidden.style)
+    return edits.described(item, rng, colour if item.colour >= 0 or rng.random() < 0.3 else -1)
+
+
+def _removal_text(kept: Scene, rng: Random) -> str:
+    """What a person says who wants nothing there: the background, or no word."""
+    chance = rng.random()
+    if chance < 0.35:
+        return ""
+    return background_text(kept, rng, has_article=chance < 0.6)
+
+
+def _box(rng: Random, hole: int) -> tuple[float, float, float, float]:
+    """A box for a hole, or the one that stays inside a border; left, top, right, bottom."""
+    low, high = (0.25, 0.7) if hole == BOX else (0.5, 0.85)
+    width, height = rng.uniform(low, high), rng.uniform(low, high)
+    if hole == BORDER and rng.random() < 0.5:  # the picture grows in one direction only
+        width, height = (1.0, height) if rng.random() < 0.5 else (width, 1.0)
+    left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
+    return left, top, left + width, top + height
+
+
+def _joined(after: Arrays, other: Arrays) -> Arrays:
+    text = {key: after.pop(key) for key in ("t5", "clip", "clip_end")}
+    others = {OTHER + key: value for key, value in other.items() if key not in text}
+    return {AFTER + key: value for key, value in after.items()} | others | text

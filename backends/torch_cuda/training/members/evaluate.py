@@ -1,0 +1,316 @@
+"""What the members really do, measured: prompt obeyed, thing removed, rest kept, map followed.
+
+The judge says what a picture shows; everything else is measured against the truth that composing knows. Every
+function writes a sheet, rows of what was seen, what came, and the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backends.torch_cuda.training import autoencoder, judge
+from backends.torch_cuda.training import evaluate as base
+from backends.torch_cuda.training.data import edits, pairs
+from backends.torch_cuda.training.data.feed import Arrays
+from backends.torch_cuda.training.data.scenes import HELD_OUT_SEED, Sampler
+from backends.torch_cuda.training.members import lessons, maps, pictures, tools
+from backends.torch_cuda.training.scenes import Captions, captions_of, to_device
+from flux_core.conditioning.packing import unpack
+from flux_core.imaging.edges import BFL_THRESHOLDS
+
+if TYPE_CHECKING:
+    from backends.torch_cuda.training.members.stages import MemberRun
+
+SECONDS_A_MEMBER = 12.0
+"""Left before the deadline, below which no further member is measured."""
+SIDE_PX = 256
+NUM_STEPS = 20
+GUIDANCES = (1.0, 2.0, 3.5)
+_GONE = 0.08  # mean absolute error in a hole, below which it shows its background
+_KEPT_DB = 28.0
+_CHANGED = 0.06
+_LABELS = {
+    "recolour": ("colour", "second_colour"),
+    "replace": ("object", "second"),
+    "add": ("object", "second", "count"),
+    "remove": ("object", "count"),
+    "background": ("background", "background_colour"),
+    "style": ("style",),
+}
+Figures = dict[str, float]
+
+
+class Held(NamedTuple):
+    """Fixed examples that training does not see."""
+
+    arrays: dict[str, Tensor]
+    shown: lessons.Shown
+    extra: Tensor
+    captions: Captions
+
+
+def fill(run: MemberRun) -> Figures:
+    """Per way of filling: prompt obeyed (object, colour) or removed, seam, and what lies outside the hole."""
+    out: Figures = {}
+    each = max(1, run.numbers.held_out // 3)
+    rows: list[Tensor] = []
+    for way in ("object", "around", "remove", "box", "border"):
+        held = _held(
+            run,
+            lessons.FILL,
+            lambda sampler, rng, way=way: pairs.fill_pairs(sampler, run.words, rng, each, way),
+        )
+        made = held.shown.truth
+        for guidance in GUIDANCES if way in ("around", "remove") else GUIDANCES[1:2]:
+            made = _drawn(run, "fill", held, guidance)
+            mask = held.shown.mask
+            assert mask is not None
+            made = made * mask + held.shown.truth * (1 - mask)
+            key = f"{way}_g{guidance}"
+            if way == "remove":
+                out[f"{key}_gone"] = (
+                    (_mean_in((made - held.shown.truth).abs(), mask) < _GONE).float().mean().item()
+                )
+            else:
+                labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
+                right = judge.accuracy(run.eye(), made, labels, run.source.amp)
+                out |= {f"{key}_{name}": right[name] for name in ("object", "colour") if name in right}
+            out[f"{key}_seam"] = 255 * (seam(made, mask) - seam(held.shown.truth, mask)).item()
+        rows.append(_rows(held.shown.seen, made, held.shown.truth))
+    base.save_sheet(torch.cat(rows), run.out / "fill.jpg", columns=12)
+    return _rounded(out)
+
+
+def kontext(run: MemberRun) -> Figures:
+    """Per kind of edit: the asked change happened, and nothing else (PSNR outside the true change)."""
+    out: Figures = {}
+    each = max(1, run.numbers.held_out // len(edits.KINDS))
+    rows: list[Tensor] = []
+    for guidance in GUIDANCES:
+        both: list[Tensor] = []
+        for kind in edits.KINDS:
+            held = _held(
+                run, lessons.KONTEXT,
+                lambda sampler, rng, kind=kind: pairs.edit_pairs(sampler, run.words, rng, each, kind),
+            )  # fmt: skip
+            made = _drawn(run, "kontext", held, guidance)
+            done, kept = edit_done(run, held, made, kind), kept_db(made, held.shown)
+            both.append(done & (kept >= _KEPT_DB))
+            out[f"{kind}_g{guidance}_done"] = done.float().mean().item()
+            if kind != "style":
+                out[f"{kind}_g{guidance}_kept_db"] = kept.mean().item()
+            if guidance == GUIDANCES[1]:
+                rows.append(_rows(held.shown.seen, made, held.shown.truth))
+        out[f"both_g{guidance}"] = torch.cat(both).float().mean().item()
+    base.save_sheet(torch.cat(rows), run.out / "kontext.jpg", columns=12)
+    return _rounded(out)
+
+
+def canny(run: MemberRun) -> Figures:
+    """Edge F1 within one pixel, and the judge."""
+    return _control(run, lessons.CANNY, lambda made, held: edge_f1(made, held.shown.seen))
+
+
+def depth(run: MemberRun) -> Figures:
+    """How well outlines of the depth map are found in the picture, and the judge; no estimator is asked."""
+    return _control(run, lessons.DEPTH, lambda made, held: outline_recall(made, held.shown.seen))
+
+
+def schnell(run: MemberRun) -> Figures:
+    """The judge at few steps, against the base at many."""
+    out: Figures = {}
+    truth = run.held_out()
+    for name, num_steps in (("dev", NUM_STEPS), ("schnell", 4), ("schnell", 2), ("schnell", 1), ("dev", 4)):
+        nets = run.nets() if name == "dev" else run.changed("schnell")
+        none = torch.zeros(len(truth.captions), 0, device=run.device)
+        guidance = run.numbers.schnell.guidance
+        told = tools.Told(nets, run.tables, None)
+        tokens = tools.sample(
+            told, nets, run.tables, truth.captions, none, _SIZE, num_steps, guidance, run.source.amp
+        )
+        made = decoded(run, tokens)
+        right = judge.accuracy(run.eye(), made, truth.labels, run.source.amp)
+        out |= {
+            f"{name}_{num_steps}steps_{label}": value for label, value in right.items() if label in _SHORT
+        }
+        base.save_sheet(made[:64], run.out / f"{name}_{num_steps}.jpg")
+    return _rounded(out)
+
+
+def redux(run: MemberRun) -> Figures:
+    """Share of pictures that show, to the judge, what their reference shows; without any words."""
+    truth, numbers = run.held_out(), run.numbers.redux
+    nets = run.nets()
+    eye = pictures.build_eye(numbers, run.spec.transformer.context_in_dim, run.device)
+    state = run.mean("redux")
+    for net in eye:
+        net.load(state)
+    table = pictures.redux_table(run.tables, _SIZE, (numbers.image_px // numbers.patch_px) ** 2)
+    images, out = truth.images, Figures()
+    with torch.no_grad(), run.source.amp():
+        txt, vec = run.tables.text(nets, run.empty().expand(len(images)))
+        words = torch.cat([txt, eye.tokens(pictures.shown(images, numbers.image_px)).to(txt.dtype)], dim=1)
+    for guidance in GUIDANCES:
+
+        def told(x: Tensor, extra: Tensor, *rest: Tensor, guidance: float = guidance) -> Tensor:
+            start = int(extra[0, 0])
+            _, vec, sigma = rest[:3]
+            strength = torch.full_like(sigma, guidance)
+            return nets.transformer.model(x, words[start : start + len(x)], vec, sigma, strength, table)
+
+        index = (torch.arange(len(images), device=run.device) // 64 * 64)[:, None]
+        blank = run.empty().expand(len(images))
+        tokens = tools.sample(
+            told,
+            nets,
+            run.tables,
+            blank,
+            index,
+            _SIZE,
+            NUM_STEPS,
+            guidance,
+            run.source.amp,
+        )
+        made = decoded(run, tokens)
+        right = judge.accuracy(run.eye(), made, truth.labels, run.source.amp)
+        out |= {f"g{guidance}_{name}": value for name, value in right.items() if name in _SHORT}
+        base.save_sheet(_rows(images, made, images), run.out / f"redux_g{guidance}.jpg", columns=12)
+    return _rounded(out)
+
+
+def fast(run: MemberRun) -> Figures:
+    """PSNR of the fast decoder and of the whole one, on true latents of held-out scenes."""
+    images, latents = run.held_out().images, run.latents_of()
+    nets = pictures.build_fast(run.numbers.fast, run.device)
+    state = run.mean("fast")
+    for net in nets:
+        net.load(state)
+    tokens = latents(images)
+    ops = run.ae().encoder.model.ops
+    with torch.no_grad():
+        made = torch.cat([nets.decoder.model(unpack(ops, part, *_SIZE)) for part in tokens.split(32)])
+    made = (made.float() / 2 + 0.5).clamp(0, 1)
+    whole = decoded(run, tokens)
+    base.save_sheet(_rows(whole, made, images), run.out / "fast.jpg", columns=12)
+    return _rounded(
+        {"psnr_db": autoencoder.psnr(made, images), "whole_psnr_db": autoencoder.psnr(whole, images)}
+    )
+
+
+MEMBERS: dict[str, Callable[[MemberRun], Figures]] = {
+    "fill": fill,
+    "kontext": kontext,
+    "schnell": schnell,
+    "canny": canny,
+    "depth": depth,
+    "redux": redux,
+    "fast": fast,
+}
+_SHORT = ("object", "colour", "style", "background_colour", "place", "count")
+_SIZE = (SIDE_PX // 8, SIDE_PX // 8)
+
+
+def decoded(run: MemberRun, tokens: Tensor) -> Tensor:
+    """Tokens [B, L, 64] -> pictures [B, side, side, 3] in [0, 1]."""
+    config = run.config()
+    latents = unpack(run.ae().encoder.model.ops, tokens, *_SIZE)
+    return autoencoder.decode(run.ae(), latents / config.scale + config.shift, run.source.amp)
+
+
+def seam(images: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute step across the border of holes; figures tell how much more than the truth's, of 255."""
+    total, count = images.new_zeros(()), images.new_zeros(())
+    for axis in (1, 2):
+        is_border = mask.diff(dim=axis).abs() > 0.5
+        steps = images.diff(dim=axis).abs().mean(-1, keepdim=True)
+        total, count = total + (steps * is_border).sum(), count + is_border.sum()
+    return total / count.clamp_min(1)
+
+
+def edit_done(run: MemberRun, held: Held, made: Tensor, kind: str) -> Tensor:
+    """[B], whether the judge sees what the edit asked for; an emptied picture is compared with the truth."""
+    labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
+    seen = judge.answers(run.eye(), made, run.source.amp)
+    done = torch.ones(len(made), dtype=torch.bool, device=made.device)
+    for name in _LABELS[kind]:
+        done &= (labels[name] < 0) | (labels[name] == seen[name])
+    is_empty = labels["object"] < 0
+    is_clean = (made - held.shown.truth).abs().flatten(1).mean(1) < _GONE / 2
+    return torch.where(is_empty, is_clean, done)
+
+
+def kept_db(made: Tensor, shown: lessons.Shown) -> Tensor:
+    """[B], PSNR of what an edit had no reason to change, against the picture before it, in dB."""
+    changed = ((shown.truth - shown.seen).abs().amax(-1) > _CHANGED).float()[:, None]
+    kept = 1 - functional.max_pool2d(changed, 17, 1, 8)[:, 0, ..., None]
+    error = ((made - shown.seen).pow(2) * kept).flatten(1).sum(1)
+    mean = error / (3 * kept.flatten(1).sum(1)).clamp_min(1)
+    return -10 * mean.clamp_min(1e-10).log10()
+
+
+def edge_f1(made: Tensor, wanted: Tensor) -> float:
+    """F1 of edges [B, H, W, 3] that lie within a pixel of each other, mean over pictures."""
+    found = maps.edges(made, *BFL_THRESHOLDS)[..., :1].permute(0, 3, 1, 2)
+    truth = wanted[..., :1].permute(0, 3, 1, 2)
+    near_truth, near_found = (functional.max_pool2d(each, 3, 1, 1) for each in (truth, found))
+    precision = (found * near_truth).flatten(1).sum(1) / found.flatten(1).sum(1).clamp_min(1)
+    recall = (truth * near_found).flatten(1).sum(1) / truth.flatten(1).sum(1).clamp_min(1)
+    return (2 * precision * recall / (precision + recall).clamp_min(1e-6)).mean().item()
+
+
+def outline_recall(made: Tensor, depth_map: Tensor) -> float:
+    """Share of the depth map's outlines within two pixels of which the picture has an edge."""
+    outline = maps.edges(depth_map, 50.0, 100.0)[..., :1].permute(0, 3, 1, 2)
+    found = functional.max_pool2d(maps.edges(made, 25.0, 75.0)[..., :1].permute(0, 3, 1, 2), 5, 1, 2)
+    return ((outline * found).flatten(1).sum(1) / outline.flatten(1).sum(1).clamp_min(1)).mean().item()
+
+
+def _control(run: MemberRun, member: lessons.Member, follow: Callable[[Tensor, Held], float]) -> Figures:
+    truth, out = run.held_out_arrays(), Figures()
+    shown = member.show(run.source, truth, (SIDE_PX, SIDE_PX))
+    held = Held(truth, shown, lessons.extra_tokens(shown, run.latents_of()), captions_of(truth))
+    labels = run.source.composer.labels(truth)
+    for guidance in GUIDANCES:
+        made = _drawn(run, member.name, held, guidance)
+        right = judge.accuracy(run.eye(), made, labels, run.source.amp)
+        out[f"g{guidance}_followed"] = follow(made, held)
+        out |= {f"g{guidance}_{name}": value for name, value in right.items() if name in _SHORT}
+        base.save_sheet(_rows(shown.seen, made, shown.truth), run.out / f"{member.name}_g{guidance}.jpg", 12)
+    out["truth_followed"] = follow(shown.truth, held)
+    return _rounded(out)
+
+
+def _held(run: MemberRun, member: lessons.Member, make: Callable[[Sampler, Random], Arrays]) -> Held:
+    arrays = to_device(make(Sampler(run.source.pack), Random(HELD_OUT_SEED + 3)), run.device)
+    shown = member.show(run.source, arrays, (SIDE_PX, SIDE_PX))
+    return Held(arrays, shown, lessons.extra_tokens(shown, run.latents_of()), captions_of(arrays))
+
+
+def _drawn(run: MemberRun, name: str, held: Held, guidance: float) -> Tensor:
+    nets = run.changed(name)
+    told = tools.Told(nets, run.tables, lessons.ALL[name])
+    tokens = tools.sample(
+        told, nets, run.tables, held.captions, held.extra, _SIZE, NUM_STEPS, guidance, run.source.amp
+    )
+    return decoded(run, tokens)
+
+
+def _mean_in(values: Tensor, mask: Tensor) -> Tensor:
+    """[B], mean of values [B, H, W, C] where the mask is 1."""
+    return (values.mean(-1, keepdim=True) * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
+
+
+def _rows(seen: Tensor, made: Tensor, truth: Tensor, count: int = 8) -> Tensor:
+    """A few examples side by side: seen, made, truth."""
+    few = torch.stack([seen[:count].float(), made[:count], truth[:count]], dim=1)
+    return few.flatten(0, 1)
+
+
+def _rounded(figures: Figures) -> Figures:
+    return {name: round(value, 3) for name, value in figures.items()}
