@@ -184,7 +184,7 @@ class MemberRun(Run):
             path.write_text(json.dumps(known | {name: figures}, indent=1))
 
     def warm(self) -> None:
-        """Compiles the shapes of fill, kontext, schnell and redux ahead, in a process of its own."""
+        """Compiles the shapes of fill, kontext and canny ahead, in a process of its own."""
         from backends.torch_cuda.training.members import warm  # it needs this class
 
         warm.compile_all(self)
