@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, required=True, help="folder for the PNGs")
     parser.add_argument("--scale", type=float, default=1.0, help="device pixel ratio")
     parser.add_argument("--photo", type=Path, default=PHOTO, help="the picture to open")
-    parser.add_argument("--prompt", default="a red apple on a brown background", help="what to fill in")
+    parser.add_argument("--prompt", default="a cupcake on a brown background", help="what to fill in")
     parser.add_argument("--engine", default="auto", help="as for flowbrush serve")
     parser.add_argument("--forms", action="store_true", help="only the forms of the tasks, in every language")
     given = parser.parse_args(arguments)
