@@ -36,7 +36,7 @@ def test_a_seed_is_the_same_picture_on_both_engines(models_dir: Path, task: Task
     picture = scene(96, 64)
     mask = np.zeros((64, 96), np.uint8)
     mask[:, 40:] = 200
-    inputs: dict[str, Any] = {"image": picture} if task is not Task.GENERATE else {}
+    inputs: dict[str, Any] = {"image": picture, "strength": 0.8} if task is not Task.GENERATE else {}
     if task is Task.FILL:
         inputs["mask"] = mask
     torch_picture, mlx_picture = (
@@ -47,7 +47,6 @@ def test_a_seed_is_the_same_picture_on_both_engines(models_dir: Path, task: Task
             seed=7,
             width_px=96,
             num_steps=6,
-            strength=0.8,
             precision=Precision.FP32,
             **inputs,
         ).pixels
