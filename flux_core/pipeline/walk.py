@@ -39,6 +39,7 @@ class Velocity:
         transformer: The model.
         controlnets: By name.
         conditions: What it is told.
+        tables: Rotary tables made so far, which windows of one size share.
         window: The part of the picture that it sees; None is all of it.
     """
 
@@ -49,6 +50,7 @@ class Velocity:
         transformer: Any,
         controlnets: dict[str, Any],
         conditions: Conditions,
+        tables: dict[Any, Any],
         window: Window | None = None,
     ) -> None:
         self._backend = backend
@@ -56,22 +58,24 @@ class Velocity:
         self._transformer = transformer
         self._controlnets = controlnets
         self._conditions = conditions
-        self._window = window
         self._levels = job.levels
         size = window.size if window is not None else job.latent_size
         self._num_tokens = size[0] * size[1] // 4
         told = job.guidance if job.spec.is_guidance_distilled else 1.0
-        guides = job.spec.transformer.has_guidance
         self._guidance = backend.from_numpy(np.full(1, told, np.float32))
-        self._has_guidance = guides
+        self._has_guidance = job.spec.transformer.has_guidance
+
+        def table(text_tokens: int, references: tuple[tuple[int, int], ...]) -> Any:
+            key = text_tokens, size, references
+            if key not in tables:
+                tables[key] = backend.from_numpy(rotary(job, *key))
+            return tables[key]
+
         branches = [branch for branch in (conditions.words, conditions.no_words) if branch is not None]
-        references = conditions.reference_sizes
         self._tables = {
-            id(branch): backend.from_numpy(rotary(job, int(branch.txt.shape[1]), size, references))
-            for branch in branches
+            id(branch): table(int(branch.txt.shape[1]), conditions.reference_sizes) for branch in branches
         }
-        plain = conditions.words.plain_tokens
-        self._plain_table = backend.from_numpy(rotary(job, plain, size, ())) if conditions.steering else None
+        self._plain_table = table(conditions.words.plain_tokens, ()) if conditions.steering else None
         cut = window.of_tokens if window is not None else _whole
         self._channels = None if conditions.channels is None else cut(conditions.channels)
         self._maps = [_map_of(each, window) for each in conditions.steering]
@@ -193,7 +197,7 @@ def walk_all(
     preview: Preview | None,
 ) -> list[Any]:
     """Every picture's final tokens [1, L, 64] float32."""
-    make = functools.partial(Velocity, backend, job, transformer, controlnets, conditions)
+    make = functools.partial(Velocity, backend, job, transformer, controlnets, conditions, {})
     velocity = WindowedVelocity(backend, job, make) if job.is_windowed else make()
     indices = range(job.request.num_images)
     return [_walk(backend, job, conditions, velocity, index, preview) for index in indices]
