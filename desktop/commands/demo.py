@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flux_core.imaging.codec import Pixels
 
 PHOTO = Path(__file__).parents[2] / "resources" / "samples" / "photo.png"
-PROMPT = "a red apple on a brown background"
+PROMPT = "a cupcake on a brown background"
 # Where the sample photo's table is empty: centre and radii of an ellipse, as shares of width and height.
 _MASK_CENTRE = (0.62, 0.785)
 _MASK_RADII = (0.124, 0.165)
