@@ -112,12 +112,11 @@ def nearness(net: Any, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def maps(net: Any, numbers: EstimatorTraining, images: Tensor, amp: Any) -> Tensor:
+def maps(net: Any, numbers: EstimatorTraining, images: Tensor) -> Tensor:
     """Pictures [B, S, S, 3] in [0, 1] -> whole numbers [B, S, S], 0 (farthest) to 255, as the engine's."""
     side_px = images.shape[1]
     x = pictures.shown(images, numbers.side_px)
-    with amp():
-        found = torch.cat([nearness(net, part) for part in x.split(32)])
+    found = torch.cat([nearness(net, part) for part in x.split(32)])
     large = functional.interpolate(found[:, None], (side_px, side_px), mode="bicubic")[:, 0]
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
     return ((large - low) * (255 / (high - low).clamp_min(1e-6))).round().long()

@@ -239,7 +239,7 @@ def estimator(run: MemberRun) -> Figures:
     depth = (shown.seen[..., 0] * 255).round().long()
     out: Figures = {}
     for name, images in (("worn_spearman", _worn(shown.truth)), ("spearman", shown.truth)):
-        found = estimators.maps(net, numbers, images, run.source.amp)
+        found = estimators.maps(net, numbers, images)
         out[name] = estimators.rank_correlation(found, depth).mean().item()
         made = (found / 255)[..., None].expand(-1, -1, -1, 3)
         base.save_sheet(_rows(images, made, shown.seen), run.out / f"estimator_{name}.jpg", columns=12)
