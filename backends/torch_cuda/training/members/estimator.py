@@ -23,6 +23,7 @@ from backends.torch_cuda.training.members import folders, pictures
 from backends.torch_cuda.training.network import set_rate
 
 _NUM_SCALES = 3
+_LEAK = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class EstimatorTraining:
 
 
 def build(numbers: EstimatorTraining, device: torch.device) -> Any:
-    """A fresh DepthAnythingForDepthEstimation; convolutions begin as a ReLU net's (He et al. 2015)."""
+    """A fresh DepthAnythingForDepthEstimation whose convolutions keep the size of what goes through them."""
     tf = folders.library()
     backbone = tf.Dinov2Config(
         image_size=numbers.side_px,
@@ -79,15 +80,15 @@ def build(numbers: EstimatorTraining, device: torch.device) -> Any:
         head_hidden_size=numbers.head_width,
     )
     net = tf.DepthAnythingForDepthEstimation(config)
+    gains = {"convolution1": 2**0.5, "convolution2": 0.1, "conv3": 0.1}  # behind a ReLU; He et al. 2015
     with torch.no_grad():
         for name, module in net.named_modules():
+            gain = gains.get(name.rpartition(".")[2], 1.0)
             if isinstance(module, nn.ConvTranspose2d):
-                module.weight.normal_(0.0, (1 / module.in_channels) ** 0.5)
+                module.weight.normal_(0.0, gain * module.in_channels**-0.5)
             elif isinstance(module, nn.Conv2d):
-                fan = module.weight[0].numel()
-                module.weight.normal_(0.0, (0.1 if name.endswith("convolution2") else 1.0) * (2 / fan) ** 0.5)
-        net.head.conv3.weight.mul_(0.1)
-        net.head.conv3.bias.fill_(0.3)  # above the last ReLU's corner
+                module.weight.normal_(0.0, gain * module.weight[0].numel() ** -0.5)
+        net.head.conv3.bias.fill_(0.2)  # above the last ReLU's corner
     return net.to(device)
 
 
@@ -130,8 +131,12 @@ def train(
     amp: Any,
     state: RunState,
 ) -> None:
-    """Trains in place; `draw` gives pictures [B, H, W, 3] and true maps [B, H, W], both in bytes."""
+    """Trains in place; `draw` gives pictures [B, H, W, 3] and true maps [B, H, W], both in bytes.
+
+    The last ReLU leaks while it learns, because one that is shut for every pixel would stay shut.
+    """
     parameters = list(net.parameters())
+    net.head.activation2 = nn.LeakyReLU(_LEAK)
     for step in stage.steps():
         warm = min(1.0, (step + 1) / numbers.warmup_steps)
         set_rate(state.optimiser, numbers.lr * warm * hold_then_fall(stage.fraction, numbers.decay_from))
