@@ -1,5 +1,6 @@
 """The small CLIP and depth estimator, in miniature: what texts claim, what losses ask, what is exported."""
 
+import contextlib
 import dataclasses
 from random import Random
 
@@ -10,10 +11,12 @@ from torch.nn import functional
 
 from backends.torch_cuda import vision
 from backends.torch_cuda.training import checkpoint
+from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.data.palette import COLOURS, OTHER_WORDS
 from backends.torch_cuda.training.data.scenes import BACKGROUNDS, PLACES, Sampler
 from backends.torch_cuda.training.data.word_ids import Words
+from backends.torch_cuda.training.flow import RunState
 from backends.torch_cuda.training.members import clip, estimator, phrases
 from backends.torch_cuda.training.members.clip import ClipTraining
 from backends.torch_cuda.training.members.estimator import EstimatorTraining
@@ -178,6 +181,18 @@ def test_ranks_agree_with_a_plain_count_and_equal_values_share_theirs():
     assert estimator.rank_correlation(255 - truth, truth).item() == pytest.approx(-1.0)
     plain = float(np.corrcoef(ranks, places)[0, 1])
     assert estimator.rank_correlation(other, truth).item() == pytest.approx(plain)
+
+
+def test_an_estimator_that_is_shut_for_every_pixel_opens_again():
+    net = estimator.build(ESTIMATOR, torch.device("cpu"))
+    with torch.no_grad():
+        net.head.conv3.bias.fill_(-20.0)
+    before = net.head.conv3.bias.item()
+    seen, depth = torch.zeros(1, 64, 64, 3).byte(), torch.full((1, 64, 64), 200).byte()
+    state = RunState(dict(net.named_parameters()), ESTIMATOR.lr)
+    stage = Stage("estimator", 60.0, num_steps=2)
+    estimator.train(net, lambda step: (seen, depth), ESTIMATOR, stage, contextlib.nullcontext, state)
+    assert net.head.conv3.bias.item() > before
 
 
 def test_exported_folders_answer_looks(trained):
