@@ -130,6 +130,16 @@ def named(thing: int) -> str:
     return with_article(THINGS[thing].name, thing)
 
 
+def place_text(place: int, rng: Random) -> str:
+    """A place alone: "on the left side"."""
+    return rng.choice(_AT[PLACES[place]])
+
+
+def style_text(style: int, rng: Random) -> str:
+    """A style alone: "line art"."""
+    return rng.choice(_TAGS[style])
+
+
 def words() -> list[str]:
     """Every word that captions can hold, without punctuation, in order of first use."""
     texts = [

@@ -1,8 +1,8 @@
 """Command line of the bundled family's members: `python -m backends.torch_cuda.training.members.run --help`.
 
-Stages: judge, fast, fill, kontext, schnell, canny, depth, redux, export, evaluate; each starts from the base
-that ships and leaves a checkpoint and its file, so a run may be cut anywhere and goes on. The stage warm only
-compiles, in a process beside the first ones.
+Stages: judge, fast, fill, kontext, schnell, canny, depth, redux, clip, estimator, export, evaluate; each
+leaves a checkpoint and its file, so a run may be cut anywhere and goes on. All but clip and estimator start
+from the base that ships. The stage warm only compiles, in a process beside the first ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from backends.torch_cuda.training.members.stages import MemberRun
 from backends.torch_cuda.training.run import is_done, prepare_torch, show_log
 from backends.torch_cuda.training.stages import BUNDLED
 
-STAGES = ("judge", "fast", "fill", "kontext", "schnell", "canny", "depth", "redux", "export", "evaluate")
+STAGES = (
+    *("judge", "fast", "fill", "kontext", "schnell", "canny", "depth", "redux", "clip", "estimator"),
+    *("export", "evaluate"),
+)
 
 
 def main() -> None:

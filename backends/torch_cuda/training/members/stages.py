@@ -7,6 +7,8 @@ on the way, so a run may be cut anywhere and goes on, and what it had can be fet
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -20,10 +22,20 @@ from backends.torch_cuda.training import autoencoder, checkpoint, flow
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.distil import Texts
-from backends.torch_cuda.training.members import evaluate, few_steps, lessons, pictures, tools
+from backends.torch_cuda.training.members import (
+    clip,
+    estimator,
+    evaluate,
+    few_steps,
+    lessons,
+    phrases,
+    pictures,
+    tools,
+)
 from backends.torch_cuda.training.members.lessons import Lesson, Member, Pool
 from backends.torch_cuda.training.members.lowrank import LowRank
 from backends.torch_cuda.training.members.plan import MemberPlan
+from backends.torch_cuda.training.network import use_channels_last
 from backends.torch_cuda.training.scenes import SceneSource, captions_of
 from backends.torch_cuda.training.stages import BUNDLED, Run
 from flux_core.catalog import TINY, AutoencoderConfig, ModelSpec
@@ -119,12 +131,12 @@ class MemberRun(Run):
         head = nn.Linear(self.spec.transformer.context_in_dim, sum(feed.LABELS.values())).to(self.device)
         latents = self.latents_of()
 
-        def make(count: int) -> Lesson:
+        def make(count: int) -> list[Tensor]:
             arrays = self.source.arrays(count)
             images = self.source.composer(arrays, (numbers.side_px, numbers.side_px))
             seen = ((pictures.shown(images, numbers.image_px) + 1) * 127.5).round().byte()
             beside = torch.cat([seen.flatten(1), (arrays["label"].long() + 1).byte()], dim=1)
-            return Lesson(latents(images), beside, captions_of(arrays))
+            return Lesson(latents(images), beside, captions_of(arrays)).columns
 
         pool = Pool(make, numbers.pool, numbers.pool_chunk)
         pixels = numbers.image_px**2 * 3
@@ -162,6 +174,66 @@ class MemberRun(Run):
             pictures.train_fast(nets, draw, self.eye(), numbers, stage, self.source.amp, state)
 
         self._trained("fast", nets.parameters, numbers.lr, train)
+
+    def clip(self) -> None:
+        """A CLIP whose scores of phrases mean something for pictures of this family."""
+        numbers = self.numbers.clip
+        net, head = clip.build(numbers, self.device), clip.naming_head(numbers, self.device)
+        source = SceneSource(
+            self._pack_path, self.device, self._num_workers, 6000, make=phrases.told, like=self.source
+        )
+        turn = itertools.cycle(numbers.sizes_px)
+
+        def make(count: int) -> list[Tensor]:
+            arrays = source.arrays(count)
+            seen = pictures.shown(source.composer(arrays, next(turn)), numbers.image_px)
+            images = ((seen + 1) * 127.5).round().byte()
+            return [images, *(arrays[name] for name in ("said", "claim", "is_loose", "label"))]
+
+        try:
+            pool = Pool(make, numbers.pool, numbers.pool_chunk)
+
+            def draw(step: int) -> clip.Batch:
+                if step % numbers.renew_every == numbers.renew_every - 1:
+                    pool.renew()
+                return clip.Batch(*pool.draw(numbers.batch_size))
+
+            parameters = dict(net.named_parameters())
+            parameters |= {f"head.{name}": p for name, p in head.named_parameters()}
+            self._trained(
+                "clip", parameters, numbers.lr,
+                lambda stage, state: clip.train(net, head, draw, numbers, stage, self.source.amp, state),
+            )  # fmt: skip
+        finally:
+            source.close()
+
+    def estimator(self) -> None:
+        """A depth estimator of the family's own pictures."""
+        numbers = self.numbers.estimator
+        net = estimator.build(numbers, self.device)
+        use_channels_last(net.parameters())
+
+        def make(size_px: Size, count: int) -> list[Tensor]:
+            shown = lessons.show_depth(self.source, self.source.arrays(count), size_px)
+            return [(image * 255).round().byte() for image in (shown.truth, shown.seen[..., 0])]
+
+        sizes = dict.fromkeys(numbers.sizes_px)
+        pools = {
+            size_px: Pool(functools.partial(make, size_px), numbers.pool, numbers.pool_chunk)
+            for size_px in sizes
+        }
+
+        def draw(step: int) -> tuple[Tensor, Tensor]:
+            pool = pools[numbers.sizes_px[step % len(numbers.sizes_px)]]
+            if step % numbers.renew_every == 0:
+                pool.renew()
+            image, depth = pool.draw(numbers.batch_size)
+            return image, depth
+
+        self._trained(
+            "estimator", dict(net.named_parameters()), numbers.lr,
+            lambda stage, state: estimator.train(net, draw, numbers, stage, self.source.amp, state),
+        )  # fmt: skip
 
     def export(self) -> None:
         """Writes the newest averaged weights of every member that there is, again."""
@@ -231,7 +303,7 @@ class MemberRun(Run):
             is_small = max(size_px) <= 128
             capacity = numbers.pool_small if is_small or size_px[0] != size_px[1] else numbers.pool_large
             return Pool(
-                lambda count: lessons.lesson(member, source, source.arrays(count), size_px, latents),
+                lambda count: lessons.lesson(member, source, source.arrays(count), size_px, latents).columns,
                 capacity,
                 numbers.pool_chunk,
             )
@@ -308,6 +380,12 @@ class MemberRun(Run):
     def _export(self, name: str, mean: dict[str, Tensor]) -> None:
         """The member's files in bfloat16, in the layouts that are published."""
         folder = self.out / "export"
+        if name == "clip":
+            clip.write(folder / "clip", self.numbers.clip, mean, BUNDLED / self.spec.files.clip_tokenizer)
+            return
+        if name == "estimator":
+            estimator.write(folder / "depth-estimator", self.numbers.estimator, mean)
+            return
         half = {key: p.detach().to(torch.bfloat16).contiguous() for key, p in mean.items()}
         half = {key: p for key, p in half.items() if not key.startswith("head.")}
         files = {name: half}
