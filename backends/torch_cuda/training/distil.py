@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -58,6 +58,19 @@ class Distillation:
     texts_every: int = 4  # steps between renewals of a chunk
 
 
+class TextPool(Protocol):
+    """What `Texts` takes of a stage's numbers."""
+
+    @property
+    def texts(self) -> int: ...
+    @property
+    def texts_chunk(self) -> int: ...
+    @property
+    def texts_every(self) -> int: ...
+    @property
+    def mixing(self) -> Mixing: ...
+
+
 class Lesson(NamedTuple):
     """What the student must answer: at tokens x [B, L, 64] and levels sigma [B], text states txt and vec,
     guidance [B] -> velocity target [B, L, 64].
@@ -89,7 +102,7 @@ class Texts:
         tables: Conditioner,
         new_captions: NewCaptions,
         empty: Captions,
-        numbers: Distillation,
+        numbers: TextPool,
         amp: Any,
     ) -> None:
         self._teacher = teacher

@@ -180,7 +180,7 @@ class MemberRun(Run):
         numbers = self.numbers.clip
         net, head = clip.build(numbers, self.device), clip.naming_head(numbers, self.device)
         source = SceneSource(
-            self._pack_path, self.device, self._num_workers, 6000, make=phrases.told, like=self.source
+            self.pack, self.device, self.num_workers, 6000, make=phrases.told, like=self.source
         )
         turn = itertools.cycle(numbers.sizes_px)
 
