@@ -189,11 +189,12 @@ class Run:
         """Head start for the text encoders; leaves a set of flow nets, fresh but for what `base` took."""
         nets = flow.build(self.spec, self.device)
         base = self.work / "base.safetensors"
-        if base.exists():
+        is_fresh = not base.exists()
+        if not is_fresh:
             nets.load(checkpoint.load(base, self.device)[0])
         stage = Stage("text", self.plan.text_s, deadline=self._end, log_every=100)
         tables, said = flow.Conditioner(self.spec, self.device), self.sentences()
-        said.train(nets, tables, stage, self.source.amp, count=1536, lr=1e-3)
+        said.train(nets, tables, stage, self.source.amp, is_fresh)
         state = nets.state() | {name: p.detach() for name, p in said.parameters.items()}
         checkpoint.save(self.work / "flow_start.safetensors", state)
 

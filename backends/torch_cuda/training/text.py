@@ -70,11 +70,24 @@ class Sentences:
         return sum(self._losses(nets, tables, *drawn)[:2], torch.zeros((), device=tables.device))
 
     def train(
-        self, nets: FlowNets, tables: Conditioner, stage: Stage, amp: Any, count: int, lr: float
+        self,
+        nets: FlowNets,
+        tables: Conditioner,
+        stage: Stage,
+        amp: Any,
+        is_fresh: bool,
+        count: int = 1536,
+        lr: float = 1e-3,
     ) -> None:
-        """Trains T5, CLIP and the heads in place for as long as the stage lasts."""
-        parameters = {name: p for name, p in nets.parameters.items() if not name.startswith("transformer/")}
-        parameters |= self.parameters
+        """Trains the heads, and T5 and CLIP where they are fresh, in place for as long as the stage lasts.
+
+        A transformer that already reads its text encoders would be lost if they changed without it.
+        """
+        parameters = dict(self.parameters)
+        if is_fresh:
+            parameters |= {
+                name: p for name, p in nets.parameters.items() if not name.startswith("transformer/")
+            }
         optimiser = adamw(parameters, lr, beta2=0.98)
         for step in stage.steps():
             set_rate(optimiser, lr * min(1.0, (step + 1) / 100) * max(0.05, 1.0 - stage.fraction))
