@@ -1,4 +1,4 @@
-"""The small helpers that come with Flowbrush answer where nothing better is here; sizes are those that ship."""
+"""The small helpers that come with Flowbrush answer where nothing better is; sizes are those that ship."""
 
 from __future__ import annotations
 
