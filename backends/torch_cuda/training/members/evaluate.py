@@ -131,7 +131,7 @@ def schnell(run: MemberRun) -> Figures:
     out: Figures = {}
     truth = run.held_out()
     for name, num_steps in (("dev", NUM_STEPS), ("schnell", 4), ("schnell", 2), ("schnell", 1), ("dev", 4)):
-        nets = run.nets() if name == "dev" else run.changed("schnell")
+        nets = run.bundled_nets() if name == "dev" else run.changed("schnell")
         none = torch.zeros(len(truth.captions), 0, device=run.device)
         guidance = run.numbers.schnell.guidance
         told = tools.Told(nets, run.tables, None)
@@ -150,7 +150,7 @@ def schnell(run: MemberRun) -> Figures:
 def redux(run: MemberRun) -> Figures:
     """Share of pictures that show, to the judge, what their reference shows; without any words."""
     truth, numbers = run.held_out(), run.numbers.redux
-    nets = run.nets()
+    nets = run.bundled_nets()
     eye = pictures.build_eye(numbers, run.spec.transformer.context_in_dim, run.device)
     state = run.mean("redux")
     for net in eye:

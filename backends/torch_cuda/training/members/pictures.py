@@ -61,7 +61,7 @@ class ReduxTraining:
 class FastDecoding:
     """Numbers of the fast decoder's stage."""
 
-    width: int = 48
+    width: int = 32
     lr: float = 1e-3
     batch_size: int = 48
     side_px: int = 128

@@ -15,6 +15,7 @@ from pathlib import Path
 from backends.torch_cuda.training.members.plan import MemberPlan
 from backends.torch_cuda.training.members.stages import MemberRun
 from backends.torch_cuda.training.run import is_done, prepare_torch, show_log
+from backends.torch_cuda.training.stages import BUNDLED
 
 STAGES = (
     *("judge", "fast", "fill", "kontext", "schnell", "canny", "depth", "redux", "clip", "estimator"),
@@ -29,6 +30,9 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--base", type=Path, default=BUNDLED, help="folder of the base, if not the one that ships"
+    )
     parser.add_argument("--plan", type=Path, help="JSON with fields of MemberPlan to replace")
     parser.add_argument("--deadline-s", type=float, default=1e9, help="seconds from now")
     parser.add_argument("--deadline-at", type=float, help="the same in seconds since 1970")
@@ -45,7 +49,7 @@ def main() -> None:
         deadline_s = arguments.deadline_at - time.time()
     run = MemberRun(
         MemberPlan.read(arguments.plan), arguments.pack, arguments.work, arguments.out, deadline_s,
-        num_workers=arguments.workers,
+        bundled=arguments.base, num_workers=arguments.workers,
     )  # fmt: skip
     failed: list[str] = []
     try:

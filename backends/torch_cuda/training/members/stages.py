@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backends.torch_cuda.training import autoencoder, checkpoint, flow
@@ -75,8 +74,6 @@ class MemberRun(Run):
         self.numbers = numbers
         self.plan = dataclasses.replace(numbers.base, judge_s=numbers.judge_s)
         self.left: tuple[str, ...] = ()
-        self._pack_path = pack
-        self._num_workers = num_workers
         self.tables = flow.Conditioner(spec, self.device)
 
     # --- stages ---------------------------------------------------------------------------------
@@ -99,10 +96,10 @@ class MemberRun(Run):
     def schnell(self) -> None:
         """Four steps in place of many."""
         numbers = self.numbers.schnell
-        teacher, nets = self.nets(), self.nets()
+        teacher, nets = self.bundled_nets(), self.bundled_nets()
         change = LowRank(nets.transformer, numbers.rank)
         self._compile(teacher, nets)
-        texts = Texts(teacher, self.tables, self.captions, numbers, self.source.amp)  # type: ignore[arg-type]
+        texts = Texts(teacher, self.tables, self.captions, self.empty(), numbers, self.source.amp)
         made: dict[Size, few_steps.Stretches] = {}
 
         def stretches(step: int) -> few_steps.Stretches:
@@ -126,7 +123,7 @@ class MemberRun(Run):
     def redux(self) -> None:
         """A picture tower and its adapter."""
         numbers = self.numbers.redux
-        nets = self.nets()
+        nets = self.bundled_nets()
         for parameter in nets.parameters.values():
             parameter.requires_grad_(False)
         self._compile(nets)
@@ -183,7 +180,7 @@ class MemberRun(Run):
         numbers = self.numbers.clip
         net, head = clip.build(numbers, self.device), clip.naming_head(numbers, self.device)
         source = SceneSource(
-            self._pack_path, self.device, self._num_workers, 6000, make=phrases.told, like=self.source
+            self.pack, self.device, self.num_workers, 6000, make=phrases.told, like=self.source
         )
         turn = itertools.cycle(numbers.sizes_px)
 
@@ -272,20 +269,9 @@ class MemberRun(Run):
         """Its numbers."""
         return self.spec.autoencoder
 
-    def nets(self) -> flow.FlowNets:
-        """A fresh copy of the base that ships."""
-        nets, files = flow.build(self.spec, self.device), self.spec.files
-        for net, place in (
-            (nets.transformer, files.transformer),
-            (nets.t5, files.t5),
-            (nets.clip, files.clip),
-        ):
-            net.load(load_file(self.bundled / place, device=str(self.device)))
-        return nets
-
     def changed(self, name: str) -> flow.FlowNets:
         """The base with a member's averaged change attached, eager."""
-        nets = self.nets()
+        nets = self.bundled_nets()
         channels = lessons.ALL[name].channels if name in lessons.ALL else None
         change = LowRank(nets.transformer, getattr(self.numbers, name).rank, channels)
         change.load(self.mean(name))
@@ -304,12 +290,10 @@ class MemberRun(Run):
         """What samples for a member; close it if it is not the run's own source."""
         if member.make is None:
             return self.source
-        return SceneSource(
-            self._pack_path, self.device, self._num_workers, 5000, make=member.make, like=self.source
-        )
+        return SceneSource(self.pack, self.device, self.num_workers, 5000, make=member.make, like=self.source)
 
     def _tool(self, member: Member, numbers: tools.ToolTraining) -> None:
-        nets = self.nets()
+        nets = self.bundled_nets()
         change = LowRank(nets.transformer, numbers.rank, member.channels)
         self._compile(nets)
         source, latents = self.material(member), self.latents_of()
