@@ -1,7 +1,8 @@
 """A small depth estimator, Depth Anything's network, that learns from the exact depth of composed scenes.
 
 It gives nearness up to a scale and an offset, as the large ones do. Most of a scene lies farthest away, and
-there the network's last ReLU gives one value, 0; so the loss holds its scale, too, but weakly.
+there the network's last ReLU gives one value, 0; so the loss holds its scale, too. It does so by squares:
+the absolute error of a net that knows nothing is least where all is far, and there it would stay.
 
 Source: Yang et al. 2024 (Depth Anything V2); Ranftl et al. 2020 (losses without scale and offset).
 """
@@ -24,6 +25,7 @@ from backends.torch_cuda.training.network import set_rate
 
 _NUM_SCALES = 3
 _LEAK = 0.05
+_LEAST_SPREAD = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class EstimatorTraining:
     decay_from: float = 0.5
     ema: float = 0.998
     gradient_weight: float = 0.5
-    scale_weight: float = 0.3
+    scale_weight: float = 3.0
     batch_size: int = 64
     pool: int = 2_048
     pool_chunk: int = 256
@@ -145,7 +147,7 @@ def train(
         with amp():
             found = nearness(net, pictures.worn(seen.float() / 255) * 2 - 1)
         apart = aligned(found, truth) - truth
-        off = (found - truth).abs().mean()
+        off = (found - truth).square().mean()
         steep = steepness(apart)
         loss = apart.abs().mean() + numbers.gradient_weight * steep + numbers.scale_weight * off
         state.optimiser.zero_grad(set_to_none=True)
@@ -157,13 +159,16 @@ def train(
 
 
 def aligned(found: Tensor, truth: Tensor) -> Tensor:
-    """`found` [B, H, W] with the scale and offset, one pair a picture, that bring it nearest to the truth."""
+    """`found` [B, H, W] with the scale and offset, one pair a picture, that bring it nearest to the truth.
+
+    The scale is never negative, and small where a map is nearly even: else a net that knows nothing would
+    learn from its noise, or learn to be inside out.
+    """
     centred = found - found.mean((1, 2), keepdim=True)
     middle = truth.mean((1, 2), keepdim=True)
-    scale = (centred * (truth - middle)).sum((1, 2), keepdim=True) / centred.pow(2).sum(
-        (1, 2), keepdim=True
-    ).clamp_min(1e-3)
-    return centred * scale + middle
+    agreement = (centred * (truth - middle)).mean((1, 2), keepdim=True)
+    spread = centred.square().mean((1, 2), keepdim=True)
+    return centred * (agreement / (spread + _LEAST_SPREAD)).clamp_min(0) + middle
 
 
 def steepness(apart: Tensor) -> Tensor:

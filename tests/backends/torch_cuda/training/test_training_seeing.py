@@ -168,9 +168,15 @@ def test_a_pair_that_nobody_can_judge_changes_no_weight():
 
 def test_a_map_of_another_scale_and_offset_costs_nothing_once_aligned():
     truth = torch.rand(2, 16, 16)
-    found = truth * torch.tensor([0.2, 7.0])[:, None, None] + 3
-    assert torch.allclose(estimator.aligned(found, truth), truth, atol=1e-4)
-    assert estimator.steepness(estimator.aligned(found, truth) - truth) < 1e-4
+    found = truth * torch.tensor([2.0, 7.0])[:, None, None] + 3
+    assert torch.allclose(estimator.aligned(found, truth), truth, atol=1e-3)
+    assert estimator.steepness(estimator.aligned(found, truth) - truth) < 1e-3
+
+
+def test_a_map_that_is_inside_out_is_not_turned_over():
+    truth = torch.rand(2, 16, 16)
+    middle = truth.mean((1, 2), keepdim=True).expand_as(truth)
+    assert torch.allclose(estimator.aligned(-truth, truth), middle, atol=1e-6)
 
 
 def test_ranks_agree_with_a_plain_count_and_equal_values_share_theirs():
