@@ -44,6 +44,10 @@ class TaskForm(QWidget):
     def show_wish(self, wish: Wish) -> None:
         """Shows what a wish says of this form's fields."""
 
+    def needs_canvas(self) -> bool:
+        """Whether the task uses what is on the canvas, where that depends on a field."""
+        return True
+
     def set_layers(self, layers: LayerNames) -> None:
         """The document's layers, for those forms that choose pictures."""
 

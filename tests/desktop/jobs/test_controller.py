@@ -11,6 +11,7 @@ from desktop.document import commands, mask
 from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.jobs.controller import JobController
+from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.job import (
     HealthChanged,
     JobChanged,
@@ -39,6 +40,7 @@ class Desk:
     def __init__(self, home: Path, service: ServiceProcess) -> None:
         self.service = service
         self.store = PendingStore(home / "jobs")
+        self.memory = EmbeddingMemory(home / "embeddings")
         self.said: list[JobMessage] = []
         self.is_reachable = True
         self._controllers: list[JobController] = []
@@ -46,7 +48,7 @@ class Desk:
 
     def open(self) -> JobController:
         """A new controller on the same store, as after a restart of the window."""
-        self.controller = JobController(self._connect, self.store, self.said.append)
+        self.controller = JobController(self._connect, self.store, self.memory, self.said.append)
         self.controller.start()
         self._controllers.append(self.controller)
         return self.controller
@@ -163,6 +165,7 @@ def test_a_job_asked_for_without_a_service_goes_out_when_there_is_one(tmp_path, 
     service = ServiceProcess(tmp_path / "home")
     desk = Desk.__new__(Desk)
     desk.service, desk.store, desk.said = service, PendingStore(tmp_path / "jobs"), []
+    desk.memory = EmbeddingMemory(tmp_path / "embeddings")
     desk.is_reachable, desk._controllers = False, []
     desk.open()
     desk.controller.attach("doc")

@@ -202,4 +202,4 @@ def test_the_tasks_are_the_request_s():
     from desktop.jobs.asks import TASK_OF
 
     assert set(TASK_OF) == set(Action)
-    assert set(TASK_OF.values()) == set(Task) - {Task.LOOK}
+    assert set(TASK_OF.values()) == set(Task)
