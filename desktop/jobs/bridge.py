@@ -19,8 +19,8 @@ from desktop.jobs.job import (
     JobEnded,
     JobMessage,
     JobPreviewed,
+    JobWentOn,
     LookAnswered,
-    LookWentOn,
     ServiceKnown,
     Trouble,
 )
@@ -39,7 +39,7 @@ class JobBridge(QObject):
 
     Signals:
         job_changed(Job), job_previewed(JobPreviewed), job_delivered(JobDelivered), job_ended(JobEnded).
-        look_answered(LookAnswered), look_went_on(LookWentOn).
+        job_went_on(JobWentOn), look_answered(LookAnswered).
         health_changed(Health), service_known(Hello), failed(FluxError).
     """
 
@@ -48,7 +48,7 @@ class JobBridge(QObject):
     job_delivered = Signal(object)
     job_ended = Signal(object)
     look_answered = Signal(object)
-    look_went_on = Signal(object)
+    job_went_on = Signal(object)
     health_changed = Signal(object)
     service_known = Signal(object)
     failed = Signal(object)
@@ -117,8 +117,8 @@ class JobBridge(QObject):
                 self.job_delivered.emit(message)
             case LookAnswered():
                 self.look_answered.emit(message)
-            case LookWentOn():
-                self.look_went_on.emit(message)
+            case JobWentOn():
+                self.job_went_on.emit(message)
             case JobEnded():
                 self.job_ended.emit(message)
             case HealthChanged(health):

@@ -28,6 +28,7 @@ from desktop.jobs.job import (
     JobEnded,
     JobMessage,
     JobPreviewed,
+    JobWentOn,
     Phase,
     ServiceKnown,
     ServiceState,
@@ -369,6 +370,9 @@ class JobController:
         images = record.finished.images if record.finished is not None else ()
         try:
             pictures = [(service.get_blob(image.sha256), image.seed) for image in images]
+            if pictures and pending.prepared.rest:
+                self._go_on(pending, pictures[0][0])
+                return
             layer = plan.finish(pending.prepared, pictures, uuid.UUID(record.job_id).hex)
         except ConnectionLost:
             return  # asked for again when the service is back
@@ -379,6 +383,20 @@ class JobController:
             warnings = record.finished.warnings if record.finished is not None else ()
             self._say(JobDelivered(record.job_id, pending.document_id, layer, warnings))
         self._refresh_positions()
+
+    def _go_on(self, pending: PendingJob, picture_png: bytes) -> None:
+        """The next stage is a job of its own, which is kept before this one is forgotten."""
+        if not self._book.is_wanted(pending.job_id):
+            self._end(pending.job_id, pending.document_id)
+            return
+        # The same id whenever this is done again, so that a crash in between makes no second job.
+        job_id = str(uuid.uuid5(uuid.UUID(pending.job_id), "next stage"))
+        following = PendingJob(job_id, pending.document_id, pending.prepared.following(picture_png))
+        self._store.keep(following)
+        self._book.drop(pending.job_id)
+        self._say(JobWentOn(pending.job_id, pending.document_id))
+        self._take_up(following)
+        self._forget(pending.job_id)
 
     def _refresh_positions(self) -> None:
         """A job has ended, so those that wait have moved up."""

@@ -128,8 +128,8 @@ class LookAnswered:
 
 
 @dataclass(frozen=True, slots=True)
-class LookWentOn:
-    """A look goes on as another job; this one is over."""
+class JobWentOn:
+    """What was asked goes on as another job; this one is over."""
 
     job_id: str
     document_id: str
@@ -170,7 +170,7 @@ JobMessage = (
     | JobPreviewed
     | JobDelivered
     | LookAnswered
-    | LookWentOn
+    | JobWentOn
     | JobEnded
     | HealthChanged
     | ServiceKnown

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from desktop.jobs.answers import Answer
 from desktop.jobs.embeddings import EmbeddingMemory
-from desktop.jobs.job import JobMessage, LookAnswered, LookWentOn, Phase
+from desktop.jobs.job import JobMessage, JobWentOn, LookAnswered, Phase
 from desktop.jobs.job_book import JobBook
 from desktop.jobs.looks import Asked, Errand, answer_of, errand_for, local_answer
 from desktop.jobs.similar import SimilarSearch
@@ -184,7 +184,7 @@ class LookJobs:
             return
         self._searches[following.job_id] = search
         self._book.add(replace(job, id=following.job_id, phase=Phase.PREPARING, fraction=0.0))
-        self._say(LookWentOn(asked.job_id, asked.document_id))
+        self._say(JobWentOn(asked.job_id, asked.document_id))
         self.begin(following)
 
     def _answer(self, asked: Asked, answer: Answer) -> None:

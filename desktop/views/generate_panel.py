@@ -371,9 +371,11 @@ class GeneratePanel(QWidget):
         chosen = self.model.currentData()
         task = TASK_OF[action].value
         model = next((one for one in self.models if one.model == chosen), None)
-        if model is None or task in model.tasks:
+        able = [one for one in self.models if task in one.tasks and self.form.fits(one.model)]
+        if model is None or model in able:
             return ""
-        able = [one for one in self.models if task in one.tasks]
+        if not able and (advice := self.form.if_none_fits()):
+            return advice
         here = [one.title for one in able if one.is_installed]
         if here:
             return tr("{model} cannot do this; choose {others}", model=model.title, others=" / ".join(here))

@@ -13,7 +13,7 @@ from PySide6.QtGui import QImage, QPainter
 from desktop.document.geometry import Rect
 from desktop.i18n import tr
 from desktop.jobs.bridge import JobBridge
-from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, LookAnswered, LookWentOn, Phase
+from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, JobWentOn, LookAnswered, Phase
 from desktop.jobs.wish import Action, Wish
 from desktop.models.workspace import Session, Workspace, layer_ids
 from desktop.tools.settings import ToolSettings
@@ -58,8 +58,8 @@ class JobDesk(QObject):
         jobs.job_previewed.connect(self._on_preview)
         jobs.job_delivered.connect(self._on_delivered)
         jobs.job_ended.connect(self._on_ended)
-        jobs.look_answered.connect(self._on_look_over)
-        jobs.look_went_on.connect(self._on_look_over)
+        jobs.look_answered.connect(self._on_over)
+        jobs.job_went_on.connect(self._on_over)
         jobs.health_changed.connect(health.show_health)
         jobs.service_known.connect(self._on_service)
         panel.asked.connect(self.submit)
@@ -153,7 +153,7 @@ class JobDesk(QObject):
         elif self._is_mine(message.document_id):
             self._workspace.informed.emit(tr("Cancelled."))
 
-    def _on_look_over(self, message: LookAnswered | LookWentOn) -> None:
+    def _on_over(self, message: LookAnswered | JobWentOn) -> None:
         self._finish(message.job_id)
 
     def _on_service(self, hello: Hello) -> None:

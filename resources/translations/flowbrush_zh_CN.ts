@@ -848,6 +848,10 @@
     <translation>新建图层</translation>
   </message>
   <message>
+    <source>No model follows this by itself; name a ControlNet</source>
+    <translation>没有模型能单独跟随此类控制图；请指定 ControlNet</translation>
+  </message>
+  <message>
     <source>Normal</source>
     <translation>正常</translation>
   </message>

@@ -14,6 +14,7 @@ from desktop.views.forms.looks import DescribeForm, MapForm, ScoreForm, SelectFo
 from desktop.views.forms.pictures import PictureList, PicturePicker
 from desktop.views.forms.task_form import LayerNames, TaskForm, choice_box, choose
 from desktop.views.theme import Theme
+from flux_core.catalog import MODELS
 from flux_core.request import MAX_REFERENCES, ControlKind
 
 _INTENTS = (
@@ -164,6 +165,18 @@ class ControlForm(TaskForm):
 
     def set_layers(self, layers: LayerNames) -> None:
         self.picture.set_layers(layers)
+
+    def fits(self, model: str) -> bool:
+        """A model of maps follows those of its kind by itself; the others need somebody who follows."""
+        spec = MODELS.get(model)
+        if spec is None:  # the service knows it, and will say
+            return True
+        if self.model.text().strip():
+            return spec.control_kind is None
+        return spec.control_kind == self.kind.currentData()
+
+    def if_none_fits(self) -> str:
+        return "" if self.model.text().strip() else tr("No model follows this by itself; name a ControlNet")
 
     def _on_model(self, text: str) -> None:
         self.strength.setEnabled(bool(text.strip()))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -237,6 +238,35 @@ def test_the_jobs_of_a_document_that_is_given_up_are_cancelled(desk, document, t
     with desk.service.client() as client:
         eventually(lambda: client.job(job_id).state is JobState.CANCELLED)
     assert desk.controller.jobs() == ()
+
+
+@pytest.fixture
+def able(tmp_path) -> Iterator[Desk]:
+    """A desk whose service can do every task."""
+    with ServiceProcess(tmp_path / "home", module="tests.support.able_service") as service:
+        desk = Desk(tmp_path, service)
+        yield desk
+        desk.close()
+
+
+def test_a_second_stage_that_waits_outlives_the_window_and_the_service(able, photo, tmp_path):
+    able.controller.attach("doc")
+    wish = Wish(f"steps=1 note={tmp_path / 'ran'} until={tmp_path / 'go'}", 0.3, seed=7, scale=4)
+    wish = replace(wish, action=Action.UPSCALE)
+    first = able.controller.submit("doc", photo.committed_state, wish, Action.UPSCALE, BOX)
+    able.wait(JobChanged, lambda message: message.job.phase is Phase.RUNNING)
+    able.controller.shutdown()
+    (tmp_path / "go").touch()
+    with able.service.client() as client:
+        eventually(lambda: client.job(first).state is JobState.DONE)
+    able.service.kill()
+    able.service.start()
+    able.said.clear()
+    able.open().attach("doc")
+    delivered = able.wait(JobDelivered)
+    assert delivered.layer.recipe.request.width_px == 4 * photo.size.width
+    assert (tmp_path / "ran").read_text().split() == ["7", "7"], "each stage ran once"
+    assert able.store.ids() == (delivered.job_id,)
 
 
 def test_submitting_never_waits(desk, document, tmp_path):

@@ -21,6 +21,7 @@ from desktop.jobs.wish import (
 )
 from desktop.views.forms.forms import TASKS
 from desktop.views.forms.pictures import PicturePicker
+from desktop.views.forms.task_form import choose
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.theme import load_theme
 from flux_core.looking import CaptionLength
@@ -170,6 +171,23 @@ def test_a_model_that_cannot_do_the_task_is_named_with_those_that_can(panel):
     assert panel.button.isEnabled()
     panel.choose_task(Action.CONTROL)
     assert panel.button.toolTip() == "Kontext cannot do this; get Far first"
+
+
+def test_a_map_is_followed_by_a_model_made_for_it_or_through_a_controlnet(panel):
+    names = ("flux1-dev", "flux1-schnell", "flux1-canny-dev", "flux1-depth-dev")
+    panel.set_models([model(name, "generate", "control") for name in names])
+    panel.choose_task(Action.CONTROL)
+    choose(panel.form.kind, ControlKind.DEPTH.value)
+    panel.form.changed.emit()
+    assert panel.button.toolTip() == "Flux1-Dev cannot do this; choose Flux1-Depth-Dev"
+    panel.form.model.setText("depth-net")
+    assert panel.button.isEnabled(), "a ControlNet follows for it"
+    panel.model.setCurrentIndex(2)
+    assert panel.button.toolTip() == "Flux1-Canny-Dev cannot do this; choose Flux1-Dev / Flux1-Schnell"
+    panel.form.model.clear()
+    choose(panel.form.kind, ControlKind.POSE.value)
+    panel.form.changed.emit()
+    assert panel.button.toolTip() == "No model follows this by itself; name a ControlNet"
 
 
 def test_something_unwanted_turns_true_guidance_on(panel):
