@@ -8,7 +8,7 @@ from PySide6.QtCore import QObject, Qt, Signal
 
 from desktop.document.geometry import Rect
 from desktop.document.state import DocumentState
-from desktop.jobs.controller import JobController, Service
+from desktop.jobs.controller import JobController
 from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.job import (
     Health,
@@ -25,6 +25,7 @@ from desktop.jobs.job import (
     Trouble,
 )
 from desktop.jobs.pending import PendingStore
+from desktop.jobs.service import Service
 from desktop.jobs.wish import Action, Wish
 
 

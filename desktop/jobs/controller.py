@@ -13,8 +13,7 @@ import contextlib
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from desktop.document.geometry import EMPTY, Rect
 from desktop.document.state import DocumentState
@@ -38,42 +37,16 @@ from desktop.jobs.job_book import JobBook
 from desktop.jobs.look_jobs import LookJobs
 from desktop.jobs.looks import Asked
 from desktop.jobs.pending import PendingJob, PendingStore
+from desktop.jobs.service import Service
 from desktop.jobs.wish import Action, Wish
 from flux_core import catalog
 from flux_core.errors import ConnectionLost, FluxError, Internal, OutOfMemory, RequestInvalid
-from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
-from flux_core.request import GenerationRequest
+from flux_core.messages import JobEvent, JobRecord, JobState, Preview, Progress, Stage
 
 _TICK_S = 0.5
 _GIVE_UP_AFTER_TICKS = 6  # so long a lost service may come back by itself before one is started
 _MAX_BACK_OFF_S = 30.0
 _SAID = (Action.SCORE, Action.DESCRIBE, Action.SELECT)  # looks whose words tell them apart
-
-
-class HealthWord(Protocol):
-    """What a client says about the service: a word of ServiceState, and why."""
-
-    @property
-    def health(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Service(Protocol):
-    """What the controller needs of a client."""
-
-    @property
-    def health(self) -> HealthWord: ...
-    def hello(self) -> Hello: ...
-    def put_blob(self, data: bytes) -> str: ...
-    def get_blob(self, sha256: str) -> bytes: ...
-    def submit(self, request: GenerationRequest, job_id: str | None = None) -> JobRecord: ...
-    def jobs(self) -> tuple[JobRecord, ...]: ...
-    def job(self, job_id: str) -> JobRecord: ...
-    def cancel(self, job_id: str) -> JobRecord: ...
-    def ack(self, job_id: str) -> JobRecord: ...
-    def events(self, since: int = 0, stop: threading.Event | None = None) -> Iterator[JobEvent]: ...
-    def close(self) -> None: ...
 
 
 class JobController:
@@ -347,7 +320,10 @@ class JobController:
             error = (
                 record.failed.as_error() if record.failed else Internal("The job failed without a reason.")
             )
-            self._end(record.job_id, job.document_id, error)
+            if record.job_id in self._looks:
+                self._looks.fail(record.job_id, error)
+            else:
+                self._end(record.job_id, job.document_id, error)
         elif record.state is JobState.CANCELLED:
             self._end(record.job_id, job.document_id)
         elif job.phase is not Phase.CANCELLING and self._book.is_news(record):

@@ -10,30 +10,25 @@ import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from desktop.jobs.answers import Answer
 from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.job import JobMessage, JobWentOn, LookAnswered, Phase
 from desktop.jobs.job_book import JobBook
-from desktop.jobs.looks import Asked, Errand, answer_of, errand_for, local_answer
+from desktop.jobs.looks import Asked, Errand, PictureReader, answer_of, errand_for, local_answer
+from desktop.jobs.service import Service
 from desktop.jobs.similar import SimilarSearch
 from desktop.jobs.wish import Action
-from flux_core.errors import ConnectionLost, FluxError, Internal, OutOfMemory, RequestInvalid
+from flux_core.errors import (
+    ConnectionLost,
+    FluxError,
+    Internal,
+    ModelMissing,
+    OutOfMemory,
+    RequestInvalid,
+)
+from flux_core.looking import Caption
 from flux_core.messages import Finished, JobRecord
-from flux_core.request import GenerationRequest
-
-
-class LookService(Protocol):
-    """What a look needs of a client."""
-
-    def put_blob(self, data: bytes) -> str: ...
-    def get_blob(self, sha256: str) -> bytes: ...
-    def submit(self, request: GenerationRequest, job_id: str | None = None) -> JobRecord: ...
-    def job(self, job_id: str) -> JobRecord: ...
-    def jobs(self) -> tuple[JobRecord, ...]: ...
-    def cancel(self, job_id: str) -> JobRecord: ...
-    def ack(self, job_id: str) -> JobRecord: ...
 
 
 class LookJobs:
@@ -53,12 +48,13 @@ class LookJobs:
         book: JobBook,
         say: Callable[[JobMessage], None],
         memory: EmbeddingMemory,
-        service: Callable[[], LookService | None],
+        service: Callable[[], Service | None],
         on_record: Callable[[JobRecord], None],
         end: Callable[[str, str, FluxError | None], None],
     ) -> None:
         self._book, self._say, self._memory = book, say, memory
         self._service, self._on_record, self._end = service, on_record, end
+        self._reader = PictureReader()
         self._asked: dict[str, Asked] = {}
         self._errands: dict[str, Errand] = {}
         self._searches: dict[str, SimilarSearch] = {}
@@ -90,7 +86,7 @@ class LookJobs:
             except ConnectionLost:
                 return
 
-    def deliver(self, record: JobRecord, service: LookService) -> None:
+    def deliver(self, record: JobRecord, service: Service) -> None:
         """Makes an answer of a job's result, or goes on with the next job."""
         asked, finished = self._asked[record.job_id], record.finished
         try:
@@ -102,8 +98,18 @@ class LookJobs:
         except FluxError as err:
             self._end(asked.job_id, asked.document_id, err)
             return
-        with contextlib.suppress(FluxError):  # else its retention will do it
-            service.ack(asked.job_id)
+        self._settle(asked.job_id)
+
+    def fail(self, job_id: str, error: FluxError) -> None:
+        """A job failed; without a helper for captions, one that answers questions is asked to describe."""
+        asked, errand = self._asked[job_id], self._errands.get(job_id)
+        is_missing = isinstance(error, ModelMissing)
+        if is_missing and errand is not None and isinstance(errand.request.look, Caption):
+            self._settle(job_id)
+            self._go_on(replace(asked, refusal=error))
+            return
+        first = asked.refusal if is_missing else None
+        self._end(job_id, asked.document_id, first or error)
 
     def drop(self, document_id: str) -> None:
         """The document was closed, so nobody is there to hear the answers."""
@@ -135,7 +141,7 @@ class LookJobs:
             if record is not None:
                 self._on_record(record)
 
-    def _bring_on(self, asked: Asked, service: LookService | None) -> JobRecord | None:
+    def _bring_on(self, asked: Asked, service: Service | None) -> JobRecord | None:
         """What the service says of a look; None if it waits for one, or is answered already."""
         answer = local_answer(asked)
         if answer is not None:
@@ -152,16 +158,16 @@ class LookJobs:
             service.put_blob(blob)
         return service.submit(errand.request, asked.job_id)
 
-    def _next_errand(self, asked: Asked, service: LookService) -> Errand | None:
+    def _next_errand(self, asked: Asked, service: Service) -> Errand | None:
         if asked.wish.action is not Action.SIMILAR:
-            return errand_for(asked)
+            return errand_for(asked, self._reader)
         search = self._searches.get(asked.job_id)
         if search is None:
             records = service.jobs() if asked.wish.look.has_kept else ()
             search = self._searches[asked.job_id] = SimilarSearch(asked, records, self._memory)
         return search.next_errand()
 
-    def _hear(self, asked: Asked, finished: Finished, service: LookService) -> None:
+    def _hear(self, asked: Asked, finished: Finished, service: Service) -> None:
         sent, search = self._errands[asked.job_id], self._searches.get(asked.job_id)
         if search is None:
             images = finished.images
@@ -173,8 +179,8 @@ class LookJobs:
         search.hear(sent, finished.findings)
         self._go_on(asked, search)
 
-    def _go_on(self, asked: Asked, search: SimilarSearch) -> None:
-        """The search goes on as another job: the service knows each by an id of its own."""
+    def _go_on(self, asked: Asked, search: SimilarSearch | None = None) -> None:
+        """The look goes on as another job: the service knows each by an id of its own."""
         job = self._book.get(asked.job_id)
         following = replace(asked, job_id=str(uuid.uuid4()))
         self.forget(asked.job_id)
@@ -182,10 +188,18 @@ class LookJobs:
         if job is None or job.phase is Phase.CANCELLING:
             self._end(asked.job_id, asked.document_id, None)
             return
-        self._searches[following.job_id] = search
+        if search is not None:
+            self._searches[following.job_id] = search
         self._book.add(replace(job, id=following.job_id, phase=Phase.PREPARING, fraction=0.0))
         self._say(JobWentOn(asked.job_id, asked.document_id))
         self.begin(following)
+
+    def _settle(self, job_id: str) -> None:
+        """The service may forget a job."""
+        service = self._service()
+        if service is not None:
+            with contextlib.suppress(FluxError):  # else its retention will do it
+                service.ack(job_id)
 
     def _answer(self, asked: Asked, answer: Answer) -> None:
         if not self._book.is_wanted(asked.job_id):

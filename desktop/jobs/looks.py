@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from desktop.document.geometry import Extent
-from desktop.document.layers import GenerativeLayer
+from desktop.document.layers import GenerativeLayer, Layer
 from desktop.document.state import DocumentState
 from desktop.document.tiles import Pixels
 from desktop.jobs.answers import Answer, FoundMap, FoundMask, Ranked, Ranking, Words
 from desktop.jobs.sources import pixels_of
 from desktop.jobs.wish import Action, LookWish, PictureChoice, Scope, Wish
 from flux_core import scoring
-from flux_core.errors import Internal, RequestInvalid
+from flux_core.errors import FluxError, Internal, RequestInvalid
 from flux_core.imaging import codec, edges, geometry
 from flux_core.looking import (
     BoxesFound,
@@ -49,12 +49,14 @@ class Asked:
 
     Attributes:
         state: The document when it was asked.
+        refusal: Why nobody could write a caption, where now somebody who answers questions is asked.
     """
 
     job_id: str
     document_id: str
     state: DocumentState
     wish: Wish
+    refusal: FluxError | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +122,22 @@ def png_of(state: DocumentState, choice: PictureChoice) -> bytes:
     return layer.recipe.variants[choice.variant].png
 
 
+class PictureReader:
+    """Pictures as they are sent. What is visible is kept, because one click on a canvas follows another."""
+
+    def __init__(self) -> None:
+        self._visible: tuple[tuple[Layer, ...], Extent, bytes] | None = None
+
+    def png_of(self, state: DocumentState, choice: PictureChoice) -> bytes:
+        """As the function `png_of`."""
+        if choice != PictureChoice():
+            return png_of(state, choice)
+        kept = self._visible
+        if kept is None or kept[0] is not state.layers or kept[1] != state.size:
+            kept = self._visible = (state.layers, state.size, png_of(state, choice))
+        return kept[2]
+
+
 def local_answer(asked: Asked) -> Answer | None:
     """The answer to what takes no helper."""
     look = asked.wish.look
@@ -129,19 +147,19 @@ def local_answer(asked: Asked) -> Answer | None:
     return FoundMap(look.map_kind, edges.canny_map(pixels_of(asked.state, choice)), choice)
 
 
-def errand_for(asked: Asked) -> Errand:
+def errand_for(asked: Asked, reader: PictureReader) -> Errand:
     """What to send; slow for large canvases, so not for the GUI thread.
 
     Raises:
         RequestInvalid: The wish cannot be carried out; says why.
     """
-    look = _look(asked.wish)
+    look = _look(asked.wish) if asked.refusal is None else Describe()
     choices = asked.wish.look.pictures
     if asked.wish.action is Action.SELECT:
         choices = (PictureChoice(),)  # a mask is one of the canvas
     elif asked.wish.action is not Action.SCORE:
         choices = choices[:1]
-    blobs = [png_of(asked.state, choice) for choice in choices]
+    blobs = [reader.png_of(asked.state, choice) for choice in choices]
     return errand(look, [hashlib.sha256(blob).hexdigest() for blob in blobs], blobs, choices)
 
 

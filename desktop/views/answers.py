@@ -17,10 +17,10 @@ from PySide6.QtWidgets import (
 from desktop.document.tiles import Pixels
 from desktop.i18n import tr
 from desktop.jobs.answers import Ranked, Ranking, Words
-from desktop.views.controls import ElidedLabel, SnugScroll, dim, heading, icon_button
+from desktop.views.controls import ElidedLabel, SnugScroll, dim, icon_button
 from desktop.views.theme import SPACE_PX, Theme
 
-_MOST_PX = 200  # the answer scrolls beyond this height
+_MOST_PX = 184  # the answer scrolls beyond this height
 _THUMB_PX = 44
 
 
@@ -45,7 +45,8 @@ class AnswerView(QFrame):
         self.setObjectName("job")
         self._theme = theme
         self.rows: list[RankRow] = []
-        self.title = heading("")
+        self.title = ElidedLabel()
+        self.title.setObjectName("heading")
         self.close_button = icon_button(theme, "close", tr("Close this answer"))
         self.close_button.setIconSize(QSize(16, 16))
         self.close_button.clicked.connect(self.clear)
@@ -59,12 +60,15 @@ class AnswerView(QFrame):
         self._column.setSpacing(SPACE_PX // 2)
         self._scroll = SnugScroll(self._body, least_px=0)
         self._scroll.setMaximumHeight(_MOST_PX)
-        self._body.installEventFilter(self._scroll)
+        self._foot = QHBoxLayout()  # never scrolled away
+        self._foot.setContentsMargins(SPACE_PX, 0, SPACE_PX, 0)
+        self._foot.setSpacing(SPACE_PX)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
         column.addLayout(head)
         column.addWidget(self._scroll)
+        column.addLayout(self._foot)
         self.hide()
 
     def show_ranking(self, title: str, ranking: Ranking, names: list[str]) -> None:
@@ -122,13 +126,16 @@ class AnswerView(QFrame):
         self.changed.emit()
 
     def _begin(self, title: str) -> None:
-        self.title.setText(title)
+        self.title.set_text(title)
+        self.title.setToolTip(title)
         self.rows = []
-        while (item := self._column.takeAt(0)) is not None:
-            widget = item.widget()
-            if widget is not None:
-                widget.hide()
-                widget.deleteLater()
+        for layout in (self._column, self._foot):
+            while (item := layout.takeAt(0)) is not None:
+                widget = item.widget()
+                if widget is not None:
+                    widget.hide()
+                    widget.deleteLater()
+        self._foot.setContentsMargins(SPACE_PX, 0, SPACE_PX, 0)
         self._scroll.verticalScrollBar().setValue(0)
 
     def _end(self) -> None:
@@ -142,14 +149,10 @@ class AnswerView(QFrame):
         self._column.addWidget(note)
 
     def _add_buttons(self, *buttons: QPushButton) -> None:
-        line = QWidget()
-        row = QHBoxLayout(line)
-        row.setContentsMargins(SPACE_PX // 2, SPACE_PX // 2, SPACE_PX // 2, 0)
-        row.setSpacing(SPACE_PX)
         for button in buttons:
-            row.addWidget(button)
-        row.addStretch()
-        self._column.addWidget(line)
+            self._foot.addWidget(button)
+        self._foot.addStretch()
+        self._foot.setContentsMargins(SPACE_PX, SPACE_PX // 2, SPACE_PX, SPACE_PX)
 
 
 class RankRow(QFrame):

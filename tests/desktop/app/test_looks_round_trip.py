@@ -21,7 +21,7 @@ from desktop.document.tiles import TileRaster
 from desktop.jobs.wish import Action, Combine, LookWish, PictureChoice, Scope, Wish
 from desktop.tools.settings import ToolName
 from flux_core.imaging import codec
-from flux_core.looking import CaptionLength
+from flux_core.looking import CaptionLength, LookKind
 from flux_core.messages import JobState
 from flux_core.request import ControlKind, Task, build_request
 from tests.support import vision_folders
@@ -166,6 +166,27 @@ def test_a_description_becomes_the_prompt_when_it_is_wanted(live, blocks, qapp):
     assert live.window.generate.prompt.toPlainText() == signal.args[0] != ""
     button(answers, "Copy").click()
     assert qapp.clipboard().text() == signal.args[0]
+
+
+def test_without_a_helper_for_captions_one_that_answers_questions_describes(live, blocks, seeing):
+    captions, answers = (seeing.home / "models" / name for name in ("florence-2-large", "llava-1.5-7b"))
+    captions.rename(seeing.home / "captions")
+    try:
+        live.open(blocks)
+        ask(live, Action.DESCRIBE)
+        answered(live)
+        with seeing.client() as client:
+            assert client.jobs()[-1].request.look.kind is LookKind.DESCRIBE
+        live.window.generate.answers.clear()
+        answers.rename(seeing.home / "answers")
+        ask(live, Action.DESCRIBE)
+        live.until(lambda: bool(live.window.notices.notices))
+        assert "No helper for captions" in live.window.notices.notices[-1].text, "the better one is named"
+        live.until(lambda: live.window.generate.job_rows == {})
+    finally:
+        (seeing.home / "captions").rename(captions)
+        if not answers.exists():
+            (seeing.home / "answers").rename(answers)
 
 
 def test_a_question_is_answered_under_its_words(live, blocks):

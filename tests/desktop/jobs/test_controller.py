@@ -179,6 +179,32 @@ def test_a_job_asked_for_without_a_service_goes_out_when_there_is_one(tmp_path, 
         desk.close()
 
 
+def test_a_look_asked_for_without_a_service_goes_out_when_there_is_one(desk, photo):
+    desk.wait(ServiceKnown)
+    desk.controller.attach("doc")
+    desk.is_reachable = False
+    desk.service.kill()
+    desk.wait(Trouble, lambda message: isinstance(message.error, ConnectionLost))
+    job_id = desk.controller.look("doc", photo.committed_state, Wish(action=Action.DESCRIBE))
+    desk.service.start()
+    desk.is_reachable = True
+    assert desk.wait(JobEnded).job_id == job_id, "the fake engine paints, and finds nothing out"
+    with desk.service.client() as client:
+        assert client.job(job_id).request.look is not None
+    assert desk.controller.jobs() == ()
+
+
+def test_a_look_is_forgotten_with_its_document(desk, photo, tmp_path):
+    desk.controller.attach("doc")
+    desk.submit(photo, f"until={tmp_path / 'go'}")
+    job_id = desk.controller.look("doc", photo.committed_state, Wish(action=Action.DESCRIBE))
+    desk.wait(JobChanged, lambda message: message.job.id == job_id and message.job.phase is Phase.WAITING)
+    desk.controller.detach("doc")
+    with desk.service.client() as client:
+        eventually(lambda: client.job(job_id).state is JobState.CANCELLED)
+    (tmp_path / "go").touch()
+
+
 def test_a_job_outlives_the_service(desk, document, tmp_path):
     desk.controller.attach("doc")
     job_id = desk.submit(document, f"until={tmp_path / 'go'}")
