@@ -148,6 +148,8 @@ class JobDesk(QObject):
 
     def _on_ended(self, message: JobEnded) -> None:
         self._finish(message.job_id)
+        if self.looks.was_replaced(message.job_id):
+            return
         if message.error is not None:
             self.noticed.emit(Notice(message.error.message, message.error.hint))
         elif self._is_mine(message.document_id):

@@ -63,6 +63,7 @@ class LookDesk(QObject):
         self._workspace, self._jobs, self._settings = workspace, jobs, settings
         self._panel, self._canvas = panel, canvas
         self._clicks: dict[str, Clicks] = {}  # job id -> what the tool asked
+        self._replaced: set[str] = set()  # jobs that newer clicks took the place of
         self._waiting: list[LookAnswered] = []
         self._map_layer = ("", ControlKind.DEPTH)  # the layer of the newest map
         jobs.look_answered.connect(self._on_answered)
@@ -94,6 +95,7 @@ class LookDesk(QObject):
         if session is None:
             return
         for job_id in self._clicks:
+            self._replaced.add(job_id)
             self._jobs.cancel(job_id)
         box = clicks.box
         look = LookWish(
@@ -107,6 +109,12 @@ class LookDesk(QObject):
         wish = Wish(action=Action.SELECT, look=look)
         job_id = self._jobs.look(session.document_id, session.document.committed_state, wish)
         self._clicks[job_id] = clicks
+
+    def was_replaced(self, job_id: str) -> bool:
+        """Whether a job that has ended was cancelled for newer clicks, so that nobody has to be told."""
+        was_there = job_id in self._replaced
+        self._replaced.discard(job_id)
+        return was_there
 
     def find_similar(self) -> None:
         """Searches for results like the active layer."""

@@ -262,10 +262,11 @@ def test_a_click_while_the_last_one_is_looked_at_takes_its_place(live, blocks):
     live.open(blocks)
     live.key("W")
     canvas = live.window.canvas
-    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=live.at(50.5, 10.5))
-    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=live.at(20.5, 20.5))
-    live.until(lambda: bool(live.document.state.selection.tiles), 60_000)
-    live.until(lambda: live.program.jobs.jobs() == ())
+    with live.qtbot.assertNotEmitted(live.program.workspace.informed):
+        QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=live.at(50.5, 10.5))
+        QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=live.at(20.5, 20.5))
+        live.until(lambda: bool(live.document.state.selection.tiles), 60_000)
+        live.until(lambda: live.program.jobs.jobs() == ())
     assert len(canvas.tools.click_mask.clicks.marks) == 2
     assert list(labels(live)) == ["Select by clicks"]
 
