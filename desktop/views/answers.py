@@ -22,6 +22,7 @@ from desktop.views.theme import SPACE_PX, Theme
 
 _MOST_PX = 184  # the answer scrolls beyond this height
 _THUMB_PX = 44
+_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class AnswerView(QFrame):
@@ -173,7 +174,7 @@ class RankRow(QFrame):
         self.name.set_text(f"{ranked.rank}. {name}")
         self.name.setToolTip(name)
         self.score = QLabel(_figure(ranked.similarity))
-        self.score.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.score.setAlignment(_RIGHT)
         self.setToolTip(tr("Cosine of CLIP: 1 is the same, 0 has nothing in common"))
         self.setAccessibleName(f"{ranked.rank}. {name}: {self.score.text()}")
         grid = QGridLayout(self)
@@ -189,7 +190,7 @@ class RankRow(QFrame):
         for number, part in enumerate(ranked.phrases, start=1):
             phrase, figure = ElidedLabel(), dim(_figure(part.similarity))
             phrase.setObjectName("dim")
-            figure.setAlignment(Qt.AlignmentFlag.AlignRight)
+            figure.setAlignment(_RIGHT)
             phrase.set_text(part.phrase)
             phrase.setToolTip(part.phrase)
             grid.addWidget(phrase, number, 1)
