@@ -22,8 +22,9 @@ from backends.remote.local import ensure_service
 from backends.service.state_folder import default_home
 from desktop.i18n import choose_language, install_language
 from desktop.jobs.bridge import JobBridge
-from desktop.jobs.controller import Service
+from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.pending import PendingStore
+from desktop.jobs.service import Service
 from desktop.models.workspace import Workspace
 from desktop.settings import Settings, read_settings, write_settings
 from desktop.tools.settings import ToolSettings
@@ -78,6 +79,7 @@ class Program(QObject):
         self.jobs = JobBridge(
             connect or (lambda: ServiceClient(ensure_service(home))),
             PendingStore(home / "desktop" / "jobs"),
+            EmbeddingMemory(home / "desktop" / "embeddings"),
             self,
         )
         self.window = self._build_window()

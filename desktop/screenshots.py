@@ -2,7 +2,8 @@
 
 `python -m desktop.screenshots --into FOLDER [--scale 2]` opens the window without a screen, paints a mask on
 a photo by the same events that a pen makes, lets a real service fill it, and writes a PNG of each state.
-With `--forms` it takes the panel with the form of each task instead.
+With `--forms` it takes the panel with the form of each task instead, with `--answers` what was found out
+about results: whatever of it the helpers of this machine can.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from backends.remote.local import ensure_service
 from desktop.app import RESOURCES_DIR, Program
 from desktop.i18n import LANGUAGES
 from desktop.jobs.job import JobDelivered, JobEnded, JobPreviewed
-from desktop.jobs.wish import Action
+from desktop.jobs.wish import Action, LookWish, Scope, Wish
 from desktop.tools.settings import ToolName
 from desktop.views.forms.forms import TASKS
 from flux_core.errors import ModelMissing
@@ -30,6 +31,7 @@ from flux_core.errors import ModelMissing
 SIZE = (1360, 860)
 PHOTO = RESOURCES_DIR / "samples" / "photo.png"
 _PATIENCE_MS = 120_000
+_ANSWERED = "a red apple, a blue background"
 
 
 class Photographer:
@@ -118,6 +120,24 @@ class Photographer:
         self._shoot_panel(f"form-tuning-{language}")
         panel.more.setChecked(False)
 
+    def paint(self, prompt: str, num_images: int) -> None:
+        """Paints some pictures beside the photo, as one layer."""
+        wish = Wish(prompt=prompt, action=Action.GENERATE, num_images=num_images, seed=7)
+        self._ask(wish, self._program.jobs.job_delivered)
+
+    def look(self, name: str, wish: Wish) -> None:
+        """Takes a picture of the answer; where a helper is missing, of what the window says to it."""
+        self._ask(wish, self._program.jobs.look_answered)
+        self.shoot(name)
+        while self._program.window.notices.notices:
+            self._program.window.notices.close_first()
+
+    def _ask(self, wish: Wish, answer: object) -> None:
+        ended = _Wait(answer, self._program.jobs.job_ended)
+        self._program.window.generate.set_wish(wish)
+        self._program.window.generate.button.click()
+        ended.wait()
+
     def _shoot_panel(self, name: str) -> None:
         self._program.window.generate.prompt.setFocus()
         for _ in range(6):  # as above, and the window makes room
@@ -186,6 +206,25 @@ def take_forms(program: Program, photo: Path, into: Path, suffix: str) -> list[P
     return photographer.files
 
 
+def take_answers(program: Program, photo: Path, into: Path, suffix: str) -> list[Path]:
+    """Takes what looks find out, with a program that was not begun yet; returns the files."""
+    photographer = Photographer(program, into, suffix)
+    program.window.resize(*SIZE)
+    program.window.show()
+    ready = _Wait(program.jobs.service_known, program.jobs.failed)
+    program.begin()
+    ready.wait()
+    photographer.open(photo)
+    photographer.paint(_ANSWERED, 3)
+    for language in LANGUAGES:
+        program.set_language(language)
+        program.window.resize(*SIZE)
+        for action in (Action.SCORE, Action.SIMILAR, Action.DESCRIBE, Action.SELECT, Action.MAP):
+            wish = Wish(prompt=_ANSWERED, action=action, look=LookWish(scope=Scope.RESULTS))
+            photographer.look(f"answer-{action}-{language}", wish)
+    return photographer.files
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Writes the pictures and their names; returns the exit code."""
     parser = argparse.ArgumentParser(description="Writes pictures of the window.")
@@ -194,7 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photo", type=Path, default=PHOTO, help="the picture to open")
     parser.add_argument("--prompt", default="a cupcake on a brown background", help="what to fill in")
     parser.add_argument("--engine", default="auto", help="as for flowbrush serve")
-    parser.add_argument("--forms", action="store_true", help="only the forms of the tasks, in every language")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--forms", action="store_true", help="only the forms of the tasks, in every language")
+    only.add_argument("--answers", action="store_true", help="only what looks find out, in every language")
     given = parser.parse_args(arguments)
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     os.environ["QT_SCALE_FACTOR"] = f"{given.scale:g}"
@@ -211,6 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
         suffix = f"@{given.scale:g}x"
         if given.forms:
             files = take_forms(program, given.photo, given.into, suffix)
+        elif given.answers:
+            files = take_answers(program, given.photo, given.into, suffix)
         else:
             files = take(program, given.photo, given.prompt, given.into, suffix)
         for file in files:

@@ -7,7 +7,7 @@ as blobs named by their sha256. Validation happens here, once, with sentences a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -360,6 +360,14 @@ def build_request(**fields: Any) -> GenerationRequest:
     """
     try:
         return GenerationRequest(**fields)
+    except ValidationError as err:
+        raise RequestInvalid(*explain(err)) from None
+
+
+def build_look(kind: Callable[..., Look], **fields: Any) -> Look:
+    """Makes a look (a class of flux_core.looking) from outside values; raises as build_request does."""
+    try:
+        return kind(**fields)
     except ValidationError as err:
         raise RequestInvalid(*explain(err)) from None
 

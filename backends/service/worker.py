@@ -26,7 +26,7 @@ from backends.engines import load_factory
 from backends.service.blobs import BlobStore
 from backends.service.pipe import ORDERS, CancelOrder, Report, RunOrder
 from flux_core.engine import Engine
-from flux_core.errors import Cancelled, FluxError, Internal, OutOfMemory
+from flux_core.errors import Cancelled, FluxError, Internal, ModelMissing, OutOfMemory
 from flux_core.messages import Failed, Finished, Preview, Progress, ResultImage
 
 _PR_SET_PDEATHSIG = 1
@@ -161,6 +161,9 @@ def _as_flux_error(err: Exception) -> FluxError:
     traceback.print_exc(file=sys.stderr)
     if isinstance(err, MemoryError):
         return OutOfMemory("The engine ran out of memory.", "Make the picture smaller.")
+    if isinstance(err, FileNotFoundError) and err.filename:
+        name = Path(os.fsdecode(err.filename)).name
+        return ModelMissing(f"{name} is no longer there.", "Put it back, or get its model again.")
     reason = f"{type(err).__name__}: {err}"[:300]
     return Internal(f"The engine failed: {reason}.", "Report it; the engine's log has the details.")
 

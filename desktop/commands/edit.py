@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from desktop.commands import options
-from desktop.commands.groups import Likes, Painting, Words, grouped
+from desktop.commands.groups import Likes, Painting, Places, Words, grouped
 from desktop.commands.styles import instruction_in
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def edit(
     painting: Painting,
     words: Words,
     likes: Likes,
+    places: Places,
     text: Annotated[str, typer.Argument(help="What to change; may be left out with --style.")] = "",
     ref: Annotated[
         list[Path] | None, typer.Option(help="Another picture that the text speaks of; may be given again.")
@@ -34,7 +35,7 @@ def edit(
     ] = False,
 ) -> None:
     """Change a picture as a text says, with a model such as Kontext; the size stays."""
-    from desktop.commands.frame import Blobs, flat, model_for, read_picture
+    from desktop.commands.frame import Blobs, Frame, flat, model_for, read_picture
     from desktop.commands.painting import run, write_pictures
     from flux_core.imaging import codec, profiles, registration, sizes
     from flux_core.request import Task, build_request
@@ -46,12 +47,14 @@ def edit(
     size = (source.shape[1], source.shape[0])
     fitted = sizes.fit(size, sizes.nearest_size(*size, spec.working_side_px, spec.max_side_px))
     seen, blobs = sizes.fit_picture(source, fitted), Blobs()
+    frame = Frame(fitted.width_px, fitted.height_px, fitted=fitted)
     request = build_request(
         task=Task.EDIT,
         prompt=instruction_in(style, text),
         **painting.fields(spec),
         **words.fields(),
         **likes.fields(blobs),
+        **places.fields(frame, blobs),
         width_px=fitted.width_px,
         height_px=fitted.height_px,
         image=blobs.add(codec.encode_png(seen)),

@@ -20,6 +20,7 @@ from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec, geometry, inpaint, masks
 from flux_core.imaging.codec import Pixels
 from flux_core.imaging.inpaint import InpaintPlan
+from flux_core.imaging.sizes import Fit, fit_picture
 from flux_core.request import MAX_SIDE_PX, MIN_SIDE_PX, Task
 
 
@@ -56,12 +57,14 @@ class Frame:
         plan: The piece; None is a picture that is not cut.
         added: Pixels that were added to the picture on the left, above, right and below: what was drawn over
             the picture as it was is taken, too.
+        fitted: How a picture that is not cut lies on the frame; None stretches what is drawn over it.
     """
 
     width_px: int
     height_px: int
     plan: InpaintPlan | None = None
     added: tuple[int, int, int, int] = (0, 0, 0, 0)
+    fitted: Fit | None = None
 
     @classmethod
     def of(cls, plan: InpaintPlan, added: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Frame:
@@ -76,6 +79,9 @@ class Frame:
         """A grey mask [H, W] of the picture, cut and brought to the frame's size; it stays soft."""
         if self.plan is not None:
             grey = geometry.crop(self._checked(grey, name), self.plan.box)
+        elif self.fitted is not None:
+            check_same_size(grey, self.fitted.picture_size, name)
+            grey = fit_picture(grey, self.fitted)
         if int(grey.max()) < masks.MASK_FLOOR:
             raise RequestInvalid(f"The mask {name} is empty.", "Paint white where it should count.")
         return geometry.resize(grey, self.width_px, self.height_px)

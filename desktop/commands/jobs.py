@@ -10,13 +10,14 @@ import typer
 
 from desktop.commands import options
 from desktop.commands.screen import Screen
-from flux_core.errors import RequestInvalid
+from flux_core.errors import ModelMissing, RequestInvalid
 
 if TYPE_CHECKING:
     from backends.remote.client import ServiceClient
     from flux_core.messages import JobRecord
 
 _PROMPT_CHARS = 48
+_REFUSALS = (RequestInvalid.code, ModelMissing.code)
 
 app = typer.Typer(help="The service's jobs: list, show, cancel, acknowledge.")
 
@@ -32,12 +33,12 @@ def jobs(context: typer.Context, json: options.Json = False, debug: options.Debu
 
 @app.command("list")
 def list_jobs(json: options.Json = False, debug: options.Debug = False) -> None:
-    """List all jobs that the service remembers, oldest first."""
+    """List the jobs that the service remembers, oldest first; not those that were refused at once."""
     from desktop.commands.run_job import connect
 
     screen = Screen(json)
     with connect() as client:
-        records = client.jobs()
+        records = [record for record in client.jobs() if not _was_refused(record)]
     if not records:
         screen.say("There are no jobs.")
     else:
@@ -103,6 +104,11 @@ def _find(client: ServiceClient, beginning: str) -> JobRecord:
     return found[0]
 
 
+def _was_refused(record: JobRecord) -> bool:
+    """Whether it never began, for what was asked or for a model that is missing, and whoever asked knows."""
+    return record.is_acknowledged and record.failed is not None and record.failed.code in _REFUSALS
+
+
 def _picture(client: ServiceClient, record: JobRecord, output: Path) -> bytes:
     from flux_core.imaging import codec, metadata
 
@@ -111,6 +117,8 @@ def _picture(client: ServiceClient, record: JobRecord, output: Path) -> bytes:
         raise RequestInvalid(
             f"Job {record.job_id} has no picture; it is {record.state}.", "Wait until it is done."
         )
+    if not record.finished.images:
+        raise RequestInvalid(f"Job {record.job_id} only looked at pictures.", "Leave --output out.")
     pixels = codec.decode(client.get_blob(record.finished.images[0].sha256), "the result")[..., :3]
     return metadata.encode(pixels, codec.format_of(output.name), metadata.Recipe.of(record.request))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,14 +95,8 @@ def check_grey_output(path: Path) -> None:
     options.check_folder(path)
 
 
-def built(kind: type, **fields: object) -> Look:
-    """A look of outside values; RequestInvalid with the field and what is allowed if they are wrong."""
-    from pydantic import ValidationError
+def built(kind: Callable[..., Look], **fields: object) -> Look:
+    """A look of outside values, as flux_core.request.build_look, which is too heavy to import for --help."""
+    from flux_core.request import build_look
 
-    from flux_core.errors import RequestInvalid
-    from flux_core.request import explain
-
-    try:
-        return kind(**fields)
-    except ValidationError as err:
-        raise RequestInvalid(*explain(err)) from None
+    return build_look(kind, **fields)

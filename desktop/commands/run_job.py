@@ -92,6 +92,7 @@ def run_job(
     if record.state is JobState.CANCELLED:
         raise Cancelled("The job was cancelled.")
     if record.failed is not None:
+        client.ack(job_id)  # whoever asked hears of it now
         raise record.failed.as_error()
     if record.finished is None or not (record.finished.images or record.finished.findings):
         raise Internal("The job ended without a result.", "Look into the service's log.")

@@ -22,6 +22,7 @@ TASK_OF = {
     Action.CONTROL: Task.CONTROL,
     Action.VARY: Task.VARY,
     Action.UPSCALE: Task.UPSCALE,
+    **{action: Task.LOOK for action in Action if action.is_look},
 }
 _STRENGTH_COUNTS = (Action.REFINE, Action.FILL, Action.UPSCALE)
 

@@ -8,7 +8,8 @@ from PySide6.QtCore import QObject, Qt, Signal
 
 from desktop.document.geometry import Rect
 from desktop.document.state import DocumentState
-from desktop.jobs.controller import JobController, Service
+from desktop.jobs.controller import JobController
+from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.job import (
     Health,
     HealthChanged,
@@ -18,10 +19,13 @@ from desktop.jobs.job import (
     JobEnded,
     JobMessage,
     JobPreviewed,
+    JobWentOn,
+    LookAnswered,
     ServiceKnown,
     Trouble,
 )
 from desktop.jobs.pending import PendingStore
+from desktop.jobs.service import Service
 from desktop.jobs.wish import Action, Wish
 
 
@@ -31,10 +35,12 @@ class JobBridge(QObject):
     Args:
         connect: Finds or starts a service, in the controller's thread.
         store: Where jobs are kept until they are safe.
+        memory: Vectors of pictures, for finding similar ones.
         parent: Qt parent.
 
     Signals:
         job_changed(Job), job_previewed(JobPreviewed), job_delivered(JobDelivered), job_ended(JobEnded).
+        job_went_on(JobWentOn), look_answered(LookAnswered).
         health_changed(Health), service_known(Hello), failed(FluxError).
     """
 
@@ -42,18 +48,26 @@ class JobBridge(QObject):
     job_previewed = Signal(object)
     job_delivered = Signal(object)
     job_ended = Signal(object)
+    look_answered = Signal(object)
+    job_went_on = Signal(object)
     health_changed = Signal(object)
     service_known = Signal(object)
     failed = Signal(object)
     _said = Signal(object)
+    _fetched = Signal(object)
 
     def __init__(
-        self, connect: Callable[[], Service], store: PendingStore, parent: QObject | None = None
+        self,
+        connect: Callable[[], Service],
+        store: PendingStore,
+        memory: EmbeddingMemory,
+        parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
-        self._controller = JobController(connect, store, self._said.emit)
+        self._controller = JobController(connect, store, memory, self._said.emit)
         self._health = Health()
         self._said.connect(self._on_said, Qt.ConnectionType.QueuedConnection)
+        self._fetched.connect(lambda tell: tell(), Qt.ConnectionType.QueuedConnection)
 
     @property
     def health(self) -> Health:
@@ -75,6 +89,13 @@ class JobBridge(QObject):
     def submit(self, document_id: str, state: DocumentState, wish: Wish, action: Action, box: Rect) -> str:
         return self._controller.submit(document_id, state, wish, action, box)
 
+    def look(self, document_id: str, state: DocumentState, wish: Wish) -> str:
+        return self._controller.look(document_id, state, wish)
+
+    def fetch(self, sha256: str, then: Callable[[bytes], None]) -> None:
+        """Gets a picture that the service keeps; `then` is called on the GUI thread."""
+        self._controller.fetch(sha256, lambda data: self._fetched.emit(lambda: then(data)))
+
     def cancel(self, job_id: str) -> None:
         self._controller.cancel(job_id)
 
@@ -95,6 +116,10 @@ class JobBridge(QObject):
                 self.job_previewed.emit(message)
             case JobDelivered():
                 self.job_delivered.emit(message)
+            case LookAnswered():
+                self.look_answered.emit(message)
+            case JobWentOn():
+                self.job_went_on.emit(message)
             case JobEnded():
                 self.job_ended.emit(message)
             case HealthChanged(health):

@@ -13,12 +13,12 @@ import contextlib
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
-from desktop.document.geometry import Rect
+from desktop.document.geometry import EMPTY, Rect
 from desktop.document.state import DocumentState
 from desktop.jobs import plan
+from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.job import (
     Health,
     HealthChanged,
@@ -27,47 +27,26 @@ from desktop.jobs.job import (
     JobEnded,
     JobMessage,
     JobPreviewed,
+    JobWentOn,
     Phase,
     ServiceKnown,
     ServiceState,
     Trouble,
 )
 from desktop.jobs.job_book import JobBook
+from desktop.jobs.look_jobs import LookJobs
+from desktop.jobs.looks import Asked
 from desktop.jobs.pending import PendingJob, PendingStore
+from desktop.jobs.service import Service
 from desktop.jobs.wish import Action, Wish
 from flux_core import catalog
 from flux_core.errors import ConnectionLost, FluxError, Internal, OutOfMemory, RequestInvalid
-from flux_core.messages import Hello, JobEvent, JobRecord, JobState, Preview, Progress, Stage
-from flux_core.request import GenerationRequest
+from flux_core.messages import JobEvent, JobRecord, JobState, Preview, Progress, Stage
 
 _TICK_S = 0.5
 _GIVE_UP_AFTER_TICKS = 6  # so long a lost service may come back by itself before one is started
 _MAX_BACK_OFF_S = 30.0
-
-
-class HealthWord(Protocol):
-    """What a client says about the service: a word of ServiceState, and why."""
-
-    @property
-    def health(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Service(Protocol):
-    """What the controller needs of a client."""
-
-    @property
-    def health(self) -> HealthWord: ...
-    def hello(self) -> Hello: ...
-    def put_blob(self, data: bytes) -> str: ...
-    def get_blob(self, sha256: str) -> bytes: ...
-    def submit(self, request: GenerationRequest, job_id: str | None = None) -> JobRecord: ...
-    def job(self, job_id: str) -> JobRecord: ...
-    def cancel(self, job_id: str) -> JobRecord: ...
-    def ack(self, job_id: str) -> JobRecord: ...
-    def events(self, since: int = 0, stop: threading.Event | None = None) -> Iterator[JobEvent]: ...
-    def close(self) -> None: ...
+_SAID = (Action.SCORE, Action.DESCRIBE, Action.SELECT)  # looks whose words tell them apart
 
 
 class JobController:
@@ -76,16 +55,22 @@ class JobController:
     Args:
         connect: Finds or starts a service and returns a client; may take seconds, raises FluxError.
         store: Where jobs are kept until they are safe.
+        memory: Vectors of pictures, for finding similar ones.
         say: Receives every message, from the controller's threads.
     """
 
     def __init__(
-        self, connect: Callable[[], Service], store: PendingStore, say: Callable[[JobMessage], None]
+        self,
+        connect: Callable[[], Service],
+        store: PendingStore,
+        memory: EmbeddingMemory,
+        say: Callable[[JobMessage], None],
     ) -> None:
         self._connect = connect
         self._store = store
         self._say = say
         self._book = JobBook(say)
+        self._looks = LookJobs(self._book, say, memory, lambda: self._service, self._on_record, self._end)
         self._service: Service | None = None
         self._seq = 0
         self._health = Health()
@@ -136,6 +121,19 @@ class JobController:
         self._work.put(lambda: self._prepare_and_send(job_id, document_id, state, wish))
         return job_id
 
+    def look(self, document_id: str, state: DocumentState, wish: Wish) -> str:
+        """Starts to find something out about a state of a document; returns the job's id."""
+        job_id = str(uuid.uuid4())
+        title = wish.look.question or wish.prompt if wish.action in _SAID else ""
+        self._book.add(Job(job_id, document_id, title, wish.action or Action.DESCRIBE, EMPTY))
+        asked = Asked(job_id, document_id, state, wish)
+        self._work.put(lambda: self._looks.begin(asked))
+        return job_id
+
+    def fetch(self, sha256: str, then: Callable[[bytes], None]) -> None:
+        """Gets a picture that the service keeps; `then` is called from the worker thread."""
+        self._work.put(lambda: self._fetch(sha256, then))
+
     def cancel(self, job_id: str) -> None:
         """Cancels exactly this job, wherever it is."""
         if self._book.update(job_id, phase=Phase.CANCELLING):
@@ -159,6 +157,7 @@ class JobController:
             is_gone: It was never saved and never will be: its jobs are cancelled and forgotten.
         """
         self._book.close_document(document_id)
+        self._work.put(lambda: self._looks.drop(document_id))
         if is_gone:
             self._work.put(lambda: self._abandon(document_id))
 
@@ -305,6 +304,12 @@ class JobController:
             return
         self._on_record(record)
 
+    def _fetch(self, sha256: str, then: Callable[[bytes], None]) -> None:
+        service = self._service
+        if service is None:
+            raise ConnectionLost("The service does not answer.", "Wait for it and try again.")
+        then(service.get_blob(sha256))
+
     def _on_record(self, record: JobRecord) -> None:
         job = self._book.get(record.job_id)
         if job is None:
@@ -315,7 +320,10 @@ class JobController:
             error = (
                 record.failed.as_error() if record.failed else Internal("The job failed without a reason.")
             )
-            self._end(record.job_id, job.document_id, error)
+            if record.job_id in self._looks:
+                self._looks.fail(record.job_id, error)
+            else:
+                self._end(record.job_id, job.document_id, error)
         elif record.state is JobState.CANCELLED:
             self._end(record.job_id, job.document_id)
         elif job.phase is not Phase.CANCELLING and self._book.is_news(record):
@@ -327,6 +335,10 @@ class JobController:
 
     def _deliver(self, record: JobRecord) -> None:
         service = self._service
+        if service is not None and record.job_id in self._looks:
+            self._looks.deliver(record, service)
+            self._refresh_positions()
+            return
         pending = self._store.read(record.job_id)
         if pending is None or service is None:
             return
@@ -334,6 +346,9 @@ class JobController:
         images = record.finished.images if record.finished is not None else ()
         try:
             pictures = [(service.get_blob(image.sha256), image.seed) for image in images]
+            if pictures and pending.prepared.rest:
+                self._go_on(pending, pictures[0][0])
+                return
             layer = plan.finish(pending.prepared, pictures, uuid.UUID(record.job_id).hex)
         except ConnectionLost:
             return  # asked for again when the service is back
@@ -344,6 +359,20 @@ class JobController:
             warnings = record.finished.warnings if record.finished is not None else ()
             self._say(JobDelivered(record.job_id, pending.document_id, layer, warnings))
         self._refresh_positions()
+
+    def _go_on(self, pending: PendingJob, picture_png: bytes) -> None:
+        """The next stage is a job of its own, which is kept before this one is forgotten."""
+        if not self._book.is_wanted(pending.job_id):
+            self._end(pending.job_id, pending.document_id)
+            return
+        # The same id whenever this is done again, so that a crash in between makes no second job.
+        job_id = str(uuid.uuid5(uuid.UUID(pending.job_id), "next stage"))
+        following = PendingJob(job_id, pending.document_id, pending.prepared.following(picture_png))
+        self._store.keep(following)
+        self._book.drop(pending.job_id)
+        self._say(JobWentOn(pending.job_id, pending.document_id))
+        self._take_up(following)
+        self._forget(pending.job_id)
 
     def _refresh_positions(self) -> None:
         """A job has ended, so those that wait have moved up."""
@@ -380,6 +409,7 @@ class JobController:
                 self._take_up(pending)
             elif self._service is not None:
                 self._forget(pending.job_id)
+        self._looks.take_up(document_id)
 
     def _take_up(self, pending: PendingJob) -> None:
         prepared = pending.prepared
@@ -422,6 +452,7 @@ class JobController:
 
     def _end(self, job_id: str, document_id: str, error: FluxError | None = None) -> None:
         self._book.drop(job_id)
+        self._looks.forget(job_id)
         self._say(JobEnded(job_id, document_id, error))
         self._forget(job_id)
         self._refresh_positions()

@@ -11,7 +11,8 @@ from enum import StrEnum
 from desktop.document.geometry import Rect
 from desktop.document.layers import GenerativeLayer
 from desktop.document.tiles import Pixels
-from desktop.jobs.wish import Action
+from desktop.jobs.answers import Answer
+from desktop.jobs.wish import Action, Wish
 from flux_core.errors import FluxError
 from flux_core.messages import Hello
 
@@ -116,6 +117,24 @@ class JobDelivered:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LookAnswered:
+    """What was asked about pictures is known, or was looked for in vain."""
+
+    job_id: str
+    document_id: str
+    wish: Wish
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class JobWentOn:
+    """What was asked goes on as another job; this one is over."""
+
+    job_id: str
+    document_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class JobEnded:
     """A job is over without a result; `error` is None if the person cancelled it."""
@@ -146,4 +165,14 @@ class Trouble:
     error: FluxError
 
 
-JobMessage = JobChanged | JobPreviewed | JobDelivered | JobEnded | HealthChanged | ServiceKnown | Trouble
+JobMessage = (
+    JobChanged
+    | JobPreviewed
+    | JobDelivered
+    | LookAnswered
+    | JobWentOn
+    | JobEnded
+    | HealthChanged
+    | ServiceKnown
+    | Trouble
+)

@@ -77,6 +77,7 @@ class PendingStore:
             "is_colour_matched": plan.is_colour_matched,
             "num_blobs": len(job.prepared.blobs),
             "is_laid_back": job.prepared.is_laid_back,
+            "rest": [json.loads(request.model_dump_json()) for request in job.prepared.rest],
         }
         write_atomically(place / _RECORD, json.dumps(record, indent=1).encode())
 
@@ -115,6 +116,7 @@ class PendingStore:
                     for number in range(int(record.get("num_blobs", 0)))
                 ),
                 is_laid_back=bool(record.get("is_laid_back", True)),
+                rest=tuple(parse_request(json.dumps(request)) for request in record.get("rest", ())),
             )
             return PendingJob(job_id, str(record["document_id"]), prepared)
         except (OSError, EOFError, BadZipFile, ValueError, LookupError, TypeError, FluxError) as err:

@@ -76,6 +76,17 @@ def fit_of(plan: InpaintPlan) -> Fit:
     return sizes.fit(plan.picture_size, (plan.work_width_px, plan.work_height_px))
 
 
+def edit_box(size: Extent, work_size: tuple[int, int]) -> Box:
+    """Where an edit at a working size lies on a canvas; reaches beyond it on two sides."""
+    fitted = sizes.fit(size, work_size)
+    return Box(
+        math.floor(fitted.x0),
+        math.floor(fitted.y0),
+        math.ceil(size.width - fitted.x0),
+        math.ceil(size.height - fitted.y0),
+    )
+
+
 def on_canvas(piece: Pixels, plan: InpaintPlan) -> Pixels:
     """The piece at its place on an otherwise untouched canvas; the rest costs no memory."""
     width, height = plan.picture_size
@@ -89,16 +100,9 @@ def on_canvas(piece: Pixels, plan: InpaintPlan) -> Pixels:
 def _edit_plan(shown: Pixels, size: Extent, spec: ModelSpec) -> InpaintPlan:
     """The whole canvas at a size that the model knows; `shown` [H, W] is where the result may show."""
     width, height = sizes.nearest_size(size.width, size.height, spec.working_side_px, spec.max_side_px)
-    fitted = sizes.fit(size, (width, height))
-    box = Box(
-        math.floor(fitted.x0),
-        math.floor(fitted.y0),
-        math.ceil(size.width - fitted.x0),
-        math.ceil(size.height - fitted.y0),
-    )
     return InpaintPlan(
         picture_size=size,
-        box=box,
+        box=edit_box(size, (width, height)),
         work_width_px=width,
         work_height_px=height,
         work_mask=np.full((height, width), mask.REPAINT, np.uint8),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec
 from flux_core.imaging.geometry import Box
 from flux_core.imaging.inpaint import InpaintPlan
+from flux_core.imaging.upscale import plan_upscale
 from flux_core.request import GenerationRequest, build_request
 
 MAX_RANDOM_SEED = 2**31
@@ -48,6 +50,7 @@ class Prepared:
             where nothing is matched.
         blobs: The other pictures that the request names.
         is_laid_back: Of an edit: whether it is moved onto its source and shows only what it changed.
+        rest: Further jobs, each of which starts from the result of the one before.
     """
 
     action: Action
@@ -58,6 +61,12 @@ class Prepared:
     piece: Pixels
     blobs: tuple[bytes, ...] = ()
     is_laid_back: bool = True
+    rest: tuple[GenerationRequest, ...] = ()
+
+    def following(self, picture_png: bytes) -> Prepared:
+        """The next job, which starts from a result of this one."""
+        request = self.rest[0].model_copy(update={"image": blob_name(picture_png)})
+        return replace(self, request=request, image_png=picture_png, rest=self.rest[1:])
 
     @property
     def all_blobs(self) -> tuple[bytes, ...]:
@@ -105,25 +114,39 @@ def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
         image_png = codec.encode_png(image)
         mask_png = codec.encode_png(repaint) if action is Action.FILL else b""
     sources = Sources(state, plan)
-    request = build_request(
+    strength = strength_of(action, wish, meant)
+    sizes = [(plan.work_width_px, plan.work_height_px, strength)]
+    if action is Action.UPSCALE:
+        stages = plan_upscale(*plan.picture_size, wish.scale, spec.working_side_px, strength).stages
+        sizes = [(stage.width_px, stage.height_px, stage.strength) for stage in stages]
+    fields: dict[str, Any] = dict(
         task=TASK_OF[action],
         model=wish.model,
         prompt=words_of(action, wish, meant),
         seed=random.randrange(MAX_RANDOM_SEED) if wish.seed is None else wish.seed,
         num_steps=wish.num_steps,
         guidance=wish.guidance if wish.guidance is not None or meant is None else meant.guidance,
-        width_px=plan.work_width_px * (wish.scale if action is Action.UPSCALE else 1),
-        height_px=plan.work_height_px * (wish.scale if action is Action.UPSCALE else 1),
         image=blob_name(image_png),
         mask=blob_name(mask_png),
-        strength=strength_of(action, wish, meant),
         num_images=1 if action is Action.UPSCALE else wish.num_images,
         **tuning_fields(wish, sources),
         **task_fields(action, wish, sources),
     )
+    request, *rest = [
+        build_request(**fields, width_px=width, height_px=height, strength=share)
+        for width, height, share in sizes
+    ]
     kept = piece if action in _KEEP_PIECE else piece[:0, :0]
     return Prepared(
-        action, request, image_png, mask_png, plan, kept, sources.blobs, is_laid_back=wish.keeps_unchanged
+        action,
+        request,
+        image_png,
+        mask_png,
+        plan,
+        kept,
+        sources.blobs,
+        is_laid_back=wish.keeps_unchanged,
+        rest=tuple(rest),
     )
 
 

@@ -78,21 +78,30 @@ class Sources:
         return geometry.resize(piece, self._plan.work_width_px, self._plan.work_height_px)
 
     def _pixels(self, choice: PictureChoice) -> Pixels:
-        """[H, W, 3]."""
-        if choice.file is not None:
-            try:
-                return flat(codec.decode(choice.file.read_bytes(), choice.file.name))
-            except OSError as err:
-                raise RequestInvalid(
-                    f"{choice.file.name} cannot be read: {err.strerror}.", "Choose another file."
-                ) from err
-        if not choice.layer_id:
-            return flat(compositor.render(self._state))
-        layer = self._state.find(choice.layer_id)
-        if layer is None:
-            raise RequestInvalid("The chosen layer is no longer there.", "Choose another picture.")
-        shown = replace(layer, is_visible=True)  # a map or a reference is often hidden on the canvas
-        return flat(compositor.render_layers((shown,), self._state.canvas))
+        return pixels_of(self._state, choice)
+
+
+def pixels_of(state: DocumentState, choice: PictureChoice) -> Pixels:
+    """A picture that was chosen, [H, W, 3].
+
+    Raises:
+        RequestInvalid: It has gone, or its file cannot be read.
+        Corrupt: It is damaged.
+    """
+    if choice.file is not None:
+        try:
+            return flat(codec.decode(choice.file.read_bytes(), choice.file.name))
+        except OSError as err:
+            raise RequestInvalid(
+                f"{choice.file.name} cannot be read: {err.strerror}.", "Choose another file."
+            ) from err
+    if not choice.layer_id:
+        return flat(compositor.render(state))
+    layer = state.find(choice.layer_id)
+    if layer is None:
+        raise RequestInvalid("The chosen layer is no longer there.", "Choose another picture.")
+    shown = replace(layer, is_visible=True)  # a map or a reference is often hidden on the canvas
+    return flat(compositor.render_layers((shown,), state.canvas))
 
 
 def tuning_fields(wish: Wish, sources: Sources) -> Mapping[str, Any]:

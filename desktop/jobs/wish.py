@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from flux_core.looking import Box, CaptionLength, Point
 from flux_core.request import DEFAULT_MODEL, ControlKind, Decoder, Solver, StepCache
 
 
@@ -23,6 +24,19 @@ class Action(StrEnum):
     CONTROL = "control"
     VARY = "vary"
     UPSCALE = "upscale"
+    SCORE = "score"
+    DESCRIBE = "describe"
+    SELECT = "select"
+    MAP = "map"
+    SIMILAR = "similar"
+
+    @property
+    def is_look(self) -> bool:
+        """Whether it finds something out about pictures instead of painting one."""
+        return self in _LOOKS
+
+
+_LOOKS = (Action.SCORE, Action.DESCRIBE, Action.SELECT, Action.MAP, Action.SIMILAR)
 
 
 def action_for(*, has_picture: bool, has_mask: bool, strength: float) -> Action:
@@ -34,15 +48,19 @@ def action_for(*, has_picture: bool, has_mask: bool, strength: float) -> Action:
 
 @dataclass(frozen=True, slots=True)
 class PictureChoice:
-    """A picture to use: a layer, a file, or what is visible if neither is named.
+    """A picture to use: a layer, a file, or what is visible if none is named.
 
     Attributes:
         strength: How much it counts, where that matters; 1 is what the adapter was made for.
+        variant: Which of the layer's variants, from 0, as the engine gave it; None is what the layer shows.
+        kept: sha256 of a result that the service keeps.
     """
 
     layer_id: str = ""
     file: Path | None = None
     strength: float = 1.0
+    variant: int | None = None
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +78,52 @@ class ControlWish:
     is_map: bool = False
     model: str = ""
     strength: float | None = None
+
+
+class Scope(StrEnum):
+    """Which pictures are scored."""
+
+    CHOSEN = "chosen"
+    VARIANTS = "variants"  # of the active layer
+    RESULTS = "results"  # every variant of every generated layer
+
+
+class Combine(StrEnum):
+    """What a mask that was found does to the one that is there."""
+
+    REPLACE = "replace"
+    ADD = "add"
+    SUBTRACT = "subtract"
+
+
+@dataclass(frozen=True, slots=True)
+class LookWish:
+    """What to find out about pictures.
+
+    Attributes:
+        pictures: All of them, or the first where only one is looked at.
+        scope: Score: whether `pictures` or others are meant.
+        phrases: Score: what else is looked for; () takes the parts of the prompt.
+        question: Describe: what to answer; "" asks for a caption.
+        length: Of the caption.
+        combine: Select: with the mask that is there.
+        is_boxed: Select: masks the boxes around what the words name, instead of its outline.
+        points, box: Select: what was clicked on the canvas; the words then have no part in it.
+        map_kind: Map: edges or depth.
+        has_kept: Similar: also among the results that the service keeps from other pictures.
+    """
+
+    pictures: tuple[PictureChoice, ...] = (PictureChoice(),)
+    scope: Scope = Scope.CHOSEN
+    phrases: tuple[str, ...] = ()
+    question: str = ""
+    length: CaptionLength = CaptionLength.MEDIUM
+    combine: Combine = Combine.REPLACE
+    is_boxed: bool = False
+    points: tuple[Point, ...] = ()
+    box: Box | None = None
+    map_kind: ControlKind = ControlKind.DEPTH
+    has_kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +161,7 @@ class Wish:
         control: What is followed.
         scale: How many times larger an enlargement is.
         upscaler: A file in the folder `upscalers`; "" for plain resampling.
+        look: What to find out, where nothing is painted.
     """
 
     prompt: str = ""
@@ -115,4 +180,5 @@ class Wish:
     control: ControlWish = field(default_factory=ControlWish)
     scale: int = 2
     upscaler: str = ""
+    look: LookWish = field(default_factory=LookWish)
     tuning: Tuning = field(default_factory=Tuning)

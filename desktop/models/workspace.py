@@ -19,18 +19,20 @@ from PySide6.QtGui import QImage
 from desktop.document import commands, compositor
 from desktop.document.document import Document
 from desktop.document.enlarging import enlarged, scale_for
-from desktop.document.geometry import check_canvas_size
-from desktop.document.layers import GenerativeLayer, RasterLayer
+from desktop.document.geometry import Rect, check_canvas_size
+from desktop.document.layers import GenerativeLayer, RasterLayer, Recipe, Variant
 from desktop.document.state import DocumentState
 from desktop.document.tiles import Pixels, TileRaster
 from desktop.files import autosave, flat, ora
 from desktop.files.autosave import Autosave, Recoverable
 from desktop.files.ora import Opened
 from desktop.files.png_cache import PngCache
+from desktop.jobs.variants import variant_raster
 from desktop.models.background import Background
 from desktop.models.document_index import DocumentIndex
 from flux_core.errors import FluxError, RequestInvalid
 from flux_core.imaging import codec
+from flux_core.request import GenerationRequest
 
 PROJECT_ENDING = ".ora"
 _STROKE_MS = 100  # until it is looked again whether the pen was lifted
@@ -310,6 +312,55 @@ class Workspace(QObject):
                 session.inserted_jobs.append(job_id)
 
         self._background.run(lambda: enlarged(before, scale), show, self.failed.emit)
+
+    def show_result(self, layer_id: str, number: int) -> None:
+        """Makes a generated layer active and seen, and shows this of its variants."""
+        session = self._session
+        layer = session.document.committed_state.find(layer_id) if session is not None else None
+        if session is None or not isinstance(layer, GenerativeLayer):
+            return
+        self.show_layer(layer_id)
+        if number == layer.recipe.chosen:
+            return
+        document, state = session.document, session.document.committed_state
+
+        def show(raster: TileRaster) -> None:
+            if self._session is session:
+                try:
+                    commands.choose_variant(document, layer_id, number, raster)
+                except FluxError as err:
+                    self.failed.emit(err)
+
+        self._background.run(lambda: variant_raster(state, layer, number), show, self.failed.emit)
+
+    def show_layer(self, layer_id: str) -> None:
+        """Makes a layer active, and seen if it was hidden."""
+        document = self.document
+        layer = document.state.find(layer_id) if document is not None else None
+        if document is None or layer is None:
+            return
+        document.active_id = layer_id
+        commands.set_visible(document, layer_id, True)
+
+    def insert_kept(self, name: str, request: GenerationRequest, variant: Variant) -> None:
+        """Puts an earlier result of another picture on top, in the middle of the canvas."""
+        session = self._session
+        if session is None:
+            return
+
+        def show(pixels: Pixels) -> None:
+            if self._session is not session:
+                return
+            document, (height, width) = session.document, pixels.shape[:2]
+            x, y = (document.size.width - width) // 2, (document.size.height - height) // 2
+            commands.insert_generated(
+                document,
+                name=name,
+                recipe=Recipe(request, Rect(x, y, width, height), (variant,)),
+                raster=TileRaster.from_array(pixels, x, y),
+            )
+
+        self._background.run(lambda: codec.decode(variant.png, "the earlier result"), show, self.failed.emit)
 
     # -- parts -----------------------------------------------------------------------------------
 

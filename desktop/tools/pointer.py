@@ -15,6 +15,7 @@ class Pointer:
         pressure: In [0, 1]; a mouse has 1.
         is_eraser_end: The pen is held upside down.
         has_shift, has_ctrl, has_alt: Keys held.
+        is_right_button: The right button of the mouse, or the upper one of the pen.
     """
 
     x: float
@@ -26,3 +27,4 @@ class Pointer:
     has_shift: bool = False
     has_ctrl: bool = False
     has_alt: bool = False
+    is_right_button: bool = False

@@ -23,13 +23,14 @@ class ToolName(StrEnum):
     ERASER = "eraser"
     MASK_BRUSH = "mask-brush"
     MASK_ERASER = "mask-eraser"
+    CLICK_MASK = "click-mask"
     MOVE = "move"
     PICKER = "picker"
     HAND = "hand"
 
 
 BRUSHES = (ToolName.BRUSH, ToolName.ERASER, ToolName.MASK_BRUSH, ToolName.MASK_ERASER)
-MASK_TOOLS = (ToolName.MASK_BRUSH, ToolName.MASK_ERASER)
+MASK_TOOLS = (ToolName.MASK_BRUSH, ToolName.MASK_ERASER, ToolName.CLICK_MASK)
 _PAINT, _MASK = "paint", "mask"
 
 

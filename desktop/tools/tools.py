@@ -6,36 +6,16 @@ goes to a small `View` protocol. So every gesture is tested by calling three met
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from desktop.document import commands, compositor
-from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.document.layers import RasterLayer
 from desktop.document.stroke import Sample, Stroke, Target
+from desktop.tools.bench import Bench
+from desktop.tools.click_mask import ClickMaskTool
 from desktop.tools.pointer import Pointer
-from desktop.tools.settings import MASK_TOOLS, ToolName, ToolSettings
-
-
-class View(Protocol):
-    """What a tool may ask of the canvas widget; distances in device pixels."""
-
-    def pan(self, dx: float, dy: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Everything a tool works with.
-
-    Attributes:
-        new_layer_name: Name of the layer that painting makes where there is none.
-    """
-
-    document: Document
-    settings: ToolSettings
-    view: View
-    new_layer_name: str = "Layer"
+from desktop.tools.settings import MASK_TOOLS, ToolName
 
 
 class Tool(Protocol):
@@ -189,15 +169,18 @@ class ToolBox:
 
     Attributes:
         is_space_held: Set by the view.
+        click_mask: Whose answers come later than its gestures.
     """
 
     def __init__(self, bench: Bench) -> None:
         self._settings = bench.settings
+        self.click_mask = ClickMaskTool(bench)
         self._tools: dict[ToolName, Tool] = {
             ToolName.BRUSH: StrokeTool(bench, ToolName.BRUSH),
             ToolName.ERASER: StrokeTool(bench, ToolName.ERASER),
             ToolName.MASK_BRUSH: StrokeTool(bench, ToolName.MASK_BRUSH),
             ToolName.MASK_ERASER: StrokeTool(bench, ToolName.MASK_ERASER),
+            ToolName.CLICK_MASK: self.click_mask,
             ToolName.MOVE: MoveTool(bench),
             ToolName.PICKER: PickerTool(bench),
             ToolName.HAND: HandTool(bench),

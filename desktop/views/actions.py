@@ -105,6 +105,12 @@ MENUS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("generate", mark("Generate, refine or fill"), ("Ctrl+Return", "Shift+Return")),
             Entry("cancel_job", mark("Cancel the running job"), ("Shift+X",), Needs.JOB),
             Entry("prompt", mark("Go to the prompt"), ("Alt+A",), Needs.NOTHING),
+            SEPARATOR,
+            Entry("select_words", mark("Select by words"), ("Ctrl+Shift+F",)),
+            Entry("map_layer", mark("Depth or edges as a layer")),
+            Entry("describe", mark("Describe a picture")),
+            Entry("score", mark("Score against the prompt")),
+            Entry("similar", mark("Find results similar to the layer"), (), Needs.LAYER),
         ),
     ),
     (

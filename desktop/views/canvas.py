@@ -30,10 +30,13 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.i18n import tr
+from desktop.tools.bench import Bench
+from desktop.tools.click_mask import Clicks
 from desktop.tools.pointer import Pointer
 from desktop.tools.settings import BRUSHES, ToolName, ToolSettings
-from desktop.tools.tools import Bench, ToolBox
+from desktop.tools.tools import ToolBox
 from desktop.views.canvas_scene import CanvasScene
+from desktop.views.cursors import click_cursor
 from desktop.views.theme import SPACE_PX, Theme
 from desktop.views.viewport import Viewport
 from flux_core.errors import FluxError
@@ -53,11 +56,13 @@ class CanvasView(QWidget):
         viewport_changed: Zoom or place differ.
         refused(FluxError): A tool could do nothing here.
         gesture_ended: The pen was lifted; what had to wait may go on.
+        mask_asked(Clicks): The mask of what was clicked is wanted.
     """
 
     viewport_changed = Signal()
     refused = Signal(object)
     gesture_ended = Signal()
+    mask_asked = Signal(object)
 
     def __init__(self, theme: Theme, settings: ToolSettings, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -70,6 +75,7 @@ class CanvasView(QWidget):
         self._cursor_at: QPointF | None = None
         self._is_pen_down = False
         self._has_alt = False
+        self._shows_clicks = False
         self.setMouseTracking(True)
         self.setTabletTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -92,6 +98,7 @@ class CanvasView(QWidget):
             self._tools = ToolBox(Bench(document, self._settings, self, tr("Layer")))
             self._disconnect = [
                 document.events.size_changed.connect(lambda _: self._on_size()),
+                document.events.selection_changed.connect(lambda _: self._on_selection()),
                 self._settings.changed.connect(self._on_settings),
             ]
             self._on_settings()
@@ -179,6 +186,12 @@ class CanvasView(QWidget):
     def pan(self, dx: float, dy: float) -> None:
         self.set_viewport(self.viewport.panned(dx, dy))
 
+    def ask_mask(self, clicks: Clicks) -> None:
+        self.mask_asked.emit(clicks)
+
+    def show_clicks(self) -> None:
+        self.update()
+
     # -- painting ----------------------------------------------------------------------------------
 
     def sizeHint(self) -> QSize:
@@ -196,6 +209,9 @@ class CanvasView(QWidget):
         if self._cursor_at is not None and name in BRUSHES:
             size_px = self._settings.brush(name).size_px
             self._scene.paint_brush(painter, self._cursor_at * scale, size_px, scale)
+        if name is ToolName.CLICK_MASK:
+            self._scene.paint_clicks(painter, self._tools.click_mask.clicks, scale)
+            self._scene.paint_box(painter, self._tools.click_mask.dragged, scale)
         painter.end()
         if not is_whole:
             QTimer.singleShot(0, self, self.update)
@@ -218,7 +234,14 @@ class CanvasView(QWidget):
         self._scene.forget_tiles()
         self.zoom_to_fit()
 
+    def _on_selection(self) -> None:
+        if self._settings.tool is ToolName.CLICK_MASK:
+            self.update()  # whose clicks may be others now, far from what changed
+
     def _on_settings(self) -> None:
+        if (self._settings.tool is ToolName.CLICK_MASK) != self._shows_clicks:
+            self._shows_clicks = not self._shows_clicks
+            self.update()
         self._scene.set_mask_tinted(self._settings.is_mask_tinted)
         self._refresh_cursor()
 
@@ -237,6 +260,7 @@ class CanvasView(QWidget):
         pressure: float = 1.0,
         *,
         is_eraser_end: bool = False,
+        is_right_button: bool = False,
     ) -> Pointer:
         """What a tool is told about a place in the view (logical pixels)."""
         scale = self.devicePixelRatioF()
@@ -252,12 +276,17 @@ class CanvasView(QWidget):
             bool(modifiers & Qt.KeyboardModifier.ShiftModifier),
             bool(modifiers & Qt.KeyboardModifier.ControlModifier),
             bool(modifiers & Qt.KeyboardModifier.AltModifier),
+            is_right_button,
         )
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         name = ToolName.HAND if event.button() == Qt.MouseButton.MiddleButton else None
-        if event.button() == Qt.MouseButton.LeftButton or name is not None:
-            self._press(self.pointer_at(event.position(), event.modifiers()), name)
+        is_right = event.button() == Qt.MouseButton.RightButton
+        if is_right and (self._tools is None or self._tools.name_for() is not ToolName.CLICK_MASK):
+            return
+        if event.button() == Qt.MouseButton.LeftButton or is_right or name is not None:
+            pointer = self.pointer_at(event.position(), event.modifiers(), is_right_button=is_right)
+            self._press(pointer, name)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         self._hover(event.position())
@@ -271,7 +300,11 @@ class CanvasView(QWidget):
     def tabletEvent(self, event: QTabletEvent) -> None:
         is_eraser = event.pointerType() == QPointingDevice.PointerType.Eraser
         pointer = self.pointer_at(
-            event.position(), event.modifiers(), event.pressure(), is_eraser_end=is_eraser
+            event.position(),
+            event.modifiers(),
+            event.pressure(),
+            is_eraser_end=is_eraser,
+            is_right_button=event.button() == Qt.MouseButton.RightButton,
         )
         self._hover(event.position())
         if event.type() == QEvent.Type.TabletPress:
@@ -404,6 +437,8 @@ class CanvasView(QWidget):
         if name is ToolName.HAND:
             is_down = self._is_pen_down
             return QCursor(Qt.CursorShape.ClosedHandCursor if is_down else Qt.CursorShape.OpenHandCursor)
+        if name is ToolName.CLICK_MASK:
+            return click_cursor(self._theme, excludes=self._has_alt, scale=self.devicePixelRatioF())
         if name is ToolName.MOVE:
             return QCursor(Qt.CursorShape.SizeAllCursor)
         return QCursor(Qt.CursorShape.CrossCursor)

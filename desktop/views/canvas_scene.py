@@ -17,6 +17,7 @@ from desktop.document.compositor import Compositor
 from desktop.document.document import Document
 from desktop.document.geometry import EMPTY, Rect
 from desktop.document.tiles import TileKey, keys_in
+from desktop.tools.click_mask import Clicks
 from desktop.views.theme import Theme
 from desktop.views.tile_cache import TileCache, level_for, outline, shrunk, tint
 from desktop.views.viewport import Viewport
@@ -153,6 +154,29 @@ class CanvasScene:
                 painter.drawLine(center - QPointF(0, arm), center + QPointF(0, arm))
             else:
                 painter.drawEllipse(center, radius, radius)
+
+    def paint_clicks(self, painter: QPainter, clicks: Clicks, scale: float) -> None:
+        """A dot for each click, with a plus for what is meant and a minus for what is not, and the box."""
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        radius, arm = 7 * scale, 3.5 * scale
+        for mark in clicks.marks:
+            center = QPointF(*self.viewport.to_view(mark.x_px + 0.5, mark.y_px + 0.5))
+            painter.setPen(QPen(self._theme.color("on_accent"), 1.5 * scale))
+            painter.setBrush(self._theme.color("good" if mark.is_included else "text"))
+            painter.drawEllipse(center, radius, radius)
+            painter.drawLine(center - QPointF(arm, 0), center + QPointF(arm, 0))
+            if mark.is_included:
+                painter.drawLine(center - QPointF(0, arm), center + QPointF(0, arm))
+        self.paint_box(painter, clicks.box, scale)
+
+    def paint_box(self, painter: QPainter, box: Rect | None, scale: float) -> None:
+        """The box around what is meant."""
+        if box is None:
+            return
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        for color, style in (("on_accent", Qt.PenStyle.SolidLine), ("good", Qt.PenStyle.DashLine)):
+            painter.setPen(QPen(self._theme.color(color), 1.5 * scale, style))
+            painter.drawRect(self.rect_in_view(box))
 
     def rect_in_view(self, rect: Rect) -> QRectF:
         """Device pixels, whole, so that tiles meet without a gap."""

@@ -29,15 +29,17 @@ from PySide6.QtWidgets import (
 from desktop.i18n import tr
 from desktop.jobs.asks import TASK_OF
 from desktop.jobs.job import Job
-from desktop.jobs.wish import Action, Wish, action_for
+from desktop.jobs.wish import Action, ControlWish, PictureChoice, Wish, action_for
+from desktop.views.answers import AnswerView
 from desktop.views.controls import SnugScroll, ValueSlider, dim, icon_button, number_box
 from desktop.views.forms.forms import TASKS, PaintForm, TaskEntry
 from desktop.views.forms.task_form import LayerNames, TaskForm, choice_box
-from desktop.views.forms.texts import BUTTON_TEXT, EXPLAIN, PLACEHOLDER
+from desktop.views.forms.texts import BUTTON_TEXT, EXPLAIN, NEEDS_WORDS, PLACEHOLDER
 from desktop.views.forms.tuning import TuningForm
 from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
 from flux_core.messages import ModelInfo
+from flux_core.request import ControlKind
 
 Fields = dict[type[TaskForm], Wish]
 _NEED_PICTURE = (Action.REFINE, Action.EDIT, Action.UPSCALE)
@@ -100,12 +102,15 @@ class GeneratePanel(QWidget):
         self._jobs_scroll = SnugScroll(jobs, least_px=0)
         self._jobs_scroll.setMaximumHeight(_JOBS_PX)
         self._jobs_scroll.hide()
+        self.answers = AnswerView(theme)
         self._lay_out()
         self._on_more(False)
         for form in self.forms.values():
             form.changed.connect(self._refresh)
         self.task.currentIndexChanged.connect(lambda _: self._refresh())
         self.model.currentIndexChanged.connect(lambda _: self._refresh())
+        self.prompt.textChanged.connect(self._on_prompt)
+        self.answers.changed.connect(self._refresh)
         self._refresh()
 
     # -- what the window says ----------------------------------------------------------------------
@@ -191,6 +196,13 @@ class GeneratePanel(QWidget):
     def choose_task(self, action: Action | None) -> None:
         """Shows the form of a task; None is what fits."""
         self.task.setCurrentIndex([entry.action for entry in TASKS].index(action))
+
+    def follow_map(self, layer_id: str, kind: ControlKind) -> None:
+        """Shows the form of control with a map that was made."""
+        self.choose_task(Action.CONTROL)
+        control = ControlWish(kind=kind, picture=PictureChoice(layer_id=layer_id), is_map=True)
+        self.form.show_wish(Wish(control=control))
+        self._refresh()
 
     def wish(self) -> Wish:
         """What the panel says now."""
@@ -307,6 +319,7 @@ class GeneratePanel(QWidget):
         lower.addWidget(self.button)
         lower.addWidget(self.explain)
         lower.addWidget(self._jobs_scroll)
+        lower.addWidget(self.answers)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -315,8 +328,12 @@ class GeneratePanel(QWidget):
         column.addLayout(lower)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 
+    def _on_prompt(self) -> None:
+        if self.action in NEEDS_WORDS:
+            self._refresh()
+
     def _on_more(self, is_open: bool) -> None:
-        self._details.setVisible(is_open)
+        self._details.setVisible(is_open and not self.action.is_look)
         self.more.setIcon(self._theme.icon("up" if is_open else "down"))
 
     def _refresh(self) -> None:
@@ -324,12 +341,17 @@ class GeneratePanel(QWidget):
         self.form.set_act(self.entry.action, action)
         for form in self.forms.values():
             form.setVisible(form is self.form)
+        for widget in (self.model, self.more):
+            widget.setVisible(not action.is_look)  # whoever looks is no model that paints
+        self._details.setVisible(self.more.isChecked() and not action.is_look)
+        self.prompt.setVisible(self.entry.has_prompt)
         reason = self._why_not(action)
         self.button.setEnabled(not reason)
         self.button.setText(tr(BUTTON_TEXT[action]))
         keys = QKeySequence("Ctrl+Return").toString(QKeySequence.SequenceFormat.NativeText)
         self.button.setToolTip(reason or f"{tr(EXPLAIN[action])} ({keys})")
         self.explain.setText(reason or tr(EXPLAIN[action]))
+        self.explain.setVisible(bool(reason) or self.answers.isHidden())  # an answer needs the room
         self.prompt.setPlaceholderText(tr(PLACEHOLDER[action]))
         self.variants.setEnabled(action is not Action.UPSCALE)
 
@@ -337,16 +359,23 @@ class GeneratePanel(QWidget):
         """Why the button cannot be pressed; "" if it can."""
         if not self._has_document:
             return tr("Open or start a picture first")
-        if action in _NEED_PICTURE and not self._has_picture:
+        needs_picture = action in _NEED_PICTURE or action.is_look and self.form.needs_canvas()
+        if needs_picture and not self._has_picture:
             return tr("There is nothing on the canvas yet")
+        if action in NEEDS_WORDS and not self.prompt.toPlainText().strip():
+            return tr(NEEDS_WORDS[action])
         if action is Action.FILL and not self._has_mask:
             return tr("Paint a mask first")
+        if action.is_look:
+            return ""
         chosen = self.model.currentData()
         task = TASK_OF[action].value
         model = next((one for one in self.models if one.model == chosen), None)
-        if model is None or task in model.tasks:
+        able = [one for one in self.models if task in one.tasks and self.form.fits(one.model)]
+        if model is None or model in able:
             return ""
-        able = [one for one in self.models if task in one.tasks]
+        if not able and (advice := self.form.if_none_fits()):
+            return advice
         here = [one.title for one in able if one.is_installed]
         if here:
             return tr("{model} cannot do this; choose {others}", model=model.title, others=" / ".join(here))

@@ -13,13 +13,14 @@ from PySide6.QtGui import QImage, QPainter
 from desktop.document.geometry import Rect
 from desktop.i18n import tr
 from desktop.jobs.bridge import JobBridge
-from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, Phase
+from desktop.jobs.job import Job, JobDelivered, JobEnded, JobPreviewed, JobWentOn, LookAnswered, Phase
 from desktop.jobs.wish import Action, Wish
 from desktop.models.workspace import Session, Workspace, layer_ids
 from desktop.tools.settings import ToolSettings
 from desktop.views.canvas import CanvasView
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import HealthLine
+from desktop.views.look_desk import LookDesk
 from desktop.views.notice_bar import Notice
 from flux_core.messages import Hello
 
@@ -51,10 +52,14 @@ class JobDesk(QObject):
         self._workspace, self._jobs, self._settings = workspace, jobs, settings
         self._panel, self._canvas, self._health = panel, canvas, health
         self._waiting: list[JobDelivered] = []
+        self.looks = LookDesk(workspace, jobs, settings, panel, canvas, self)
+        self.looks.noticed.connect(self.noticed)
         jobs.job_changed.connect(self._on_job)
         jobs.job_previewed.connect(self._on_preview)
         jobs.job_delivered.connect(self._on_delivered)
         jobs.job_ended.connect(self._on_ended)
+        jobs.look_answered.connect(self._on_over)
+        jobs.job_went_on.connect(self._on_over)
         jobs.health_changed.connect(health.show_health)
         jobs.service_known.connect(self._on_service)
         panel.asked.connect(self.submit)
@@ -65,6 +70,7 @@ class JobDesk(QObject):
     def show_session(self, session: Session | None) -> None:
         """Another document is open; its jobs from an earlier time are taken up."""
         self._panel.clear_jobs()
+        self._panel.answers.clear()
         if session is not None:
             for job in self._jobs.jobs():
                 self._on_job(job)
@@ -74,6 +80,9 @@ class JobDesk(QObject):
         """Starts what the button says, for the document as it is now."""
         session = self._workspace.session
         if session is None:
+            return
+        if self._panel.action.is_look:
+            self.looks.ask(wish)
             return
         state = session.document.committed_state
         selected = state.selection.bounds.intersection(state.canvas)
@@ -107,7 +116,7 @@ class JobDesk(QObject):
         if not self._is_mine(job.document_id) or all(one.id != job.id for one in self._jobs.jobs()):
             return
         self._panel.show_job(job)
-        if job.phase in (Phase.LOADING, Phase.RUNNING):
+        if job.phase in (Phase.LOADING, Phase.RUNNING) and not job.action.is_look:
             self._canvas.show_frame(job.id, job.box)
         elif job.phase is Phase.CANCELLING:
             self._canvas.remove_preview(job.id)
@@ -139,10 +148,15 @@ class JobDesk(QObject):
 
     def _on_ended(self, message: JobEnded) -> None:
         self._finish(message.job_id)
+        if self.looks.was_replaced(message.job_id):
+            return
         if message.error is not None:
             self.noticed.emit(Notice(message.error.message, message.error.hint))
         elif self._is_mine(message.document_id):
             self._workspace.informed.emit(tr("Cancelled."))
+
+    def _on_over(self, message: LookAnswered | JobWentOn) -> None:
+        self._finish(message.job_id)
 
     def _on_service(self, hello: Hello) -> None:
         self._panel.set_models(hello.models)

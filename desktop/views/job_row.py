@@ -69,6 +69,8 @@ def describe(job: Job) -> str:
     """Where the job is, in a few words."""
     if job.phase is Phase.RUNNING and job.num_steps:
         return tr("Step {step} of {total}", step=job.step, total=job.num_steps)
+    if job.phase is Phase.RUNNING and job.action.is_look:
+        return f"{tr('Looking')}…"
     if job.phase is Phase.WAITING and job.position:
         return tr("{count} before it", count=job.position)
     return f"{tr(_PHASE[job.phase])}…"

@@ -36,6 +36,7 @@ from desktop.document.document import Document
 from desktop.i18n import LANGUAGES, tr
 from desktop.jobs.bridge import JobBridge
 from desktop.jobs.plan import has_picture
+from desktop.jobs.wish import Action
 from desktop.models.workspace import Session, Workspace
 from desktop.tools.settings import ToolSettings
 from desktop.views import dialogs
@@ -253,6 +254,11 @@ class MainWindow(QMainWindow):
             "generate": self.generate.ask,
             "cancel_job": self.job_desk.cancel_first,
             "prompt": self.generate.prompt.setFocus,
+            "select_words": lambda: self._begin_task(Action.SELECT),
+            "map_layer": lambda: self._begin_task(Action.MAP),
+            "describe": lambda: self._begin_task(Action.DESCRIBE),
+            "score": lambda: self._begin_task(Action.SCORE),
+            "similar": self.job_desk.looks.find_similar,
             "zoom_in": lambda: canvas.zoom_step(1),
             "zoom_out": lambda: canvas.zoom_step(-1),
             "zoom_fit": canvas.zoom_to_fit,
@@ -380,6 +386,11 @@ class MainWindow(QMainWindow):
 
     def _on_tool(self) -> None:
         self.actions_by_name["mask_tint"].setChecked(self.settings.is_mask_tinted)
+
+    def _begin_task(self, action: Action) -> None:
+        self.generate.choose_task(action)
+        field = self.generate.prompt if self.generate.entry.has_prompt else self.generate.button
+        field.setFocus()
 
     def _toggle_tint(self) -> None:
         self.settings.is_mask_tinted = not self.settings.is_mask_tinted

@@ -16,11 +16,16 @@ TOOLS: tuple[tuple[ToolName, str, str, str], ...] = (
     (ToolName.ERASER, mark("Eraser"), "E", mark("Erase from the active layer")),
     (ToolName.MASK_BRUSH, mark("Mask brush"), "M", mark("Mark what the model repaints")),
     (ToolName.MASK_ERASER, mark("Mask eraser"), "Shift+M", mark("Take away from the mask")),
+    (ToolName.CLICK_MASK, mark("Click to mask"), "W", mark("Click a thing to mask it whole")),
     (ToolName.MOVE, mark("Move"), "V", mark("Move the active layer")),
     (ToolName.PICKER, mark("Colour picker"), "I", mark("Take a colour from the picture")),
     (ToolName.HAND, mark("Hand"), "H", mark("Drag the view")),
 )
 _HINTS = {
+    ToolName.CLICK_MASK: mark(
+        "Click what belongs to the mask; Alt or the right button what does not. "
+        "Drag a box around it. Shift adds to the mask."
+    ),
     ToolName.MOVE: mark("Drag to move the active layer. Shift keeps to one direction."),
     ToolName.PICKER: mark("Click to take a colour from the picture."),
     ToolName.HAND: mark("Drag to move the view. The wheel zooms; Space is the hand at any time."),

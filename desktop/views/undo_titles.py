@@ -36,6 +36,8 @@ UNDO_TITLES = {
     "Add variants": mark("Add variants"),
     "Resize canvas": mark("Resize canvas"),
     "Select": mark("Change the mask"),
+    "Select by words": mark("Mask by words"),
+    "Select by clicks": mark("Mask by clicks"),
     "Select all": mark("Mask everything"),
     "Clear selection": mark("Clear the mask"),
     "Invert selection": mark("Invert the mask"),

@@ -52,12 +52,28 @@
     <translation>ControlNet 或控制 LoRA：目录中的名称或文件名</translation>
   </message>
   <message>
+    <source>A box around it</source>
+    <translation>它外面的方框</translation>
+  </message>
+  <message>
+    <source>A few sentences</source>
+    <translation>几句话</translation>
+  </message>
+  <message>
     <source>A file in the folder upscalers that enlarges first</source>
     <translation>upscalers 文件夹中的文件，先用它放大</translation>
   </message>
   <message>
     <source>A new seed each time</source>
     <translation>每次使用新种子</translation>
+  </message>
+  <message>
+    <source>A paragraph</source>
+    <translation>一段话</translation>
+  </message>
+  <message>
+    <source>A sentence</source>
+    <translation>一句话</translation>
   </message>
   <message>
     <source>A style that comes with the program</source>
@@ -104,8 +120,20 @@
     <translation>添加变体</translation>
   </message>
   <message>
+    <source>Adds to the mask</source>
+    <translation>添加到蒙版</translation>
+  </message>
+  <message>
     <source>All files (*)</source>
     <translation>所有文件 (*)</translation>
+  </message>
+  <message>
+    <source>All results, with variants</source>
+    <translation>全部结果及其变体</translation>
+  </message>
+  <message>
+    <source>Also in results of other pictures</source>
+    <translation>也在其他图片的结果中查找</translation>
   </message>
   <message>
     <source>An image editor with layers and masks whose brush is FLUX.1.</source>
@@ -114,6 +142,10 @@
   <message>
     <source>As painted</source>
     <translation>按所绘</translation>
+  </message>
+  <message>
+    <source>Ask again.</source>
+    <translation>请重新查找。</translation>
   </message>
   <message>
     <source>Background</source>
@@ -184,6 +216,10 @@
     <translation>选择变体</translation>
   </message>
   <message>
+    <source>Chosen pictures</source>
+    <translation>选定的图片</translation>
+  </message>
+  <message>
     <source>Clear the mask</source>
     <translation>清除蒙版</translation>
   </message>
@@ -192,12 +228,28 @@
     <translation>清除蒙版 (Ctrl+D)</translation>
   </message>
   <message>
+    <source>Click a thing to mask it whole</source>
+    <translation>点击一个物体，将它整个选入蒙版</translation>
+  </message>
+  <message>
+    <source>Click to mask</source>
+    <translation>点选蒙版</translation>
+  </message>
+  <message>
     <source>Click to take a colour from the picture.</source>
     <translation>点击画面取色。</translation>
   </message>
   <message>
+    <source>Click what belongs to the mask; Alt or the right button what does not. Drag a box around it. Shift adds to the mask.</source>
+    <translation>点击属于蒙版的部分；按住 Alt 或用右键点击不属于的部分。拖动可画方框，Shift 添加到现有蒙版。</translation>
+  </message>
+  <message>
     <source>Close</source>
     <translation>关闭</translation>
+  </message>
+  <message>
+    <source>Close this answer</source>
+    <translation>关闭此结果</translation>
   </message>
   <message>
     <source>Close this message</source>
@@ -240,6 +292,10 @@
     <translation>复制此消息</translation>
   </message>
   <message>
+    <source>Cosine of CLIP: 1 is the same, 0 has nothing in common</source>
+    <translation>CLIP 余弦相似度：1 表示相同，0 表示毫无共同之处</translation>
+  </message>
+  <message>
     <source>Create</source>
     <translation>创作</translation>
   </message>
@@ -268,8 +324,24 @@
     <translation>深度</translation>
   </message>
   <message>
+    <source>Depth or edges as a layer</source>
+    <translation>深度或边缘图层</translation>
+  </message>
+  <message>
+    <source>Describe</source>
+    <translation>描述</translation>
+  </message>
+  <message>
+    <source>Describe a picture</source>
+    <translation>描述图片</translation>
+  </message>
+  <message>
     <source>Describe what should be there (Alt+A)</source>
     <translation>描述想要的内容 (Alt+A)</translation>
+  </message>
+  <message>
+    <source>Description</source>
+    <translation>描述</translation>
   </message>
   <message>
     <source>Difference</source>
@@ -348,6 +420,10 @@
     <translation>橡皮擦</translation>
   </message>
   <message>
+    <source>Everything that the service painted and still keeps, about a week of work</source>
+    <translation>服务绘制过并仍保留的全部图片，约一周的作品</translation>
+  </message>
+  <message>
     <source>Expand</source>
     <translation>扩展</translation>
   </message>
@@ -392,6 +468,22 @@
     <translation>填充蒙版</translation>
   </message>
   <message>
+    <source>Find results similar to the layer</source>
+    <translation>查找与图层相似的结果</translation>
+  </message>
+  <message>
+    <source>Find similar</source>
+    <translation>查找相似</translation>
+  </message>
+  <message>
+    <source>Find similar results</source>
+    <translation>查找相似的结果</translation>
+  </message>
+  <message>
+    <source>Finds what you name in the picture and makes it the mask</source>
+    <translation>在图片中找到你所说的东西，并把它设为蒙版</translation>
+  </message>
+  <message>
     <source>Fit</source>
     <translation>适合窗口</translation>
   </message>
@@ -406,6 +498,10 @@
   <message>
     <source>Follow a map</source>
     <translation>跟随控制图</translation>
+  </message>
+  <message>
+    <source>Follow this map</source>
+    <translation>跟随此图</translation>
   </message>
   <message>
     <source>Generate</source>
@@ -468,6 +564,10 @@
     <translation>宽和高放大的倍数</translation>
   </message>
   <message>
+    <source>How much a description says</source>
+    <translation>描述的详细程度</translation>
+  </message>
+  <message>
     <source>How much may be painted anew; more invents more</source>
     <translation>可重画的程度；越高新内容越多</translation>
   </message>
@@ -514,6 +614,14 @@
   <message>
     <source>It is a map already</source>
     <translation>它已是控制图</translation>
+  </message>
+  <message>
+    <source>It was too long to be written to its end.</source>
+    <translation>内容过长，未能写完。</translation>
+  </message>
+  <message>
+    <source>Its outline</source>
+    <translation>它的轮廓</translation>
   </message>
   <message>
     <source>Keep what did not change</source>
@@ -568,6 +676,10 @@
     <translation>去掉此图片</translation>
   </message>
   <message>
+    <source>Length</source>
+    <translation>长度</translation>
+  </message>
+  <message>
     <source>Lighten</source>
     <translation>变亮</translation>
   </message>
@@ -600,12 +712,28 @@
     <translation>锁定或解锁图层</translation>
   </message>
   <message>
+    <source>Looking</source>
+    <translation>分析中</translation>
+  </message>
+  <message>
+    <source>Looks through earlier results for those most like a picture</source>
+    <translation>在以前的结果中查找与图片最相似的</translation>
+  </message>
+  <message>
     <source>Low quality</source>
     <translation>低画质</translation>
   </message>
   <message>
     <source>Luminosity</source>
     <translation>明度</translation>
+  </message>
+  <message>
+    <source>Make the map</source>
+    <translation>生成控制图</translation>
+  </message>
+  <message>
+    <source>Makes a map of a picture as a new layer, for a result to follow</source>
+    <translation>把图片的控制图做成新图层，供生成时跟随</translation>
   </message>
   <message>
     <source>Makes a new picture along the edges or the depth of another</source>
@@ -620,12 +748,24 @@
     <translation>在整个画布上生成新画面</translation>
   </message>
   <message>
+    <source>Map</source>
+    <translation>控制图</translation>
+  </message>
+  <message>
     <source>Mark what the model repaints</source>
     <translation>标出要由模型重绘的地方</translation>
   </message>
   <message>
     <source>Mask brush</source>
     <translation>蒙版画笔</translation>
+  </message>
+  <message>
+    <source>Mask by clicks</source>
+    <translation>点选蒙版</translation>
+  </message>
+  <message>
+    <source>Mask by words</source>
+    <translation>按文字选择蒙版</translation>
   </message>
   <message>
     <source>Mask eraser</source>
@@ -706,6 +846,10 @@
   <message>
     <source>New layer</source>
     <translation>新建图层</translation>
+  </message>
+  <message>
+    <source>No model follows this by itself; name a ControlNet</source>
+    <translation>没有模型能单独跟随此类控制图；请指定 ControlNet</translation>
   </message>
   <message>
     <source>Normal</source>
@@ -812,6 +956,10 @@
     <translation>笔压改变大小</translation>
   </message>
   <message>
+    <source>Phrases</source>
+    <translation>短语</translation>
+  </message>
+  <message>
     <source>Picture</source>
     <translation>图片</translation>
   </message>
@@ -864,6 +1012,10 @@
     <translation>质量</translation>
   </message>
   <message>
+    <source>Question</source>
+    <translation>问题</translation>
+  </message>
+  <message>
     <source>Quit</source>
     <translation>退出</translation>
   </message>
@@ -912,12 +1064,20 @@
     <translation>替换背景</translation>
   </message>
   <message>
+    <source>Replaces the mask</source>
+    <translation>替换蒙版</translation>
+  </message>
+  <message>
     <source>Resize canvas</source>
     <translation>调整画布大小</translation>
   </message>
   <message>
     <source>Restore</source>
     <translation>恢复</translation>
+  </message>
+  <message>
+    <source>Result</source>
+    <translation>结果</translation>
   </message>
   <message>
     <source>Reworks the whole picture, keeping what the strength leaves</source>
@@ -948,6 +1108,26 @@
     <translation>已保存。</translation>
   </message>
   <message>
+    <source>Say it in other words.</source>
+    <translation>请换一种说法。</translation>
+  </message>
+  <message>
+    <source>Says how well each picture shows your words, and ranks the pictures</source>
+    <translation>给出每张图片与文字的符合程度，并排出名次</translation>
+  </message>
+  <message>
+    <source>Says in words what a picture shows, or answers a question</source>
+    <translation>用文字说明图片的内容，或回答问题</translation>
+  </message>
+  <message>
+    <source>Score</source>
+    <translation>评分</translation>
+  </message>
+  <message>
+    <source>Score against the prompt</source>
+    <translation>按提示词评分</translation>
+  </message>
+  <message>
     <source>Screen</source>
     <translation>滤色</translation>
   </message>
@@ -958,6 +1138,18 @@
   <message>
     <source>Seed, steps, what is unwanted, LoRAs</source>
     <translation>种子、步数、不想要的内容、LoRA</translation>
+  </message>
+  <message>
+    <source>Select</source>
+    <translation>选择</translation>
+  </message>
+  <message>
+    <source>Select by words</source>
+    <translation>按文字选择</translation>
+  </message>
+  <message>
+    <source>Shape</source>
+    <translation>形状</translation>
   </message>
   <message>
     <source>Show layer</source>
@@ -978,6 +1170,10 @@
   <message>
     <source>Shrink the mask</source>
     <translation>缩小蒙版</translation>
+  </message>
+  <message>
+    <source>Similar results</source>
+    <translation>相似的结果</translation>
   </message>
   <message>
     <source>Size</source>
@@ -1060,6 +1256,10 @@
     <translation>从蒙版中擦去</translation>
   </message>
   <message>
+    <source>Takes away from the mask</source>
+    <translation>从蒙版中减去</translation>
+  </message>
+  <message>
     <source>Task</source>
     <translation>任务</translation>
   </message>
@@ -1068,8 +1268,24 @@
     <translation>文生图</translation>
   </message>
   <message>
+    <source>The canvas changed its size meanwhile.</source>
+    <translation>画布的尺寸在此期间改变了。</translation>
+  </message>
+  <message>
+    <source>The description can be put here</source>
+    <translation>描述可以放到这里</translation>
+  </message>
+  <message>
     <source>The engine died; the next job starts a new one. {detail}</source>
     <translation>引擎已中断，下一个任务会启动新的引擎。{detail}</translation>
+  </message>
+  <message>
+    <source>The map is the layer “{name}”.</source>
+    <translation>控制图已成为图层“{name}”。</translation>
+  </message>
+  <message>
+    <source>The prompt is longer than CLIP reads; its phrases say more than its score.</source>
+    <translation>提示词超出了 CLIP 能读取的长度；各短语的分数比总分更有意义。</translation>
   </message>
   <message>
     <source>The service does not answer; trying again. {detail}</source>
@@ -1082,6 +1298,10 @@
   <message>
     <source>There is no picture to paste.</source>
     <translation>剪贴板里没有图片。</translation>
+  </message>
+  <message>
+    <source>There is nothing like it.</source>
+    <translation>没有相似的图片。</translation>
   </message>
   <message>
     <source>There is nothing on the canvas yet</source>
@@ -1140,8 +1360,20 @@
     <translation>放大模型</translation>
   </message>
   <message>
+    <source>Use as prompt</source>
+    <translation>用作提示词</translation>
+  </message>
+  <message>
+    <source>Variant {number} of {name}</source>
+    <translation>变体 {number}：{name}</translation>
+  </message>
+  <message>
     <source>Variants</source>
     <translation>变体</translation>
+  </message>
+  <message>
+    <source>Variants of the active layer</source>
+    <translation>当前图层的变体</translation>
   </message>
   <message>
     <source>Vary</source>
@@ -1160,6 +1392,14 @@
     <translation>您的文字相对于不想要内容的权重</translation>
   </message>
   <message>
+    <source>What becomes of the mask that is there</source>
+    <translation>现有的蒙版如何处理</translation>
+  </message>
+  <message>
+    <source>What else to score, with commas between; by default the prompt's parts</source>
+    <translation>要评分的其他内容，用逗号分隔；默认是提示词的各个部分</translation>
+  </message>
+  <message>
     <source>What fits</source>
     <translation>自动选择</translation>
   </message>
@@ -1168,12 +1408,24 @@
     <translation>蒙版的意图：决定其下先填什么以及影响多远</translation>
   </message>
   <message>
+    <source>What is scored</source>
+    <translation>给哪些图片评分</translation>
+  </message>
+  <message>
     <source>What is visible</source>
     <translation>可见内容</translation>
   </message>
   <message>
     <source>What makes the picture in the end</source>
     <translation>最后由什么生成图片</translation>
+  </message>
+  <message>
+    <source>What of it is masked</source>
+    <translation>选入蒙版的部分</translation>
+  </message>
+  <message>
+    <source>What should be masked? For example: the red cup</source>
+    <translation>要选入蒙版的是什么？例如：红色的杯子</translation>
   </message>
   <message>
     <source>What should be there?</source>
@@ -1192,12 +1444,24 @@
     <translation>画面里应该有什么？</translation>
   </message>
   <message>
+    <source>What should the pictures show? Parts with commas are scored one by one</source>
+    <translation>图片应该画的是什么？用逗号分开的部分会逐个评分</translation>
+  </message>
+  <message>
+    <source>What the map shows</source>
+    <translation>控制图表示什么</translation>
+  </message>
+  <message>
     <source>What the picture shows; helps with fine detail</source>
     <translation>图片的内容；有助于细节</translation>
   </message>
   <message>
     <source>What the result follows</source>
     <translation>结果跟随什么</translation>
+  </message>
+  <message>
+    <source>What to answer about the picture</source>
+    <translation>要回答的关于图片的问题</translation>
   </message>
   <message>
     <source>What to do; by default what fits the picture and the mask</source>
@@ -1228,8 +1492,20 @@
     <translation>不保存就会丢失。</translation>
   </message>
   <message>
+    <source>Words are not needed here</source>
+    <translation>这里不需要文字</translation>
+  </message>
+  <message>
     <source>Words are optional here</source>
     <translation>此处可不写文字</translation>
+  </message>
+  <message>
+    <source>Write down what should be masked</source>
+    <translation>请写下要选入蒙版的内容</translation>
+  </message>
+  <message>
+    <source>Write down what the pictures should show</source>
+    <translation>请写下图片应该画的内容</translation>
   </message>
   <message>
     <source>Write how it was made into the file</source>
@@ -1272,6 +1548,10 @@
     <translation>无</translation>
   </message>
   <message>
+    <source>none; the picture is described</source>
+    <translation>无，将描述图片</translation>
+  </message>
+  <message>
     <source>nothing</source>
     <translation>无</translation>
   </message>
@@ -1292,6 +1572,10 @@
     <translation>模型本身</translation>
   </message>
   <message>
+    <source>the parts of the prompt</source>
+    <translation>提示词的各个部分</translation>
+  </message>
+  <message>
     <source>{count} before it</source>
     <translation>前面还有 {count} 个</translation>
   </message>
@@ -1306,6 +1590,10 @@
   <message>
     <source>{model} cannot do this; get {others} first</source>
     <translation>{model} 无法执行此任务；请先获取 {others}</translation>
+  </message>
+  <message>
+    <source>“{words}” was not found.</source>
+    <translation>没有找到“{words}”。</translation>
   </message>
 </context>
 </TS>

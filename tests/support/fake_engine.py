@@ -16,6 +16,7 @@ Words of the prompt, in any order:
     fail          refuses the request
     oom           runs out of memory
     bug           raises what an engine should not
+    vanish        misses a file that was there
     mumble        says its last words on stderr; with crash
     crash         ends its own process with SIGKILL
     exit          ends its own process with code 7
@@ -139,6 +140,8 @@ def _obey(words: dict[str, str], is_cancelled: Callable[[], bool]) -> None:
         raise MemoryError
     if "bug" in words:
         raise ZeroDivisionError("one over nothing")
+    if "vanish" in words:
+        Path("/nowhere/tokenizer.json").read_bytes()
     while "hang" in words:
         if is_cancelled():
             raise Cancelled("The job was cancelled.")

@@ -10,9 +10,11 @@ from desktop.i18n import mark, tr
 from desktop.jobs.wish import Action, ControlWish, Wish
 from desktop.presets import styles
 from desktop.views.controls import ValueSlider
+from desktop.views.forms.looks import DescribeForm, MapForm, ScoreForm, SelectForm, SimilarForm
 from desktop.views.forms.pictures import PictureList, PicturePicker
 from desktop.views.forms.task_form import LayerNames, TaskForm, choice_box, choose
 from desktop.views.theme import Theme
+from flux_core.catalog import MODELS
 from flux_core.request import MAX_REFERENCES, ControlKind
 
 _INTENTS = (
@@ -164,6 +166,18 @@ class ControlForm(TaskForm):
     def set_layers(self, layers: LayerNames) -> None:
         self.picture.set_layers(layers)
 
+    def fits(self, model: str) -> bool:
+        """A model of maps follows those of its kind by itself; the others need somebody who follows."""
+        spec = MODELS.get(model)
+        if spec is None:  # the service knows it, and will say
+            return True
+        if self.model.text().strip():
+            return spec.control_kind is None
+        return spec.control_kind == self.kind.currentData()
+
+    def if_none_fits(self) -> str:
+        return "" if self.model.text().strip() else tr("No model follows this by itself; name a ControlNet")
+
     def _on_model(self, text: str) -> None:
         self.strength.setEnabled(bool(text.strip()))
         self.changed.emit()
@@ -233,11 +247,13 @@ class TaskEntry:
         action: None is what fits the picture, the mask and the strength.
         title: In the list of tasks.
         form: Who asks for what the task needs.
+        has_prompt: Whether words belong to it.
     """
 
     action: Action | None
     title: str
     form: type[TaskForm]
+    has_prompt: bool = True
 
 
 TASKS = (
@@ -249,6 +265,11 @@ TASKS = (
     TaskEntry(Action.CONTROL, mark("Follow a map"), ControlForm),
     TaskEntry(Action.VARY, mark("Vary and style"), VaryForm),
     TaskEntry(Action.UPSCALE, mark("Enlarge"), UpscaleForm),
+    TaskEntry(Action.SELECT, mark("Select by words"), SelectForm),
+    TaskEntry(Action.MAP, mark("Depth or edges as a layer"), MapForm, has_prompt=False),
+    TaskEntry(Action.DESCRIBE, mark("Describe a picture"), DescribeForm),
+    TaskEntry(Action.SCORE, mark("Score against the prompt"), ScoreForm),
+    TaskEntry(Action.SIMILAR, mark("Find similar results"), SimilarForm, has_prompt=False),
 )
 
 

@@ -44,6 +44,18 @@ class TaskForm(QWidget):
     def show_wish(self, wish: Wish) -> None:
         """Shows what a wish says of this form's fields."""
 
+    def fits(self, model: str) -> bool:
+        """Whether a model that can do the task can do it as the fields say."""
+        return True
+
+    def if_none_fits(self) -> str:
+        """What to do where no model does what the fields say; "" is to get one."""
+        return ""
+
+    def needs_canvas(self) -> bool:
+        """Whether the task uses what is on the canvas, where that depends on a field."""
+        return True
+
     def set_layers(self, layers: LayerNames) -> None:
         """The document's layers, for those forms that choose pictures."""
 

@@ -73,6 +73,7 @@ def test_a_library_that_prints_does_not_disturb_the_reports(tmp_path: Path):
         ("fail", "request_invalid", "does not like this"),
         ("oom", "out_of_memory", "ran out of memory"),
         ("bug", "internal", "ZeroDivisionError"),
+        ("vanish", "model_missing", "tokenizer.json is no longer there"),
         ("crash", "engine_died", "SIGKILL"),
         ("exit", "engine_died", "exit code 7"),
         ("mumble crash", "engine_died", "I do not feel well"),

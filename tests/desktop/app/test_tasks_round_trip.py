@@ -13,7 +13,7 @@ from backends.remote.client import ServiceClient
 from desktop.document.compositor import render
 from desktop.document.geometry import Extent
 from desktop.document.layers import GenerativeLayer
-from desktop.jobs.wish import Action, PictureChoice
+from desktop.jobs.wish import Action, PictureChoice, Wish
 from flux_core.request import Task
 from tests.support.service_process import ServiceProcess
 from tests.support.window import Desk, run_program
@@ -96,6 +96,26 @@ def test_an_enlargement_makes_canvas_and_layers_larger_in_one_step(live, picture
     live.do("undo")
     assert live.document.size == Extent(320, 240)
     assert np.array_equal(render(live.document.state), before)
+
+
+def test_four_times_as_large_comes_in_two_jobs_and_one_step(live, picture, able):
+    live.open(picture)
+    with able.client() as client:
+        known = {record.job_id for record in client.jobs()}
+        panel = live.window.generate
+        panel.choose_task(Action.UPSCALE)
+        panel.form.show_wish(Wish(scale=4, strength=0.4))
+        live.ask("steps=1")
+        layer = result(live)
+        new = [record for record in client.jobs() if record.job_id not in known]
+    assert [record.request.width_px for record in new] == [640, 1280]
+    assert new[1].request.image == new[0].finished.images[0].sha256
+    assert new[1].request.strength == pytest.approx(0.3)
+    assert live.document.size == Extent(1280, 960)
+    assert layer.recipe.box.extent == live.document.size
+    assert panel.job_rows == {}
+    live.do("undo")
+    assert live.document.size == Extent(320, 240)
 
 
 def test_two_enlargements_that_were_asked_for_at_once_make_the_canvas_larger_once(live, picture):

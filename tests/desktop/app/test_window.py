@@ -130,6 +130,7 @@ def test_painting_and_undo_work_by_mouse_and_keys(desk, picture):
         ("E", ToolName.ERASER),
         ("M", ToolName.MASK_BRUSH),
         ("Shift+M", ToolName.MASK_ERASER),
+        ("W", ToolName.CLICK_MASK),
         ("V", ToolName.MOVE),
         ("I", ToolName.PICKER),
         ("H", ToolName.HAND),

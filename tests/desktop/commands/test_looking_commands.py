@@ -81,6 +81,14 @@ def test_describe_captions_and_answers_and_says_who_did(look) -> None:
     assert "--max-tokens" in plain.err
 
 
+def test_a_job_that_only_looked_has_no_picture_to_write(look, tmp_path: Path) -> None:
+    job_id = look("describe", "0.png", "--json").json["job_id"]
+    said = look("jobs", "show", job_id, "-o", "a.png")
+    assert said.code == 2
+    assert "only looked at pictures" in said.err
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_describe_with_a_helper_that_only_answers_asks_it_to_describe(look) -> None:
     said = look("describe", "0.png", "--helper", "llava-1.5-7b", "--max-tokens", 4, "--json")
     assert said.json["request"]["look"]["kind"] == "describe"

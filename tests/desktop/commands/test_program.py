@@ -121,6 +121,16 @@ def test_ctrl_c_cancels_the_job_at_the_service(client, environ, tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_request_that_was_refused_is_no_job_in_the_list(flowbrush):
+    before = flowbrush("jobs", "list", "--json").json
+    assert flowbrush("generate", "fail", "-o", "a.png").code == 2
+    assert flowbrush("generate", "vanish", "-o", "a.png").code == 1
+    assert flowbrush("jobs", "list", "--json").json == before
+    assert flowbrush("generate", "bug", "-o", "a.png").code == 1
+    after = flowbrush("jobs", "list", "--json").json
+    assert [record["failed"]["code"] for record in after[len(before) :]] == ["internal"]
+
+
 def test_jobs_are_listed_shown_fetched_and_acknowledged(flowbrush, tmp_path):
     made = flowbrush("generate", "two words", "--seed", 4, "-o", "a.png", "--size", "64x64", "--json").json
     listed = flowbrush("jobs")

@@ -128,7 +128,7 @@ INPUTS = {
     "generate": ["x", "--size", "120x90", *LIKES, *MAPS, *PLACES],
     "transform": ["photo.png", "x", *LIKES, *MAPS, *PLACES],
     "fill": ["photo.png", "x", "--mask", "half.png", *LIKES, *MAPS, *PLACES],
-    "edit": ["photo.png", "x", *LIKES],
+    "edit": ["photo.png", "x", *LIKES, *PLACES],
     "control": ["photo.png", "x", "--kind", "canny", "--also", MAPS[1], *LIKES, *PLACES],
     "vary": ["photo.png", "x", *MAPS, *PLACES],
     "upscale": ["photo.png", "x"],
@@ -160,11 +160,14 @@ def test_every_command_has_the_shared_options_and_its_file_says_them(
         assert request.region_base == 0.2
 
 
-def test_a_region_lies_where_it_was_painted_on_the_picture(flowbrush, photo, write, client, tmp_path):
+@pytest.mark.parametrize("command", ["transform", "edit"])
+def test_a_region_lies_where_it_was_painted_on_the_picture(
+    flowbrush, photo, write, client, tmp_path, command
+):
     half = np.zeros((90, 120), np.uint8)
     half[:, :60] = 255
     write("half.png", half)
-    flowbrush("transform", "photo.png", "x", "--region", "half.png:a lake", "-o", "a.png")
+    flowbrush(command, "photo.png", "x", "--region", "half.png:a lake", "-o", "a.png")
     request = request_in(tmp_path / "a.png")
     mask = codec.decode_grey(client.get_blob(request.regions[0].mask))
     assert mask.shape == (request.height_px, request.width_px)
@@ -210,6 +213,7 @@ def test_a_grey_mask_says_where_a_transform_may_change(flowbrush, photo, write, 
         (["generate", "x", "--controlnet", "smell=photo.png:net"], "kind"),
         (["generate", "x", "--region", "photo.png"], "MASK:PROMPT"),
         (["generate", "x", "--region", "black.png:a lake"], "empty"),
+        (["edit", "photo.png", "x", "--region", "small.png:a lake"], "Make them the same size"),
         (["generate", "x", "--region", "photo.png:a", "--region", "photo.png:b"], "same mask"),
         (["transform", "photo.png", "x", "--region", "small.png:a lake"], "5 x 5"),
         (["transform", "photo.png", "x", "--mask", "small.png"], "5 x 5"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from desktop.document import commands, mask
 from desktop.document.document import Document
 from desktop.document.geometry import Rect
 from desktop.jobs.controller import JobController
+from desktop.jobs.embeddings import EmbeddingMemory
 from desktop.jobs.job import (
     HealthChanged,
     JobChanged,
@@ -39,6 +41,7 @@ class Desk:
     def __init__(self, home: Path, service: ServiceProcess) -> None:
         self.service = service
         self.store = PendingStore(home / "jobs")
+        self.memory = EmbeddingMemory(home / "embeddings")
         self.said: list[JobMessage] = []
         self.is_reachable = True
         self._controllers: list[JobController] = []
@@ -46,7 +49,7 @@ class Desk:
 
     def open(self) -> JobController:
         """A new controller on the same store, as after a restart of the window."""
-        self.controller = JobController(self._connect, self.store, self.said.append)
+        self.controller = JobController(self._connect, self.store, self.memory, self.said.append)
         self.controller.start()
         self._controllers.append(self.controller)
         return self.controller
@@ -163,6 +166,7 @@ def test_a_job_asked_for_without_a_service_goes_out_when_there_is_one(tmp_path, 
     service = ServiceProcess(tmp_path / "home")
     desk = Desk.__new__(Desk)
     desk.service, desk.store, desk.said = service, PendingStore(tmp_path / "jobs"), []
+    desk.memory = EmbeddingMemory(tmp_path / "embeddings")
     desk.is_reachable, desk._controllers = False, []
     desk.open()
     desk.controller.attach("doc")
@@ -173,6 +177,32 @@ def test_a_job_asked_for_without_a_service_goes_out_when_there_is_one(tmp_path, 
         desk.is_reachable = True
         assert desk.wait(JobDelivered).job_id == job_id
         desk.close()
+
+
+def test_a_look_asked_for_without_a_service_goes_out_when_there_is_one(desk, photo):
+    desk.wait(ServiceKnown)
+    desk.controller.attach("doc")
+    desk.is_reachable = False
+    desk.service.kill()
+    desk.wait(Trouble, lambda message: isinstance(message.error, ConnectionLost))
+    job_id = desk.controller.look("doc", photo.committed_state, Wish(action=Action.DESCRIBE))
+    desk.service.start()
+    desk.is_reachable = True
+    assert desk.wait(JobEnded).job_id == job_id, "the fake engine paints, and finds nothing out"
+    with desk.service.client() as client:
+        assert client.job(job_id).request.look is not None
+    assert desk.controller.jobs() == ()
+
+
+def test_a_look_is_forgotten_with_its_document(desk, photo, tmp_path):
+    desk.controller.attach("doc")
+    desk.submit(photo, f"until={tmp_path / 'go'}")
+    job_id = desk.controller.look("doc", photo.committed_state, Wish(action=Action.DESCRIBE))
+    desk.wait(JobChanged, lambda message: message.job.id == job_id and message.job.phase is Phase.WAITING)
+    desk.controller.detach("doc")
+    with desk.service.client() as client:
+        eventually(lambda: client.job(job_id).state is JobState.CANCELLED)
+    (tmp_path / "go").touch()
 
 
 def test_a_job_outlives_the_service(desk, document, tmp_path):
@@ -234,6 +264,35 @@ def test_the_jobs_of_a_document_that_is_given_up_are_cancelled(desk, document, t
     with desk.service.client() as client:
         eventually(lambda: client.job(job_id).state is JobState.CANCELLED)
     assert desk.controller.jobs() == ()
+
+
+@pytest.fixture
+def able(tmp_path) -> Iterator[Desk]:
+    """A desk whose service can do every task."""
+    with ServiceProcess(tmp_path / "home", module="tests.support.able_service") as service:
+        desk = Desk(tmp_path, service)
+        yield desk
+        desk.close()
+
+
+def test_a_second_stage_that_waits_outlives_the_window_and_the_service(able, photo, tmp_path):
+    able.controller.attach("doc")
+    wish = Wish(f"steps=1 note={tmp_path / 'ran'} until={tmp_path / 'go'}", 0.3, seed=7, scale=4)
+    wish = replace(wish, action=Action.UPSCALE)
+    first = able.controller.submit("doc", photo.committed_state, wish, Action.UPSCALE, BOX)
+    able.wait(JobChanged, lambda message: message.job.phase is Phase.RUNNING)
+    able.controller.shutdown()
+    (tmp_path / "go").touch()
+    with able.service.client() as client:
+        eventually(lambda: client.job(first).state is JobState.DONE)
+    able.service.kill()
+    able.service.start()
+    able.said.clear()
+    able.open().attach("doc")
+    delivered = able.wait(JobDelivered)
+    assert delivered.layer.recipe.request.width_px == 4 * photo.size.width
+    assert (tmp_path / "ran").read_text().split() == ["7", "7"], "each stage ran once"
+    assert able.store.ids() == (delivered.job_id,)
 
 
 def test_submitting_never_waits(desk, document, tmp_path):

@@ -9,7 +9,7 @@ from desktop.document import commands, mask
 from desktop.document.geometry import Rect
 from desktop.jobs.pending import PendingJob, PendingStore
 from desktop.jobs.plan import prepare
-from desktop.jobs.wish import Wish
+from desktop.jobs.wish import Action, Wish
 from flux_core.catalog import TINY
 from flux_core.errors import Corrupt
 
@@ -40,6 +40,13 @@ def test_a_job_comes_back_whole(store, job):
     assert np.array_equal(found.prepared.plan.alpha, job.prepared.plan.alpha)
     assert np.array_equal(found.prepared.plan.work_mask, job.prepared.plan.work_mask)
     assert np.array_equal(found.prepared.piece, job.prepared.piece)
+
+
+def test_the_stages_that_are_left_come_back_with_a_job(store, photo):
+    prepared = prepare(photo.committed_state, Wish(action=Action.UPSCALE, scale=4, strength=0.3), TINY)
+    job = PendingJob(str(uuid.uuid4()), "abc", prepared)
+    store.keep(job)
+    assert store.read(job.job_id).prepared.rest == prepared.rest != ()
 
 
 def test_jobs_are_found_by_their_document(store, job):

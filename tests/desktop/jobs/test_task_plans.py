@@ -136,10 +136,16 @@ def test_a_mask_limits_an_edit(scene):
     assert (after[:, :160, :3] == 0).all()
 
 
-def test_an_enlargement_asks_for_the_canvas_times_its_scale(scene):
-    prepared = prepare(scene.committed_state, Wish(action=Action.UPSCALE, scale=4, strength=0.3), TINY)
+def test_an_enlargement_grows_in_stages_of_two(scene):
+    first = prepare(scene.committed_state, Wish(action=Action.UPSCALE, scale=4, strength=0.3), TINY)
+    assert (first.request.width_px, first.request.height_px, first.request.strength) == (640, 480, 0.3)
+    between = codec.encode_png(np.full((480, 640, 3), 9, np.uint8))
+    prepared = first.following(between)
     request = prepared.request
-    assert (request.width_px, request.height_px, request.strength) == (1280, 960, 0.3)
+    assert (request.width_px, request.height_px) == (1280, 960)
+    assert request.strength == pytest.approx(0.225)
+    assert prepared.rest == ()
+    assert prepared.all_blobs == (between,), "it starts from the stage before"
     assert prepared.sent_box == Rect(0, 0, 320, 240), "its preview lies on the canvas as it is"
     picture = codec.encode_png(np.full((960, 1280, 3), 9, np.uint8))
     layer = finish(prepared, [(picture, 7)], "0" * 32)
@@ -190,7 +196,7 @@ def test_an_intent_decides_words_strength_and_reach(scene):
         (Wish(action=Action.EDIT), "what to change"),
         (Wish(action=Action.FILL), "what to repaint"),
         (Wish(action=Action.EDIT, style="film"), "not for editing"),
-        (Wish(action=Action.UPSCALE, scale=40), "width"),
+        (Wish(action=Action.UPSCALE, scale=40), "enlarged 40 times"),
     ],
 )
 def test_a_wish_that_cannot_be_carried_out_is_a_sentence(scene, wish, words):
@@ -202,4 +208,4 @@ def test_the_tasks_are_the_request_s():
     from desktop.jobs.asks import TASK_OF
 
     assert set(TASK_OF) == set(Action)
-    assert set(TASK_OF.values()) == set(Task) - {Task.LOOK}
+    assert set(TASK_OF.values()) == set(Task)

@@ -7,20 +7,29 @@ from desktop.document import commands, mask
 from desktop.document.compositor import render
 from desktop.document.document import Document
 from desktop.document.geometry import Rect
+from desktop.tools.bench import Bench
+from desktop.tools.click_mask import Clicks, Mark
 from desktop.tools.pointer import Pointer
 from desktop.tools.settings import ToolName, ToolSettings
-from desktop.tools.tools import Bench, ToolBox
+from desktop.tools.tools import ToolBox
 from flux_core.errors import RequestInvalid
 
 
 class View:
-    """Remembers how far it was dragged."""
+    """Remembers how far it was dragged, and which masks were asked for."""
 
     def __init__(self) -> None:
         self.moved = (0.0, 0.0)
+        self.asked: list[Clicks] = []
 
     def pan(self, dx: float, dy: float) -> None:
         self.moved = (self.moved[0] + dx, self.moved[1] + dy)
+
+    def ask_mask(self, clicks: Clicks) -> None:
+        self.asked.append(clicks)
+
+    def show_clicks(self) -> None:
+        """Nothing is seen here."""
 
 
 @pytest.fixture
@@ -190,3 +199,106 @@ def test_pressure_reaches_the_stroke(box, photo, settings):
     box.release(Pointer(100, 100, pressure=0.2))
     assert color_at(photo, 100, 100) == (200, 10, 20, 255)
     assert color_at(photo, 100, 112) == before
+
+
+def click(box: ToolBox, x: float, y: float, **keys: bool) -> None:
+    drag(box, (x, y), **keys)
+
+
+def found(photo: Document, *columns: int) -> np.ndarray:
+    """A mask of these columns of the photo."""
+    grey = np.zeros((photo.size.height, photo.size.width), np.uint8)
+    grey[:, list(columns)] = 255
+    return grey
+
+
+def masked_columns(photo: Document) -> list[int]:
+    return np.flatnonzero(photo.state.selection.read(photo.state.canvas).any(axis=0)).tolist()
+
+
+@pytest.fixture
+def clicker(box, settings) -> ToolBox:
+    settings.tool = ToolName.CLICK_MASK
+    return box
+
+
+def test_a_click_asks_for_a_mask_and_the_answer_is_one_undo_step(clicker, photo, view):
+    click(clicker, 40.7, 50.2)
+    (clicks,) = view.asked
+    assert clicks.marks == (Mark(40, 50),)
+    assert masked_columns(photo) == [], "the mask is as it was until there is an answer"
+    clicker.click_mask.take(clicks, found(photo, 40, 41))
+    assert masked_columns(photo) == [40, 41]
+    assert photo.undo() == "Select by clicks"
+    assert masked_columns(photo) == []
+
+
+def test_clicks_add_up_and_alt_or_the_right_button_exclude(clicker, view):
+    click(clicker, 40, 50)
+    click(clicker, 80, 50, has_alt=True)
+    click(clicker, 90, 50, is_right_button=True)
+    assert view.asked[-1].marks == (Mark(40, 50), Mark(80, 50, False), Mark(90, 50, False))
+
+
+def test_an_answer_to_clicks_that_went_on_is_passed_over(clicker, photo, view):
+    click(clicker, 40, 50)
+    click(clicker, 80, 50)
+    clicker.click_mask.take(view.asked[0], found(photo, 40))
+    assert masked_columns(photo) == []
+    clicker.click_mask.take(view.asked[1], found(photo, 40, 80))
+    assert masked_columns(photo) == [40, 80]
+
+
+def test_after_an_undo_the_next_click_goes_on_from_the_mask_that_is_there(clicker, photo, view):
+    for x in (40, 80):
+        click(clicker, x, 50)
+        clicker.click_mask.take(view.asked[-1], found(photo, x))
+    photo.undo()
+    click(clicker, 120, 50)
+    assert view.asked[-1].marks == (Mark(40, 50), Mark(120, 50))
+
+
+def test_a_mask_made_otherwise_is_replaced_or_with_shift_added_to(clicker, photo, view):
+    commands.set_selection(photo, mask.select_rect(Rect(10, 0, 2, 240)))
+    click(clicker, 40, 50)
+    clicker.click_mask.take(view.asked[-1], found(photo, 40))
+    assert masked_columns(photo) == [40]
+    commands.set_selection(photo, mask.select_rect(Rect(10, 0, 2, 240)))
+    click(clicker, 80, 50, has_shift=True)
+    clicker.click_mask.take(view.asked[-1], found(photo, 80))
+    assert masked_columns(photo) == [10, 11, 80]
+    click(clicker, 90, 50, has_alt=True)
+    clicker.click_mask.take(view.asked[-1], found(photo, 79))
+    assert masked_columns(photo) == [10, 11, 79], "what was there before stays"
+
+
+def test_a_drag_draws_a_box_on_the_canvas_and_escape_takes_it_back(clicker, photo, view):
+    clicker.press(Pointer(300, 200, 300, 200))
+    clicker.drag(Pointer(400, 260, 400, 260))
+    assert clicker.click_mask.dragged == Rect(300, 200, 20, 40)
+    clicker.cancel()
+    assert clicker.click_mask.dragged is None
+    drag(clicker, (20, 30), (60, 90))
+    (clicks,) = view.asked
+    assert (clicks.box, clicks.marks) == (Rect(20, 30, 41, 61), ())
+
+
+def test_excluding_before_anything_is_included_says_what_to_do(clicker, view):
+    with pytest.raises(RequestInvalid, match="belongs to it first"):
+        click(clicker, 40, 50, has_alt=True)
+    with pytest.raises(RequestInvalid, match="no picture there"):
+        click(clicker, -1, 50)
+    assert view.asked == []
+
+
+def test_clicks_that_get_no_answer_are_forgotten(clicker, photo, view):
+    click(clicker, 40, 50)
+    clicker.click_mask.give_up(view.asked[-1])
+    click(clicker, 80, 50)
+    assert view.asked[-1].marks == (Mark(80, 50),)
+
+
+def test_an_answer_for_a_canvas_of_another_size_is_refused(clicker, photo, view):
+    click(clicker, 40, 50)
+    with pytest.raises(RequestInvalid, match="changed its size"):
+        clicker.click_mask.take(view.asked[-1], np.zeros((5, 5), np.uint8))

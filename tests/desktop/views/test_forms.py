@@ -9,11 +9,22 @@ from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
 from desktop.app import RESOURCES_DIR
-from desktop.jobs.wish import Action, ControlWish, PictureChoice, Tuning, Wish
+from desktop.jobs.wish import (
+    Action,
+    Combine,
+    ControlWish,
+    LookWish,
+    PictureChoice,
+    Scope,
+    Tuning,
+    Wish,
+)
 from desktop.views.forms.forms import TASKS
 from desktop.views.forms.pictures import PicturePicker
+from desktop.views.forms.task_form import choose
 from desktop.views.generate_panel import GeneratePanel
 from desktop.views.theme import load_theme
+from flux_core.looking import CaptionLength
 from flux_core.messages import ModelInfo
 from flux_core.request import ControlKind, Decoder, Solver, StepCache, Task
 
@@ -47,6 +58,29 @@ WISHES = (
         likenesses=(PictureChoice(), PictureChoice(layer_id="one", strength=0.3)),
     ),
     Wish("a boat", 0.2, "m", action=Action.UPSCALE, scale=4, upscaler="net", tuning=TUNING),
+    Wish(
+        "a boat, a lake",
+        model="m",
+        action=Action.SCORE,
+        look=LookWish((PictureChoice(), PictureChoice(layer_id="two")), phrases=("a sail", "waves")),
+    ),
+    Wish("a boat", model="m", action=Action.SCORE, look=LookWish(scope=Scope.RESULTS)),
+    Wish(
+        model="m",
+        action=Action.DESCRIBE,
+        look=LookWish((PictureChoice(layer_id="one"),), question="How many?", length=CaptionLength.LONG),
+    ),
+    Wish("a boat", model="m", action=Action.SELECT, look=LookWish(combine=Combine.ADD, is_boxed=True)),
+    Wish(
+        model="m",
+        action=Action.MAP,
+        look=LookWish((PictureChoice(file=Path("/tmp/a.png")),), map_kind=ControlKind.CANNY),
+    ),
+    Wish(
+        model="m",
+        action=Action.SIMILAR,
+        look=LookWish((PictureChoice(layer_id="two"),), has_kept=False),
+    ),
 )
 
 
@@ -111,6 +145,9 @@ def test_the_meaning_of_a_mask_is_asked_only_where_there_is_one(panel):
         (Action.UPSCALE, {"has_picture": False}, "nothing on the canvas"),
         (Action.FILL, {"has_mask": False}, "Paint a mask"),
         (Action.GENERATE, {"has_document": False}, "Open or start"),
+        (Action.DESCRIBE, {"has_picture": False}, "nothing on the canvas"),
+        (Action.SELECT, {}, "Write down what should be masked"),
+        (Action.SCORE, {}, "Write down what the pictures should show"),
     ],
 )
 def test_what_is_missing_is_said_on_the_button(panel, qtbot, action, situation, reason):
@@ -134,6 +171,23 @@ def test_a_model_that_cannot_do_the_task_is_named_with_those_that_can(panel):
     assert panel.button.isEnabled()
     panel.choose_task(Action.CONTROL)
     assert panel.button.toolTip() == "Kontext cannot do this; get Far first"
+
+
+def test_a_map_is_followed_by_a_model_made_for_it_or_through_a_controlnet(panel):
+    names = ("flux1-dev", "flux1-schnell", "flux1-canny-dev", "flux1-depth-dev")
+    panel.set_models([model(name, "generate", "control") for name in names])
+    panel.choose_task(Action.CONTROL)
+    choose(panel.form.kind, ControlKind.DEPTH.value)
+    panel.form.changed.emit()
+    assert panel.button.toolTip() == "Flux1-Dev cannot do this; choose Flux1-Depth-Dev"
+    panel.form.model.setText("depth-net")
+    assert panel.button.isEnabled(), "a ControlNet follows for it"
+    panel.model.setCurrentIndex(2)
+    assert panel.button.toolTip() == "Flux1-Canny-Dev cannot do this; choose Flux1-Dev / Flux1-Schnell"
+    panel.form.model.clear()
+    choose(panel.form.kind, ControlKind.POSE.value)
+    panel.form.changed.emit()
+    assert panel.button.toolTip() == "No model follows this by itself; name a ControlNet"
 
 
 def test_something_unwanted_turns_true_guidance_on(panel):
@@ -184,3 +238,30 @@ def test_styles_are_listed_in_the_language_of_the_window(qtbot):
     titles = [panel.form.style_box.itemText(row) for row in range(panel.form.style_box.count())]
     assert "水彩" in titles
     assert "胶片摄影" not in titles, "a style for painting only is not offered for editing"
+
+
+def test_looking_needs_words_only_where_it_looks_for_them(panel):
+    panel.choose_task(Action.SELECT)
+    assert not panel.button.isEnabled()
+    panel.prompt.setPlainText("the boat")
+    assert panel.button.isEnabled()
+    panel.prompt.clear()
+    panel.choose_task(Action.MAP)
+    assert panel.button.isEnabled()
+    assert not panel.prompt.isVisible()
+
+
+def test_a_file_can_be_looked_at_without_a_picture_on_the_canvas(panel):
+    panel.set_situation(has_document=True, has_picture=False, has_mask=False)
+    panel.choose_task(Action.DESCRIBE)
+    assert not panel.button.isEnabled()
+    panel.form.picture._on_file("/tmp/a.png")
+    assert panel.button.isEnabled()
+
+
+def test_a_task_that_looks_asks_for_no_model_and_no_seed(panel):
+    panel.more.setChecked(True)
+    panel.choose_task(Action.SCORE)
+    assert not any(widget.isVisible() for widget in (panel.model, panel.more, panel.seed))
+    panel.choose_task(None)
+    assert all(widget.isVisible() for widget in (panel.model, panel.more, panel.seed))
