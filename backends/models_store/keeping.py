@@ -22,8 +22,6 @@ from flux_core.catalog import Kind, RemoteFile, Row
 from flux_core.errors import FluxError, ModelMissing, RequestInvalid
 from flux_core.weights.detect import detect
 
-_BUNDLED = "tiny"
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -93,8 +91,8 @@ def plan_deletion(name: str, models_dir: Path) -> Deletion:
     row = catalog.MODELS.get(name) or catalog.PARTS.get(name)
     unfinished = tuple(hub.unfinished(row, models_dir)) if row else ()
     if not os.path.lexists(where) and not unfinished:
-        if name == _BUNDLED:
-            raise RequestInvalid("The bundled model comes with Flowbrush and stays.", "Choose another.")
+        if row and row.is_bundled:
+            raise RequestInvalid(f"{row.title} comes with Flowbrush and stays.", "Choose another.")
         raise ModelMissing(f"{where} is not there.", "`flowbrush models list` shows what is.")
     files = [*_files_in(where), *unfinished]
     freed = {

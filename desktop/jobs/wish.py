@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from flux_core.request import DEFAULT_MODEL, ControlKind, Decoder, Solver, StepCache
+from flux_core.request import ControlKind, Decoder, Solver, StepCache
 
 
 class Action(StrEnum):
@@ -87,6 +87,7 @@ class Wish:
 
     Attributes:
         strength: How much may change, in (0, 1].
+        model: "" is what fits the act (flux_core.catalog.choose).
         seed: None means a new one each time.
         action: None is what fits the picture, the mask and the strength.
         intent: What is meant by the mask (flux_core.imaging.intents); "" takes it as it is.
@@ -101,7 +102,7 @@ class Wish:
 
     prompt: str = ""
     strength: float = 1.0
-    model: str = DEFAULT_MODEL
+    model: str = ""
     seed: int | None = None
     num_steps: int | None = None
     guidance: float | None = None

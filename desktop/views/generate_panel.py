@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
 )
 
 from desktop.i18n import tr
-from desktop.jobs.asks import TASK_OF
+from desktop.jobs.asks import TASK_OF, model_that_fits
 from desktop.jobs.job import Job
 from desktop.jobs.wish import Action, Wish, action_for
 from desktop.views.controls import SnugScroll, ValueSlider, dim, icon_button, number_box
@@ -37,6 +37,9 @@ from desktop.views.forms.texts import BUTTON_TEXT, EXPLAIN, PLACEHOLDER
 from desktop.views.forms.tuning import TuningForm
 from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
+from flux_core import catalog
+from flux_core.catalog import ModelSpec
+from flux_core.errors import FluxError
 from flux_core.messages import ModelInfo
 
 Fields = dict[type[TaskForm], Wish]
@@ -72,6 +75,9 @@ class GeneratePanel(QWidget):
         self.model.setToolTip(tr("Model"))
         self.model.setPlaceholderText(tr("Model"))
         self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.about_model = dim(tr("Bundled: an illustration model for emoji-like scenes of everyday things"))
+        self.about_model.setWordWrap(True)
+        self.about_model.hide()
         self.prompt = QPlainTextEdit()
         self.prompt.setAccessibleName(tr("Prompt"))
         self.prompt.setToolTip(tr("Describe what should be there (Alt+A)"))
@@ -125,9 +131,11 @@ class GeneratePanel(QWidget):
         self.models = tuple(models)
         chosen = self.model.currentData()
         self.model.clear()
-        for model in self.models:
-            if model.is_installed and model.tasks:
-                self.model.addItem(model.title, model.model)
+        offered = [model for model in self.models if model.is_installed and model.tasks]
+        if offered:
+            self.model.addItem(tr("What fits"), "")
+        for model in offered:
+            self.model.addItem(model.title, model.model)
         index = self.model.findData(chosen)
         self.model.setCurrentIndex(max(index, 0))
         self.model.setEnabled(self.model.count() > 0)
@@ -296,6 +304,7 @@ class GeneratePanel(QWidget):
         upper.setSpacing(SPACE_PX)
         upper.addWidget(self.task)
         upper.addWidget(self.model)
+        upper.addWidget(self.about_model)
         upper.addWidget(self.prompt)
         for form in self.forms.values():
             upper.addWidget(form)
@@ -324,6 +333,7 @@ class GeneratePanel(QWidget):
         self.form.set_act(self.entry.action, action)
         for form in self.forms.values():
             form.setVisible(form is self.form)
+        self._show_model(action)
         reason = self._why_not(action)
         self.button.setEnabled(not reason)
         self.button.setText(tr(BUTTON_TEXT[action]))
@@ -341,14 +351,35 @@ class GeneratePanel(QWidget):
             return tr("There is nothing on the canvas yet")
         if action is Action.FILL and not self._has_mask:
             return tr("Paint a mask first")
-        chosen = self.model.currentData()
         task = TASK_OF[action].value
-        model = next((one for one in self.models if one.model == chosen), None)
-        if model is None or task in model.tasks:
-            return ""
         able = [one for one in self.models if task in one.tasks]
         here = [one.title for one in able if one.is_installed]
+        model = next((one for one in self.models if one.model == self.model.currentData()), None)
+        if not self.models or (task in model.tasks if model is not None else here):
+            return ""
+        title = tr("No model that is here") if model is None else model.title
         if here:
-            return tr("{model} cannot do this; choose {others}", model=model.title, others=" / ".join(here))
+            return tr("{model} cannot do this; choose {others}", model=title, others=" / ".join(here))
         others = " / ".join(one.title for one in able[:_MOST_NAMED])
-        return tr("{model} cannot do this; get {others} first", model=model.title, others=others)
+        return tr("{model} cannot do this; get {others} first", model=title, others=others)
+
+    def _show_model(self, action: Action) -> None:
+        """Says which model fits, and what the bundled ones are."""
+        chosen = self.model.currentData()
+        self.about_model.hide()
+        if chosen is None:
+            return
+        spec = self._fitting(action) if chosen == "" else catalog.MODELS.get(chosen)
+        fits = self._fitting(action)
+        text = tr("What fits") if fits is None else tr("What fits: {model}", model=fits.title)
+        self.model.setItemText(0, text)
+        self.about_model.setVisible(spec is not None and spec.is_bundled)
+
+    def _fitting(self, action: Action) -> ModelSpec | None:
+        """What the job will take where no model is chosen."""
+        wish = self.form.filled_in(Wish())
+        here = {one.model for one in self.models if one.is_installed}
+        try:
+            return model_that_fits(action, wish, here)
+        except FluxError:
+            return None

@@ -108,11 +108,10 @@ def part_path(folder: Path, part: str, name: str) -> str | None:
 
 def part_folder(row: PartSpec, models_dirs: tuple[Path, ...]) -> Path | None:
     """The folder where a part that models share or take is, in whatever layout; None if it is nowhere."""
-    first = row.downloads[0].name
-    part = next((name for name in PART_NAMES if getattr(ModelFiles(), name) == first), "")
+    part = next((name for name in PART_NAMES if getattr(ModelFiles(), name) == row.weights), "")
     for base in models_dirs:
         folder = row_folder(row, base)
-        if part_path(folder, part, first) is not None:
+        if part_path(folder, part, row.weights) is not None:
             return folder
     return None
 

@@ -1307,5 +1307,17 @@
     <source>{model} cannot do this; get {others} first</source>
     <translation>{model} 无法执行此任务；请先获取 {others}</translation>
   </message>
+  <message>
+    <source>What fits: {model}</source>
+    <translation>自动选择：{model}</translation>
+  </message>
+  <message>
+    <source>No model that is here</source>
+    <translation>此处的所有模型</translation>
+  </message>
+  <message>
+    <source>Bundled: an illustration model for emoji-like scenes of everyday things</source>
+    <translation>内置模型：仅擅长绘制日常事物的表情符号风格插画</translation>
+  </message>
 </context>
 </TS>
