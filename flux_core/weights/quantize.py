@@ -81,6 +81,8 @@ def quantize(
     form: Form,
     output: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    takes_lora: bool = False,
 ) -> Report:
     """Writes the quantised copy.
 
@@ -89,6 +91,7 @@ def quantize(
         form: One of FORMS.
         output: A new safetensors file.
         progress: Called with (tensors done, tensors in all) after each tensor.
+        takes_lora: Whether a LoRA may be coded, too; few programs read such a one, ours does.
 
     Raises:
         RequestInvalid: The source is a LoRA or has no matrix to quantise, or `output` cannot be written.
@@ -96,9 +99,9 @@ def quantize(
         StorageFull: The disk is full; nothing is left behind.
     """
     found = source.names()
-    if is_lora(found):
+    if is_lora(found) and not takes_lora:
         raise RequestInvalid(
-            "The file is a LoRA, which is small already and is read in full precision only.",
+            "The file is a LoRA, which is small already and which few programs read in fewer bits.",
             "Quantise the model that it changes; the LoRA works on that as it is.",
         )
     chosen = {name for name, info in found.items() if is_quantised_by(form.scheme, name, info)}

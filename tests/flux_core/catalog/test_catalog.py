@@ -45,8 +45,8 @@ def test_the_issue_s_models_and_parts_are_all_there() -> None:
     kinds = {row.model: row.kind for row in catalog.rows()}
     assert len(kinds) == len(catalog.rows())
     assert [name for name, kind in kinds.items() if kind is Kind.MODEL] == [
-        "tiny", "tiny-schnell", "tiny-fill", "tiny-kontext", "flux1-dev", "flux1-schnell", "flux1-krea-dev", "flux1-fill-dev", "flux1-canny-dev",
-        "flux1-depth-dev", "flux1-kontext-dev",
+        "tiny", "tiny-schnell", "tiny-fill", "tiny-kontext", "flux1-dev", "flux1-schnell",
+        "flux1-krea-dev", "flux1-fill-dev", "flux1-canny-dev", "flux1-depth-dev", "flux1-kontext-dev",
     ]  # fmt: skip
     assert {name for name, kind in kinds.items() if kind is Kind.LORA} == {
         "flux1-canny-dev-lora", "flux1-depth-dev-lora", "tiny-canny-lora", "tiny-depth-lora",

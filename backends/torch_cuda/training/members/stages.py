@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from backends.torch_cuda.training import autoencoder, checkpoint, flow
+from backends.torch_cuda.training import autoencoder, checkpoint, export, flow
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.distil import Texts
@@ -208,7 +207,7 @@ class MemberRun(Run):
             (nets.t5, files.t5),
             (nets.clip, files.clip),
         ):
-            net.load(load_file(self.bundled / place, device=str(self.device)))
+            net.load(export.read(self.bundled / place, self.device))
         return nets
 
     def changed(self, name: str) -> flow.FlowNets:
