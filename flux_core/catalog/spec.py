@@ -115,7 +115,7 @@ class Row:
 
     @property
     def is_bundled(self) -> bool:
-        """Whether it comes with Flowbrush and is published nowhere."""
+        """Whether it comes with Flowbrush, and is published nowhere else."""
         return not self.downloads
 
     @property

@@ -19,6 +19,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flux_core import catalog
 from flux_core.catalog import (
     MODELS,
     PARTS,
@@ -164,7 +165,7 @@ def _config(part: PartSpec, path: Path) -> Any:
 
 def sizes(models_dir: Path) -> dict[str, int]:
     """Bytes of every file of the family by its place in the folder of models, cards left out."""
-    rows = (TINY, *(row for row, _ in member_files()))
+    rows = [row for row in catalog.rows() if row.is_bundled]
     files = (path for row in rows for path in sorted((models_dir / row.model).rglob("*")) if path.is_file())
     return {str(path.relative_to(models_dir)): path.stat().st_size for path in files if path.suffix != ".md"}
 
