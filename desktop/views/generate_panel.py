@@ -357,29 +357,27 @@ class GeneratePanel(QWidget):
         model = next((one for one in self.models if one.model == self.model.currentData()), None)
         if not self.models or (task in model.tasks if model is not None else here):
             return ""
-        title = tr("No model that is here") if model is None else model.title
+        others = " / ".join(here or [one.title for one in able[:_MOST_NAMED]])
+        if model is None:
+            return tr("No model that is here can do this; get {others} first", others=others)
         if here:
-            return tr("{model} cannot do this; choose {others}", model=title, others=" / ".join(here))
-        others = " / ".join(one.title for one in able[:_MOST_NAMED])
-        return tr("{model} cannot do this; get {others} first", model=title, others=others)
+            return tr("{model} cannot do this; choose {others}", model=model.title, others=others)
+        return tr("{model} cannot do this; get {others} first", model=model.title, others=others)
 
     def _show_model(self, action: Action) -> None:
         """Says which model fits, and what the bundled ones are."""
-        chosen = self.model.currentData()
-        self.about_model.hide()
-        if chosen is None:
-            return
-        spec = self._fitting(action) if chosen == "" else catalog.MODELS.get(chosen)
-        fits = self._fitting(action)
-        text = tr("What fits") if fits is None else tr("What fits: {model}", model=fits.title)
-        self.model.setItemText(0, text)
-        self.about_model.setVisible(spec is not None and spec.is_bundled)
+        chosen, fits = self.model.currentData(), self._fitting(action)
+        if chosen is not None:
+            text = tr("What fits") if fits is None else tr("What fits: {model}", model=fits.title)
+            self.model.setItemText(0, text)
+        spec = catalog.MODELS.get(chosen) if chosen else fits
+        self.about_model.setVisible(chosen is not None and spec is not None and spec.is_bundled)
 
     def _fitting(self, action: Action) -> ModelSpec | None:
-        """What the job will take where no model is chosen."""
-        wish = self.form.filled_in(Wish())
+        """What the job takes where no model is chosen; None if nothing that is here can do it."""
         here = {one.model for one in self.models if one.is_installed}
         try:
-            return model_that_fits(action, wish, here)
+            spec = model_that_fits(action, self.form.filled_in(Wish()), here)
         except FluxError:
             return None
+        return spec if spec.model in here else None

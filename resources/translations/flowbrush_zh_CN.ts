@@ -1312,8 +1312,8 @@
     <translation>自动选择：{model}</translation>
   </message>
   <message>
-    <source>No model that is here</source>
-    <translation>此处的所有模型</translation>
+    <source>No model that is here can do this; get {others} first</source>
+    <translation>已安装的模型均无法执行此任务；请先获取 {others}</translation>
   </message>
   <message>
     <source>Bundled: an illustration model for emoji-like scenes of everyday things</source>

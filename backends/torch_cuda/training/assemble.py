@@ -1,9 +1,10 @@
 """Puts what training exported in its place: one file a part, in the true layout, coded where that is read.
 
 `run --stages export` writes shards small enough for transports that limit a file's size; this joins them,
-codes the matrices of the transformer, of both text encoders and of the members in eight bits, and writes the
-table for previews. Convolutions, norms, biases, embeddings and the matrices at the transformer's ends stay
-in bfloat16. A model that was trained on the autoencoder it has keeps it, unless a mended one is there, too.
+codes what loses least by it, and writes the table for previews. Coded are the matrices of transformer, text
+encoders and members, CLIP's table of words, and the kernels of the autoencoder's encoder; its decoder, norms,
+biases and the matrices at the transformer's ends stay in bfloat16. A model that was trained on the autoencoder
+it has keeps it, unless a mended one is there, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,11 @@ from flux_core.models.redux import redux_config
 from flux_core.models.siglip import siglip_config
 from flux_core.models.taef1 import taef1_config
 from flux_core.weights import synonyms
-from flux_core.weights.open import open_source
+from flux_core.weights.open import open_container, open_source
 from flux_core.weights.quant.forms import FORMS
-from flux_core.weights.quantize import quantize
+from flux_core.weights.quant.schemes import SCHEMES
+from flux_core.weights.quantize import is_quantised_by, quantize
+from flux_core.weights.tensors import TensorInfo
 
 MODELS_DIR = Path("resources/models")
 PLAIN = "bf16"
@@ -49,7 +52,7 @@ PLACES = {
     "text_encoder": TINY.files.clip,
     "text_encoder_2": TINY.files.t5,
 }
-FORMS_OF = {"transformer": "fp8", "ae": PLAIN, "text_encoder": "fp8", "text_encoder_2": "nf4"}
+FORMS_OF = {"transformer": "fp8", "ae": "fp8", "text_encoder": "fp8", "text_encoder_2": "nf4"}
 """The form of each part of the base; T5 loses least by fewer bits."""
 MEMBER_FORM = "fp8"
 
@@ -71,10 +74,13 @@ def assemble(exported: Path, folder: Path, is_coded: bool = True) -> dict[str, A
         for shard in sorted(exported.glob(f"{name}.[0-9]*.safetensors")):
             tensors |= load_file(shard)
         if not tensors and name == "ae" and facts["is_adopted"]:
-            continue
+            if is_plain(folder / place):
+                tensors = load_file(folder / place)
+            else:
+                continue
         if not tensors:
             raise SystemExit(f"There are no {name}.N.safetensors in {exported}. Run the export stage first.")
-        write(tensors, folder / place, FORMS_OF[name] if is_coded else PLAIN)
+        write(tensors, folder / place, FORMS_OF[name] if is_coded else PLAIN, _WHICH.get(name, _never))
     if not facts["is_adopted"]:
         (folder / "latent_rgb.json").write_text(json.dumps(facts["latent_to_rgb"]))
     return {key: facts[key] for key in ("shift", "scale", "is_guidance_distilled")}
@@ -113,21 +119,48 @@ def member_files() -> Iterator[tuple[ModelSpec | PartSpec, str]]:
             yield part, part.weights
 
 
-def write(tensors: dict[str, Tensor], target: Path, form: str) -> None:
-    """Writes one file: coded in a form where it has matrices, else as it is."""
+def is_plain(path: Path) -> bool:
+    """Whether nothing in a file is coded."""
+    return not any(info.dtype in SCHEMES for info in open_container(path).names().values())
+
+
+def _never(name: str, info: TensorInfo) -> bool:
+    return False
+
+
+_WHICH: dict[str, Callable[[str, TensorInfo], bool]] = {
+    "ae": lambda name, info: name.startswith("encoder.") and len(info.shape) == 4,
+    "text_encoder": lambda name, info: name.endswith("token_embedding.weight"),
+}
+"""What is coded besides matrices: 40 dB from what it was, where a decoder's kernels would cost a decibel."""
+
+
+def write(
+    tensors: dict[str, Tensor],
+    target: Path,
+    form: str,
+    also: Callable[[str, TensorInfo], bool] = _never,
+) -> None:
+    """Writes one file: coded in a form where it has matrices or what `also` says, else as it is."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         whole = Path(folder) / target.name
         save_file(tensors, whole, metadata={"format": "pt"})
-        if form != PLAIN and _is_coded(whole, target, form):
+        if form != PLAIN and _is_coded(whole, target, form, also):
             return
         whole.chmod(0o644)  # the library writes for its owner only
         whole.replace(target)
 
 
-def _is_coded(whole: Path, target: Path, form: str) -> bool:
+def _is_coded(whole: Path, target: Path, form: str, also: Callable[[str, TensorInfo], bool]) -> bool:
+    scheme = FORMS[form].scheme
     try:
-        quantize(open_source(whole), FORMS[form], target, takes_lora=True)
+        quantize(
+            open_source(whole),
+            FORMS[form],
+            target,
+            which=lambda name, info: is_quantised_by(scheme, name, info) or also(name, info),
+        )
     except RequestInvalid:  # it has convolutions alone
         return False
     return True
