@@ -29,23 +29,20 @@ def choose(
         task: What is to be done.
         here: Ids of the models that are on the machine that will paint.
         kind: With control, what is to be followed without the help of a ControlNet; else None.
-        is_quick: Whether few steps count more than the best picture.
+        is_quick: Whether only a model that needs few steps will do.
 
     Raises:
         RequestInvalid: No model of the catalog can do it.
     """
 
+    able = [spec for spec in MODELS.values() if task in spec.tasks and _can_follow(spec, task, kind)]
+    if is_quick:
+        able = [spec for spec in able if spec.num_steps <= _FEW_STEPS]
+
     def rank(spec: ModelSpec) -> tuple[bool, ...]:
         is_few = spec.num_steps <= _FEW_STEPS
-        return (
-            spec.model not in here,
-            is_quick and not is_few,
-            spec.is_bundled,
-            is_few and not is_quick,
-            len(spec.tasks) > 1,
-        )
+        return spec.model not in here, spec.is_bundled, is_few, len(spec.tasks) > 1
 
-    able = [spec for spec in MODELS.values() if task in spec.tasks and _can_follow(spec, task, kind)]
     if able:
         return min(able, key=rank)
     if kind is not None:

@@ -3,8 +3,8 @@
 `run --stages export` writes shards small enough for transports that limit a file's size; this joins them,
 codes what loses least by it, and writes the table for previews. Coded are the matrices of transformer, text
 encoders and members, CLIP's table of words, and the kernels of the autoencoder's encoder; its decoder, norms,
-biases and the matrices at the transformer's ends stay in bfloat16. A model that was trained on the autoencoder
-it has keeps it, unless a mended one is there, too.
+biases and the matrices at the transformer's ends stay in bfloat16. A model that was trained on the
+autoencoder it has keeps it, unless a mended one is there, too.
 """
 
 from __future__ import annotations
