@@ -91,8 +91,9 @@ def test_the_whole_family_fits_its_limit_and_every_row_is_found(models: Path) ->
     assert sizes["tiny/transformer.safetensors"] < 15_000_000
     here = {info.model for info in catalog.model_infos((models,)) if info.is_installed}
     assert here == {spec.model for spec in catalog.MODELS.values() if spec.is_bundled}
-    bundled = [part for part in catalog.PARTS.values() if part.is_bundled and part.model.startswith("tiny-")]
-    assert all(catalog.part_folder(part, (models,)) is not None for part in bundled)
+    parts = [row for row, _ in assemble.member_files() if isinstance(row, catalog.PartSpec)]
+    assert len(parts) == 5
+    assert all(catalog.part_folder(part, (models,)) is not None for part in parts)
 
 
 def test_each_file_is_known_for_what_it_is(models: Path) -> None:
