@@ -34,7 +34,6 @@ def choose(
     Raises:
         RequestInvalid: No model of the catalog can do it.
     """
-
     able = [spec for spec in MODELS.values() if task in spec.tasks and _can_follow(spec, task, kind)]
     if is_quick:
         able = [spec for spec in able if spec.num_steps <= _FEW_STEPS]
