@@ -68,8 +68,8 @@ def family(
         )
     into.mkdir(parents=True, exist_ok=True)
     folders = models_dirs()
-    common = ["--pack", str(pack.absolute()), "--folder", str(into.absolute())]
-    _child("compose", *common, "--only", ",".join(painted), "--count", str(count))
+    common = ["--pack", str(pack.absolute()), "--folder", str(into.absolute()), "--count", str(count)]
+    _child("compose", *common, "--only", ",".join(painted))
     answers = _paint(into, screen, backend)
     wanted = [*common, "--only", ",".join(answers.sections)]
     wanted += ["--judge", str(judge.absolute())] if judge is not None else []

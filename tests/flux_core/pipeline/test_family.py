@@ -119,10 +119,10 @@ def test_the_colour_of_a_thing_follows_its_word(engine: TorchEngine) -> None:
 
 
 def test_a_thing_stands_where_it_was_asked_for(engine: TorchEngine) -> None:
-    row, column = centre(is_yellow(paint(engine, STAR)))
-    assert row < 128 < column
-    row, column = centre(is_yellow(paint(engine, STAR.replace("top right", "bottom left"))))
-    assert column < 128 < row
+    row, column = centre(subject(paint(engine, "a red apple at the top right of a white background")))
+    assert row < 100 < 156 < column
+    row, column = centre(subject(paint(engine, "a red apple at the bottom left of a white background")))
+    assert column < 100 < 156 < row
 
 
 def test_line_art_has_no_colours(engine: TorchEngine) -> None:

@@ -12,12 +12,16 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from backends.torch_cuda.training import checkpoint, judge
 from backends.torch_cuda.training.bench import exercises, figures
+from backends.torch_cuda.training.data.compose import Composer
 from backends.torch_cuda.training.data.feed import LABELS
 from backends.torch_cuda.training.data.pack import Pack
 from flux_core.errors import Corrupt, FluxError, ModelMissing
+
+_MOST_ENCODED = 16
 
 
 def main() -> int:
@@ -26,7 +30,7 @@ def main() -> int:
     parser.add_argument("act", choices=("compose", "measure"))
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="where exercises and sheets go")
-    parser.add_argument("--count", type=int, default=40, help="with compose: prompts of a large section")
+    parser.add_argument("--count", type=int, default=40, help="prompts of a large section")
     parser.add_argument("--only", required=True, help="sections, with commas; may be none")
     parser.add_argument("--judge", type=Path, help="with measure: weights of the judge")
     parser.add_argument("--models", type=Path, action="append", default=[], help="with measure")
@@ -55,10 +59,13 @@ def _measure(pack: Pack, arguments: argparse.Namespace) -> dict[str, object]:
     asked = [one for one in exercises.read(arguments.folder) if one.section in wanted]
     out: dict[str, object] = {}
     if asked:
-        answers = figures.Answers(arguments.folder, asked, pack, _judge(arguments.judge))
+        composer = Composer(pack, exercises.CPU)
+        answers = figures.Answers(arguments.folder, asked, composer, _judge(arguments.judge))
         out |= figures.measured(answers, (one.section for one in asked))
     if arguments.models:
-        out["autoencoder"] = figures.autoencoder(pack, tuple(arguments.models))
+        out["autoencoder"] = figures.autoencoder(
+            pack, tuple(arguments.models), min(arguments.count, _MOST_ENCODED)
+        )
     return out
 
 
@@ -68,7 +75,7 @@ def _judge(path: Path) -> judge.Judge:
         raise ModelMissing(f"There is no judge at {path}.", "Train one: the stage judge of training.run.")
     try:
         eye.load_state_dict(checkpoint.load(path, torch.device("cpu"))[0])
-    except (RuntimeError, ValueError) as err:
+    except (RuntimeError, ValueError, SafetensorError) as err:
         raise Corrupt(f"{path} is not a judge of this version.", "Train one again.") from err
     return eye
 

@@ -41,7 +41,6 @@ SCORED = ("object", "colour", "style", "background", "place")
 """What a picture's score is the mean of."""
 
 _SHEET_ROWS = 6
-_NUM_ENCODED = 16
 _SHEET_COLUMNS = 8
 
 
@@ -51,13 +50,13 @@ class Answers:
     Args:
         folder: Of the exercises.
         exercises: Those that were asked.
-        pack: Draws the truth.
+        composer: Draws the truth.
         eye: The judge.
     """
 
-    def __init__(self, folder: Path, exercises: list[Exercise], pack: Pack, eye: judge.Judge) -> None:
+    def __init__(self, folder: Path, exercises: list[Exercise], composer: Composer, eye: judge.Judge) -> None:
         self.folder = folder
-        self.composer = Composer(pack, CPU)
+        self.composer = composer
         self.eye = eye.eval()
         self._exercises = exercises
 
@@ -217,8 +216,8 @@ def redux(answers: Answers) -> Figures:
     return _single(answers.right(made, labels), labels)
 
 
-def autoencoder(pack: Pack, models_dirs: tuple[Path, ...]) -> Figures:
-    """PSNR in dB of held-out scenes and of photographs through the encoder and each decoder."""
+def autoencoder(pack: Pack, models_dirs: tuple[Path, ...], count: int) -> Figures:
+    """PSNR in dB of so many held-out scenes, and photographs, through the encoder and each decoder."""
     backend = TorchBackend("cpu")
     spec, folder = catalog.locate(catalog.TINY, models_dirs)
     encode = components.load_encoder(spec, folder, backend, Precision.FP32)
@@ -230,7 +229,7 @@ def autoencoder(pack: Pack, models_dirs: tuple[Path, ...]) -> Figures:
         file = open_source(fast / row.weights)
         decoders["fast_"] = extra_components.load_taef1_decoder(file, backend, Precision.FP32)
     out: Figures = {}
-    for name, images in _seen_by_autoencoder(pack).items():
+    for name, images in _seen_by_autoencoder(pack, count).items():
         with torch.inference_mode():
             latents = encode(images * 2 - 1)
             for which, decode in decoders.items():
@@ -239,15 +238,15 @@ def autoencoder(pack: Pack, models_dirs: tuple[Path, ...]) -> Figures:
     return rounded(out)
 
 
-def _seen_by_autoencoder(pack: Pack) -> dict[str, Tensor]:
+def _seen_by_autoencoder(pack: Pack, count: int) -> dict[str, Tensor]:
     sampler, composer = Sampler(pack), Composer(pack, CPU)
-    scenes = held_out(sampler, _NUM_ENCODED)
+    scenes = held_out(sampler, count)
     columns = to_device(arrays(sampler, scenes, [""] * len(scenes), Words()), CPU)
     photos = [torch.from_numpy(photo[:SIDE_PX, :SIDE_PX]).float() / 255 for photo in pack.photos]
     return {
         "scenes_256px": composer(columns, _SIZE),
         "scenes_128px": composer(columns, (128, 128)),
-        "photographs_256px": torch.stack(photos[:_NUM_ENCODED]),
+        "photographs_256px": torch.stack(photos[:count]),
     }
 
 
