@@ -236,11 +236,9 @@ class _Finder:
                 f"Choose one of: {', '.join(_ids(kinds))}.",
             )
         place = part_folder(row, self._dirs)
-        inside = part_path(place, "", row.downloads[0].name) if place is not None else None
+        inside = part_path(place, "", row.weights) if place is not None else None
         if place is None or inside is None:
-            raise ModelMissing(
-                f"{row.title} is not on this machine.", f"Run `flowbrush models get {row.model}`."
-            )
+            raise ModelMissing(f"{row.title} is not on this machine.", row.how_to_get)
         return row, place / inside
 
     def _check_width(self, source: TensorSource, tensor: str, title: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from backends.models_store.reading import Opened
 from backends.models_store.scanning import tokenizer_files
 from flux_core import catalog
-from flux_core.catalog import ClipTextConfig, Kind, ModelSpec, T5Config
+from flux_core.catalog import ClipTextConfig, Kind, ModelSpec, PartSpec, T5Config
 from flux_core.errors import RequestInvalid
 from flux_core.weights.detect import Detected, FileKind
 
@@ -177,7 +177,8 @@ def _names(found: Detected, row: catalog.Row) -> list[str]:
         return names
     if found.kind in (FileKind.T5, FileKind.CLIP, FileKind.AUTOENCODER):
         return [getattr(catalog.DEV.files, _SHARED_PARTS[found.kind])]
-    return [row.downloads[0].name]
+    assert isinstance(row, PartSpec)
+    return [row.weights]
 
 
 def _with_ending(name: str, file: Path) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from desktop import notation
-from desktop.commands import options
+from desktop.commands import bench_family, options
 from desktop.commands.groups import Painting
 from desktop.commands.options import Backend
 from desktop.commands.screen import Screen
@@ -31,7 +31,8 @@ _DIFFUSERS = "diffusers from_pretrained"
 _FIXED_GB = 1.49  # two double blocks and what stands before and after the blocks
 _SINGLE_BLOCK_GB = 0.2833
 
-app = typer.Typer(help="Measurements: first-picture, load.", no_args_is_help=True)
+app = typer.Typer(help="Measurements: first-picture, load, family.", no_args_is_help=True)
+app.command("family")(bench_family.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ def first_picture(
     request = build_request(**painting.fields(spec), prompt=prompt, width_px=width, height_px=height)
     with tempfile.TemporaryDirectory(prefix="flowbrush-bench-") as folder:
         started = time.monotonic()
-        process = _start_service(Path(folder))
+        process = start_service(Path(folder))
         try:
-            with _wait_for_service(Path(folder), process) as client:
+            with wait_for_service(Path(folder), process) as client:
                 first = run_job(client, request, screen, backend=backend)
                 cold_s = time.monotonic() - started
                 warm = [run_job(client, request, screen, backend=backend) for _ in range(repeats)]
@@ -234,7 +235,7 @@ def _report(screen: Screen, found: FirstPicture) -> None:
     screen.result(asdict(found))
 
 
-def _start_service(home: Path) -> subprocess.Popen[bytes]:
+def start_service(home: Path) -> subprocess.Popen[bytes]:
     """A service of its own, so that nothing is warm; models are found where they always are."""
     from backends.service.state_folder import default_home, default_models_dirs
 
@@ -244,7 +245,12 @@ def _start_service(home: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def _wait_for_service(home: Path, process: subprocess.Popen[bytes]) -> ServiceClient:
+def wait_for_service(home: Path, process: subprocess.Popen[bytes]) -> ServiceClient:
+    """A client of the service once it listens.
+
+    Raises:
+        ConnectionLost: It ended, or took too long.
+    """
     from backends.remote.client import ServiceClient
     from backends.remote.local import running_service
     from flux_core.errors import ConnectionLost

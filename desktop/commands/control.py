@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from desktop import notation
 from desktop.commands import options
 from desktop.commands.groups import Likes, Painting, Places, Words, given, grouped, map_fields
 from desktop.commands.options import ControlKindName
-
-if TYPE_CHECKING:
-    from flux_core.catalog import ModelSpec
 
 
 @grouped
@@ -43,12 +40,12 @@ def control(
     ] = None,
 ) -> None:
     """Make a picture from text along a map of another picture."""
-    from desktop.commands.frame import Blobs, Frame, read_picture, size_like
+    from desktop.commands.frame import Blobs, Frame, model_for, read_picture, size_like
     from desktop.commands.painting import run, write_pictures
-    from flux_core.request import Task, build_request
+    from flux_core.request import ControlKind, Task, build_request
 
     options.check_output(painting.output)
-    spec = control_model(painting.model, kind, controlnet)
+    spec = model_for(painting.model, Task.CONTROL, None if controlnet else ControlKind(kind.value))
     pixels = read_picture(image).srgb()
     width, height = notation.parse_size(size) if size else size_like(pixels.shape[1], pixels.shape[0], spec)
     frame, blobs = Frame(width, height), Blobs()
@@ -74,20 +71,3 @@ def control(
     )
     screen, outcome = run(painting, request, blobs)
     write_pictures(screen, outcome, painting.output)
-
-
-def control_model(name: str | None, kind: ControlKindName, controlnet: str | None) -> ModelSpec:
-    """The model that was named, else the first that was made for this kind, or that ControlNets fit."""
-    from flux_core import catalog
-    from flux_core.errors import RequestInvalid
-    from flux_core.request import Task
-
-    if name is not None:
-        return catalog.find(name)
-    wanted = None if controlnet else kind.value
-    for spec in catalog.MODELS.values():
-        if Task.CONTROL in spec.tasks and spec.control_kind == wanted:
-            return spec
-    raise RequestInvalid(
-        f"No model follows {kind.value} by itself.", "Name who follows it with --controlnet."
-    )

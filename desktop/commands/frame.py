@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from desktop.commands import options
+from desktop.commands.model_files import models_dirs
 from desktop.jobs.sources import flat
 from flux_core import catalog
 from flux_core.catalog import ModelSpec
@@ -21,7 +22,7 @@ from flux_core.imaging import codec, geometry, inpaint, masks
 from flux_core.imaging.codec import Pixels
 from flux_core.imaging.inpaint import InpaintPlan
 from flux_core.imaging.sizes import Fit, fit_picture
-from flux_core.request import MAX_SIDE_PX, MIN_SIDE_PX, Task
+from flux_core.request import MAX_SIDE_PX, MIN_SIDE_PX, ControlKind, Task
 
 
 class Blobs:
@@ -139,15 +140,17 @@ def size_like(width_px: int, height_px: int, spec: ModelSpec) -> tuple[int, int]
     return max(round(width_px * scale), MIN_SIDE_PX), max(round(height_px * scale), MIN_SIDE_PX)
 
 
-def model_for(name: str | None, task: Task) -> ModelSpec:
-    """The model that was named, else the first of the catalog that can do the task.
+def model_for(
+    name: str | None, task: Task, kind: ControlKind | None = None, is_quick: bool = False
+) -> ModelSpec:
+    """The model that was named, else the one that flux_core.catalog.choose takes of those on this machine.
 
     Raises:
-        RequestInvalid: There is no such model, or none for the task.
+        RequestInvalid: There is no such model, none for the task, or one is named and a quick one wanted.
     """
+    if name is not None and is_quick:
+        raise RequestInvalid("--model and --quick both say which model.", "Give one of them.")
     if name is not None:
         return catalog.find(name)
-    for spec in catalog.MODELS.values():
-        if task in spec.tasks:
-            return spec
-    raise RequestInvalid(f"No model of the catalog can do {task.value}.", "Name one with --model.")
+    here = {info.model for info in catalog.model_infos(models_dirs()) if info.is_installed}
+    return catalog.choose(task, here, kind=kind, is_quick=is_quick)

@@ -26,6 +26,7 @@ def generate(
     maps: Maps,
     places: Places,
     size: options.Size = None,
+    quick: options.Quick = False,
 ) -> None:
     """Make a picture from text."""
     from desktop.commands.frame import Blobs, Frame, model_for
@@ -33,7 +34,7 @@ def generate(
     from flux_core.request import Task, build_request
 
     options.check_output(painting.output)
-    spec = model_for(painting.model, Task.GENERATE)
+    spec = model_for(painting.model, Task.GENERATE, is_quick=quick)
     width, height = notation.parse_size(size) if size else (spec.working_side_px, spec.working_side_px)
     frame, blobs = Frame(width, height), Blobs()
     request = build_request(
@@ -70,6 +71,7 @@ def transform(
         Path | None,
         typer.Option(help="Grey picture of the same size: how much of the strength each place has."),
     ] = None,
+    quick: options.Quick = False,
 ) -> None:
     """Make a picture from another picture and text; the size stays."""
     import numpy as np
@@ -80,7 +82,7 @@ def transform(
     from flux_core.request import Task, build_request
 
     options.check_output(painting.output)
-    spec = model_for(painting.model, Task.TRANSFORM)
+    spec = model_for(painting.model, Task.TRANSFORM, is_quick=quick)
     picture = read_picture(image)
     pixels = picture.srgb()
     plan = whole(pixels.shape[1], pixels.shape[0], spec)

@@ -89,7 +89,10 @@ Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's best b
 Model = Annotated[str, typer.Option(help="Which model; see flowbrush models list.")]
 ModelChoice = Annotated[
     str | None,
-    typer.Option("--model", help="Which model; by default the first of the catalog that can do it."),
+    typer.Option("--model", help="Which model; by default the best for it on this machine."),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Take a model that needs four steps, in place of --model.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Noise seed; the same seed is the same picture.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the model's own number by default.")]

@@ -60,17 +60,14 @@ def plan(
     debug: options.Debug = False,
 ) -> None:
     """Show what a job would load: every part with its stage and its bytes."""
-    from desktop.commands.control import control_model
     from desktop.commands.frame import model_for
     from flux_core import catalog
     from flux_core.plan import make_plan
-    from flux_core.request import Task, build_request
+    from flux_core.request import ControlKind, Task, build_request
 
     asked = Task(task.value)
-    if asked is Task.CONTROL:
-        spec = control_model(model, kind, controlnet[0] if controlnet else None)
-    else:
-        spec = model_for(model, asked)
+    is_followed = asked is Task.CONTROL and not controlnet
+    spec = model_for(model, asked, ControlKind(kind.value) if is_followed else None)
     catalog.check_task(spec, asked)
     side = spec.working_side_px
     width, height = notation.parse_size(size) if size else (side, side)

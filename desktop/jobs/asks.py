@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from desktop.jobs.sources import Sources
 from desktop.jobs.wish import Action, PictureChoice, Wish
 from desktop.presets import find_style
+from flux_core import catalog
 from flux_core.catalog import ModelSpec
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import intents
@@ -25,6 +26,21 @@ TASK_OF = {
     **{action: Task.LOOK for action in Action if action.is_look},
 }
 _STRENGTH_COUNTS = (Action.REFINE, Action.FILL, Action.UPSCALE)
+
+
+def model_that_fits(action: Action, wish: Wish, here: Collection[str]) -> ModelSpec:
+    """The model for an act where the wish leaves it open.
+
+    Args:
+        action: What will be done.
+        wish: Says what is to be followed, if anything.
+        here: Ids of the models that are on the service's machine.
+
+    Raises:
+        RequestInvalid: None of the catalog can do it.
+    """
+    kind = wish.control.kind if action is Action.CONTROL and not wish.control.model else None
+    return catalog.choose(TASK_OF[action], here, kind=kind)
 
 
 def meant_by(wish: Wish, spec: ModelSpec) -> IntentSettings | None:

@@ -78,6 +78,7 @@ class JobController:
         self._stop = threading.Event()
         self._reconnect = threading.Event()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._here = {spec.model for spec in catalog.MODELS.values() if spec.is_bundled}  # until it says
         self._threads = [
             threading.Thread(target=self._listen, name="jobs-listener", daemon=True),
             threading.Thread(target=self._run_work, name="jobs-worker", daemon=True),
@@ -187,6 +188,7 @@ class JobController:
             if self._stop.is_set():
                 self._reconnect.set()
             self._service = service
+            self._here = {model.model for model in hello.models if model.is_installed}
             self._say(ServiceKnown(hello))
             self._work.put(self._resume_all)
             try:
@@ -271,7 +273,7 @@ class JobController:
             self._end(job_id, document_id)
             return
         try:
-            prepared = plan.prepare(state, wish, catalog.find(wish.model))
+            prepared = plan.prepare(state, wish, plan.spec_for(state, wish, self._here))
             pending = PendingJob(job_id, document_id, prepared)
             self._store.keep(pending)
         except FluxError as err:

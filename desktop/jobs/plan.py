@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,11 @@ from desktop.document.layers import GenerativeLayer, Recipe, Variant
 from desktop.document.state import DocumentState
 from desktop.document.tiles import Pixels
 from desktop.jobs import results
-from desktop.jobs.asks import TASK_OF, meant_by, strength_of, task_fields, words_of
+from desktop.jobs.asks import TASK_OF, meant_by, model_that_fits, strength_of, task_fields, words_of
 from desktop.jobs.pieces import on_canvas, plan_for, seen_by
 from desktop.jobs.sources import Sources, tuning_fields
 from desktop.jobs.wish import Action, Wish, action_for
+from flux_core import catalog
 from flux_core.catalog import ModelSpec
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec
@@ -91,6 +92,29 @@ class Prepared:
         return _rect(self.plan.box)
 
 
+def spec_for(state: DocumentState, wish: Wish, here: Collection[str]) -> ModelSpec:
+    """The model that will do what a wish asks for.
+
+    Args:
+        state: The document.
+        wish: Names a model, or leaves it open.
+        here: Ids of the models that are on the service's machine.
+
+    Raises:
+        RequestInvalid: There is no such model, or none for the task.
+    """
+    if wish.model:
+        return catalog.find(wish.model)
+    has_mask = bool(state.selection.read(state.canvas).any())
+    return model_that_fits(_action_of(state, wish, has_mask), wish, here)
+
+
+def _action_of(state: DocumentState, wish: Wish, has_mask: bool) -> Action:
+    return wish.action or action_for(
+        has_picture=has_picture(state), has_mask=has_mask, strength=wish.strength
+    )
+
+
 def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
     """Cuts out what the model needs; slow for large canvases, so not for the GUI thread.
 
@@ -99,9 +123,7 @@ def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
     """
     selection = state.selection.read(state.canvas)
     has_mask = bool(selection.any())
-    action = wish.action or action_for(
-        has_picture=has_picture(state), has_mask=has_mask, strength=wish.strength
-    )
+    action = _action_of(state, wish, has_mask)
     if action is Action.FILL and not has_mask:
         raise RequestInvalid("Nothing says what to repaint.", "Paint a mask first.")
     meant = meant_by(wish, spec) if action is Action.FILL else None
@@ -121,7 +143,7 @@ def prepare(state: DocumentState, wish: Wish, spec: ModelSpec) -> Prepared:
         sizes = [(stage.width_px, stage.height_px, stage.strength) for stage in stages]
     fields: dict[str, Any] = dict(
         task=TASK_OF[action],
-        model=wish.model,
+        model=spec.model,
         prompt=words_of(action, wish, meant),
         seed=random.randrange(MAX_RANDOM_SEED) if wish.seed is None else wish.seed,
         num_steps=wish.num_steps,

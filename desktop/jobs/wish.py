@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from flux_core.looking import Box, CaptionLength, Point
-from flux_core.request import DEFAULT_MODEL, ControlKind, Decoder, Solver, StepCache
+from flux_core.request import ControlKind, Decoder, Solver, StepCache
 
 
 class Action(StrEnum):
@@ -151,6 +151,7 @@ class Wish:
 
     Attributes:
         strength: How much may change, in (0, 1].
+        model: "" is what fits the act (flux_core.catalog.choose).
         seed: None means a new one each time.
         action: None is what fits the picture, the mask and the strength.
         intent: What is meant by the mask (flux_core.imaging.intents); "" takes it as it is.
@@ -166,7 +167,7 @@ class Wish:
 
     prompt: str = ""
     strength: float = 1.0
-    model: str = DEFAULT_MODEL
+    model: str = ""
     seed: int | None = None
     num_steps: int | None = None
     guidance: float | None = None

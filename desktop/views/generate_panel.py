@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
 )
 
 from desktop.i18n import tr
-from desktop.jobs.asks import TASK_OF
+from desktop.jobs.asks import TASK_OF, model_that_fits
 from desktop.jobs.job import Job
 from desktop.jobs.wish import Action, ControlWish, PictureChoice, Wish, action_for
 from desktop.views.answers import AnswerView
@@ -38,6 +38,9 @@ from desktop.views.forms.texts import BUTTON_TEXT, EXPLAIN, NEEDS_WORDS, PLACEHO
 from desktop.views.forms.tuning import TuningForm
 from desktop.views.job_row import JobRow
 from desktop.views.theme import SPACE_PX, Theme
+from flux_core import catalog
+from flux_core.catalog import ModelSpec
+from flux_core.errors import FluxError
 from flux_core.messages import ModelInfo
 from flux_core.request import ControlKind
 
@@ -74,6 +77,9 @@ class GeneratePanel(QWidget):
         self.model.setToolTip(tr("Model"))
         self.model.setPlaceholderText(tr("Model"))
         self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.about_model = dim(tr("Bundled: an illustration model for emoji-like scenes of everyday things"))
+        self.about_model.setWordWrap(True)
+        self.about_model.hide()
         self.prompt = QPlainTextEdit()
         self.prompt.setAccessibleName(tr("Prompt"))
         self.prompt.setToolTip(tr("Describe what should be there (Alt+A)"))
@@ -130,9 +136,11 @@ class GeneratePanel(QWidget):
         self.models = tuple(models)
         chosen = self.model.currentData()
         self.model.clear()
-        for model in self.models:
-            if model.is_installed and model.tasks:
-                self.model.addItem(model.title, model.model)
+        offered = [model for model in self.models if model.is_installed and model.tasks]
+        if offered:
+            self.model.addItem(tr("What fits"), "")
+        for model in offered:
+            self.model.addItem(model.title, model.model)
         index = self.model.findData(chosen)
         self.model.setCurrentIndex(max(index, 0))
         self.model.setEnabled(self.model.count() > 0)
@@ -308,6 +316,7 @@ class GeneratePanel(QWidget):
         upper.setSpacing(SPACE_PX)
         upper.addWidget(self.task)
         upper.addWidget(self.model)
+        upper.addWidget(self.about_model)
         upper.addWidget(self.prompt)
         for form in self.forms.values():
             upper.addWidget(form)
@@ -345,6 +354,7 @@ class GeneratePanel(QWidget):
             widget.setVisible(not action.is_look)  # whoever looks is no model that paints
         self._details.setVisible(self.more.isChecked() and not action.is_look)
         self.prompt.setVisible(self.entry.has_prompt)
+        self._show_model(action)
         reason = self._why_not(action)
         self.button.setEnabled(not reason)
         self.button.setText(tr(BUTTON_TEXT[action]))
@@ -368,16 +378,35 @@ class GeneratePanel(QWidget):
             return tr("Paint a mask first")
         if action.is_look:
             return ""
-        chosen = self.model.currentData()
         task = TASK_OF[action].value
-        model = next((one for one in self.models if one.model == chosen), None)
         able = [one for one in self.models if task in one.tasks and self.form.fits(one.model)]
-        if model is None or model in able:
-            return ""
-        if not able and (advice := self.form.if_none_fits()):
+        if self.models and not able and (advice := self.form.if_none_fits()):
             return advice
         here = [one.title for one in able if one.is_installed]
+        model = next((one for one in self.models if one.model == self.model.currentData()), None)
+        if not self.models or (model in able if model is not None else self._fitting(action) is not None):
+            return ""
+        others = " / ".join(here or [one.title for one in able[:_MOST_NAMED]])
+        if model is None:
+            return tr("No model that is here can do this; get {others} first", others=others)
         if here:
-            return tr("{model} cannot do this; choose {others}", model=model.title, others=" / ".join(here))
-        others = " / ".join(one.title for one in able[:_MOST_NAMED])
+            return tr("{model} cannot do this; choose {others}", model=model.title, others=others)
         return tr("{model} cannot do this; get {others} first", model=model.title, others=others)
+
+    def _show_model(self, action: Action) -> None:
+        """Says which model fits, and what the bundled ones are."""
+        chosen, fits = self.model.currentData(), self._fitting(action)
+        if chosen is not None:
+            text = tr("What fits") if fits is None else tr("What fits: {model}", model=fits.title)
+            self.model.setItemText(0, text)
+        spec = catalog.MODELS.get(chosen) if chosen else fits
+        self.about_model.setVisible(chosen is not None and spec is not None and spec.is_bundled)
+
+    def _fitting(self, action: Action) -> ModelSpec | None:
+        """What the job takes where no model is chosen; None if nothing that is here can do it."""
+        here = {one.model for one in self.models if one.is_installed}
+        try:
+            spec = model_that_fits(action, self.form.filled_in(Wish()), here)
+        except FluxError:
+            return None
+        return spec if spec.model in here else None

@@ -1,9 +1,11 @@
 """Every model Flowbrush knows: shapes, files, licence, defaults, tasks. Sizes live here and nowhere else.
 
 A row says what something is and where it is published (`models`, `parts`), `places` says where its files
-are on this machine, `lookup` finds rows. Everything that others need is imported from here.
+are on this machine, `lookup` finds rows, `choice` takes one where nobody has named it. Everything that
+others need is imported from here.
 """
 
+from flux_core.catalog.choice import choose, follower
 from flux_core.catalog.configs import (
     AutoencoderConfig,
     ClipTextConfig,
@@ -26,6 +28,9 @@ from flux_core.catalog.models import (
     KREA,
     SCHNELL,
     TINY,
+    TINY_FILL,
+    TINY_KONTEXT,
+    TINY_SCHNELL,
 )
 from flux_core.catalog.places import (
     SHARED_ROWS,
@@ -52,6 +57,9 @@ __all__ = [
     "SCHNELL",
     "SHARED_ROWS",
     "TINY",
+    "TINY_FILL",
+    "TINY_KONTEXT",
+    "TINY_SCHNELL",
     "AutoencoderConfig",
     "ClipTextConfig",
     "ClipVisionConfig",
@@ -70,9 +78,11 @@ __all__ = [
     "TransformerConfig",
     "bytes_in",
     "check_task",
+    "choose",
     "find",
     "find_row",
     "folder_of",
+    "follower",
     "locate",
     "missing_parts",
     "model_infos",

@@ -1,4 +1,4 @@
-"""The rows of whole models: the bundled one, and the seven that Black Forest Labs has published.
+"""The rows of whole models: the bundled family, and the seven that Black Forest Labs has published.
 
 Defaults follow BFL's own command line where the models differ; sha256 are those of BFL's documentation,
 but for Krea: there it lists dev's, which is a mistake, so none stands here.
@@ -7,6 +7,8 @@ Source: black-forest-labs/flux (util.py, docs/), diffusers pipelines (examples i
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from flux_core.catalog.configs import AutoencoderConfig, ClipTextConfig, T5Config, TransformerConfig
 from flux_core.catalog.spec import ModelFiles, ModelSpec, RemoteFile
@@ -24,16 +26,17 @@ TINY = ModelSpec(
     model="tiny",
     title="Tiny FLUX (bundled)",
     licence="Apache-2.0",
-    tasks=_BASIC,
-    redux="",
-    fast_decoder="",
+    tasks=_ADAPTABLE,
+    redux="tiny-redux",
+    fast_decoder="tiny-fast-decoder",
+    control_loras=("tiny-canny-lora", "tiny-depth-lora"),
     num_steps=20,
     guidance=3.5,
     t5_tokens=32,
     clip_tokens=32,
     has_time_shift=False,
     working_side_px=256,
-    max_side_px=256,
+    max_side_px=512,
     transformer=TransformerConfig(
         hidden_size=256,
         num_heads=4,
@@ -48,6 +51,31 @@ TINY = ModelSpec(
     t5=T5Config(vocab_size=2048, d_model=256, num_heads=4, d_kv=64, d_ff=512, num_layers=4),
     clip=ClipTextConfig(vocab_size=2048, hidden_size=256, num_heads=4, mlp_hidden=1024, num_layers=2),
 )
+
+
+def _tool(
+    tool: str, *tasks: Task, guidance: float, num_steps: int = TINY.num_steps, channels: int = 0
+) -> ModelSpec:
+    """A member of the bundled family that is a low-rank change of its base."""
+    name = tool.lower()
+    return replace(
+        TINY,
+        model=f"tiny-{name}",
+        title=f"Tiny FLUX {tool} (bundled)",
+        tasks=tasks,
+        needs=(TINY.model,),
+        lora=f"{name}.safetensors",
+        lora_channels=channels,
+        redux="",
+        control_loras=(),
+        num_steps=num_steps,
+        guidance=guidance,
+    )
+
+
+TINY_SCHNELL = _tool("Schnell", *_BASIC, num_steps=4, guidance=3.5)
+TINY_FILL = _tool("Fill", Task.FILL, guidance=2.0, channels=384)
+TINY_KONTEXT = _tool("Kontext", Task.EDIT, guidance=2.0)
 
 SCHNELL = ModelSpec(
     model="flux1-schnell",
@@ -195,4 +223,4 @@ KONTEXT = ModelSpec(
     files=ModelFiles(transformer="flux1-kontext-dev.safetensors"),
 )
 
-ALL = (TINY, DEV, SCHNELL, KREA, FILL, CANNY, DEPTH, KONTEXT)
+ALL = (TINY, TINY_SCHNELL, TINY_FILL, TINY_KONTEXT, DEV, SCHNELL, KREA, FILL, CANNY, DEPTH, KONTEXT)

@@ -8,6 +8,8 @@ Source: the repositories' file lists; formats.md's sizes; BFL docs for the sha25
 
 from __future__ import annotations
 
+from typing import Any
+
 from flux_core.catalog.configs import (
     ClipVisionConfig,
     ControlNetConfig,
@@ -178,6 +180,71 @@ REDUX = PartSpec(
     config=ReduxConfig(),
 )
 
+_TINY = "tiny"
+
+
+def _tiny(part: str, title: str, kind: Kind, file: str, **fields: Any) -> PartSpec:
+    """A part that comes with the bundled family."""
+    return PartSpec(
+        model=f"{_TINY}-{part}",
+        title=f"Tiny FLUX {title} (bundled)",
+        licence="Apache-2.0",
+        kind=kind,
+        file=file,
+        **fields,
+    )
+
+
+TINY_PARTS = (
+    _tiny(
+        "canny-lora",
+        "Canny LoRA",
+        Kind.LORA,
+        "canny.safetensors",
+        works_with=(_TINY,),
+        meant_for=("control",),
+        kinds=(ControlKind.CANNY,),
+    ),
+    _tiny(
+        "depth-lora",
+        "Depth LoRA",
+        Kind.LORA,
+        "depth.safetensors",
+        works_with=(_TINY,),
+        meant_for=("control",),
+        kinds=(ControlKind.DEPTH,),
+    ),
+    _tiny(
+        "redux",
+        "Redux",
+        Kind.ADAPTER,
+        "redux.safetensors",
+        needs=("tiny-siglip",),
+        works_with=(_TINY,),
+        meant_for=("vary",),
+        config=ReduxConfig(image_dim=128, context_in_dim=256),
+    ),
+    _tiny(
+        "siglip",
+        "SigLIP picture encoder",
+        Kind.IMAGE_ENCODER,
+        "siglip.safetensors",
+        works_with=(_TINY,),
+        config=SiglipConfig(
+            hidden_size=128, num_heads=4, mlp_hidden=512, num_layers=4, image_px=128, patch_px=16
+        ),
+    ),
+    _tiny(
+        "fast-decoder",
+        "fast decoder",
+        Kind.PREVIEW_AUTOENCODER,
+        "fast.safetensors",
+        works_with=(_TINY, "tiny-schnell", "tiny-fill", "tiny-kontext"),
+        meant_for=("preview",),
+        config=Taef1Config(width=32),
+    ),
+)
+
 
 def _controlnet(
     model: str,
@@ -288,6 +355,7 @@ ALL = (
     CANNY_LORA,
     DEPTH_LORA,
     REDUX,
+    *TINY_PARTS,
     *CONTROLNETS,
     IP_ADAPTER,
     IP_ADAPTER_V2,

@@ -111,11 +111,10 @@ def part_folder(row: PartSpec, models_dirs: tuple[Path, ...]) -> Path | None:
     """Where a part that models share or take is, in whatever layout, or a helper; None if it is nowhere."""
     if row.kind is Kind.VISION:
         return folder_of_helper(row.model, models_dirs)
-    first = row.downloads[0].name
-    part = next((name for name in PART_NAMES if getattr(ModelFiles(), name) == first), "")
+    part = next((name for name in PART_NAMES if getattr(ModelFiles(), name) == row.weights), "")
     for base in models_dirs:
         folder = row_folder(row, base)
-        if part_path(folder, part, first) is not None:
+        if part_path(folder, part, row.weights) is not None:
             return folder
     return None
 

@@ -118,6 +118,13 @@ class Row:
         """Whether it comes with Flowbrush, and is published nowhere else."""
         return not self.downloads
 
+    @property
+    def how_to_get(self) -> str:
+        """A sentence with the next step where it is not on this machine."""
+        if self.is_bundled:
+            return "It comes with Flowbrush: install Flowbrush again."
+        return f"Run `flowbrush models get {self.model}`."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Row):
@@ -134,6 +141,7 @@ class ModelSpec(Row):
         control_kind: Which control map its own input channels are for, if it has any.
         redux: Row of the adapter that makes its words of pictures; "" if there is none.
         fast_decoder: Row of the small autoencoder that can decode for it; "" if there is none.
+        control_loras: Rows of the control LoRAs that follow a map where a request names nobody for it.
         working_side_px: Side of the square whose area the model paints best.
         max_side_px: Longest side it was trained for; the inpaint working size stays within it.
     """
@@ -151,6 +159,7 @@ class ModelSpec(Row):
     control_kind: ControlKind | None = None
     redux: str = "flux1-redux-dev"
     fast_decoder: str = "taef1"
+    control_loras: tuple[str, ...] = ()
     working_side_px: int = 1024
     max_side_px: int = 2048
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
@@ -171,6 +180,7 @@ class PartSpec(Row):
     """Something that a model needs or can take.
 
     Attributes:
+        file: Its weights in its folder; "" where they are the first of `downloads`.
         works_with: Ids of the models it fits; empty for what every FLUX.1 model shares.
         meant_for: What its authors made it for.
         num_steps, guidance: Its authors' settings, None where they are the base model's.
@@ -179,6 +189,7 @@ class PartSpec(Row):
         config: Its numbers, where the published file has them for certain; the file itself has the last word.
     """
 
+    file: str = ""
     works_with: tuple[str, ...] = ()
     meant_for: tuple[str, ...] = ()
     num_steps: int | None = None
@@ -186,3 +197,8 @@ class PartSpec(Row):
     strength: float = 1.0
     kinds: tuple[ControlKind, ...] = ()
     config: PartConfig | None = None
+
+    @property
+    def weights(self) -> str:
+        """Where its weights lie in its folder."""
+        return self.file or self.downloads[0].name

@@ -225,6 +225,7 @@ def prepare(
     spec = catalog.find(request.model)
     catalog.check_task(spec, request.task)
     _check_words(request, spec)
+    request = _followed(request, spec)
     followers = [use for use in request.controls if use.model and is_lora(use, models_dirs)]
     _check_controls(request, spec, len(followers))
     loras = choose_own_lora(spec, models_dirs) + choose_loras(request.loras, spec, models_dirs)
@@ -252,6 +253,17 @@ def prepare(
     warnings += _unheard(job)
     _check_bias(job)
     return replace(job, warnings=tuple(warnings))
+
+
+def _followed(request: GenerationRequest, spec: ModelSpec) -> GenerationRequest:
+    """The request with the model's own control LoRAs named for the maps that name nobody."""
+    if spec.control_kind is not None or not spec.control_loras:
+        return request
+    controls = [
+        use if use.model else use.model_copy(update={"model": catalog.follower(spec, use.kind)})
+        for use in request.controls
+    ]
+    return request.model_copy(update={"controls": controls})
 
 
 def _check_bias(job: Job) -> None:
@@ -320,7 +332,7 @@ def _check_controls(request: GenerationRequest, spec: ModelSpec, num_loras: int)
     own = [use for use in request.controls if not use.model]
     if own and spec.control_kind is None:
         raise RequestInvalid(
-            f"{spec.title} follows no map by itself.",
+            f"{spec.title} follows no {own[0].kind.value} map by itself.",
             "Name a ControlNet or a control LoRA, or choose FLUX.1 Canny or Depth.",
         )
     if own and own[0].kind is not spec.control_kind:

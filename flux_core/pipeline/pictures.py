@@ -106,7 +106,7 @@ class Pictures:
         if self._map is not None and self._map[0] == identity:
             return self._map[1]
         channels = job.spec.autoencoder.latent_channels
-        matrix = preview.read(job.folder, channels)
+        matrix = preview.read((job.folder / job.spec.files.autoencoder).parent, channels)
         if matrix is None and self._bench.parts.has(_FULL):
             decoder = self._bench.parts.get(_FULL)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from flux_core import catalog
-from flux_core.catalog import ModelSpec
+from flux_core.catalog import ClipVisionConfig, ModelSpec, ReduxConfig, SiglipConfig, Taef1Config
 from flux_core.errors import RequestInvalid
 from flux_core.weights import detect_lora
 from flux_core.weights.header import shown
@@ -35,6 +35,7 @@ _CHECKPOINT_PARTS = {
 """Prefix in an all-in-one file -> the part behind it."""
 
 _TAEF1 = re.compile(r"(?:taesd_)?(?P<half>encoder|decoder)\.(?P<layers>layers\.)?\d+\.conv\.0\.weight$")
+_MAP_CHANNELS = 128  # of img_in where a map is read beside the latents
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "")
 _TEXT_PREFIXES = ("text_encoders.clip_l.transformer.", "text_encoders.t5xxl.transformer.", "")
 
@@ -119,7 +120,7 @@ def detect(
 
 def _detect(tensors: Names, what: str) -> Detected:
     if lora := detect_lora.detect_lora(tensors):
-        candidates = ("flux1-canny-dev-lora", "flux1-depth-dev-lora") if lora.is_control else ()
+        candidates = _control_loras(tensors) if lora.is_control else ()
         return Detected(FileKind.LORA, lora.title, lora.naming, candidates=candidates, notes=lora.notes)
     if kinds := dict.fromkeys(unread_modules(tensors).values()):
         raise refusal(what, kinds)
@@ -150,7 +151,7 @@ def _transformer(tensors: Names) -> Detected | None:
     candidates = tuple(
         spec.model
         for spec in catalog.MODELS.values()
-        if _sizes(spec) == (hidden, columns, has_guidance, num_double, num_single)
+        if not spec.lora and _sizes(spec) == (hidden, columns, has_guidance, num_double, num_single)
     )
     others = [part for start, part in _CHECKPOINT_PARTS.items() if tensors.has_prefix(start)]
     parts = (FileKind.TRANSFORMER, *dict.fromkeys(others))
@@ -200,10 +201,36 @@ def _misfit(hidden: int, columns: int, num_double: int, num_single: int) -> str:
 # What is added to a transformer
 
 
+def _control_loras(tensors: Names) -> tuple[str, ...]:
+    """The rows that a LoRA in the control LoRAs' layout may be: those of its width that read its channels."""
+    down, up = (tensors.matrix(f"img_in.lora_{side}.weight") for side in "AB")
+    if down is None or up is None:
+        return ()
+    hidden, columns = up[0], down[1]
+    models = [row for row in catalog.MODELS.values() if row.lora and row.transformer.hidden_size == hidden]
+    parts = [
+        row.model
+        for row in catalog.PARTS.values()
+        if row.kind is catalog.Kind.LORA
+        and catalog.find(row.works_with[0]).transformer.hidden_size == hidden
+        and columns == _MAP_CHANNELS
+    ]
+    return *parts, *(
+        row.model for row in models if columns == (row.lora_channels or row.transformer.in_channels)
+    )
+
+
 def _redux(tensors: Names) -> Detected | None:
     if not {"redux_up.weight", "redux_down.weight"} <= tensors.keys():
         return None
-    return Detected(FileKind.REDUX, "FLUX.1 Redux adapter", "BFL", candidates=("flux1-redux-dev",))
+    shape = tensors.matrix("redux_up.weight")
+    candidates = tuple(
+        row.model
+        for row in catalog.PARTS.values()
+        if isinstance(row.config, ReduxConfig)
+        and shape == (3 * row.config.context_in_dim, row.config.image_dim)
+    )
+    return Detected(FileKind.REDUX, "FLUX.1 Redux adapter", "BFL", candidates=candidates)
 
 
 def _ip_adapter(tensors: Names) -> Detected | None:
@@ -305,8 +332,16 @@ def _vision(tensors: Names) -> Detected | None:
         return None
     is_clip = "embeddings.class_embedding" in inner
     kind = FileKind.CLIP_VISION if is_clip else FileKind.SIGLIP
-    known = {(True, 1024, 24): "clip-vision-l", (False, 1152, 27): "siglip-so400m"}
-    row = known.get((is_clip, shape[0], num_layers))
+    wanted = ClipVisionConfig if is_clip else SiglipConfig
+    row = next(
+        (
+            row.model
+            for row in catalog.PARTS.values()
+            if isinstance(row.config, wanted)
+            and (row.config.hidden_size, row.config.num_layers) == (shape[0], num_layers)
+        ),
+        None,
+    )
     name = "CLIP picture encoder" if is_clip else "SigLIP picture encoder"
     notes = () if row else (f"It is {shape[0]} wide with {num_layers} layers, which FLUX.1 does not use.",)
     return Detected(kind, name, "transformers", candidates=(row,) if row else (), notes=notes)
@@ -321,11 +356,17 @@ def _taef1(tensors: Names) -> Detected | None:
         return None
     halves = {match["half"] for match in matches}
     is_whole = halves == {"encoder", "decoder"}
+    widths = {tensors[match.string].shape[0] for match in matches}
+    candidates = tuple(
+        row.model
+        for row in catalog.PARTS.values()
+        if isinstance(row.config, Taef1Config) and widths == {row.config.width}
+    )
     return Detected(
         FileKind.TAEF1,
         "TAEF1 small autoencoder",
         "diffusers" if matches[0]["layers"] else "madebyollin",
-        candidates=("taef1",) if is_whole else (),
+        candidates=candidates if is_whole else (),
         notes=() if is_whole else (f"It holds the {halves.pop()} only.",),
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def quantize(
     form: Form,
     output: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    which: Callable[[str, TensorInfo], bool] | None = None,
 ) -> Report:
     """Writes the quantised copy.
 
@@ -89,6 +91,8 @@ def quantize(
         form: One of FORMS.
         output: A new safetensors file.
         progress: Called with (tensors done, tensors in all) after each tensor.
+        which: Says of each tensor whether it is coded, for those who know the file: also a LoRA then, and in
+            fp8 also kernels. By default the matrices that `is_quantised_by` finds.
 
     Raises:
         RequestInvalid: The source is a LoRA or has no matrix to quantise, or `output` cannot be written.
@@ -96,12 +100,13 @@ def quantize(
         StorageFull: The disk is full; nothing is left behind.
     """
     found = source.names()
-    if is_lora(found):
+    if which is None and is_lora(found):
         raise RequestInvalid(
-            "The file is a LoRA, which is small already and is read in full precision only.",
+            "The file is a LoRA, which is small already and which few programs read in fewer bits.",
             "Quantise the model that it changes; the LoRA works on that as it is.",
         )
-    chosen = {name for name, info in found.items() if is_quantised_by(form.scheme, name, info)}
+    is_chosen = which or partial(is_quantised_by, form.scheme)
+    chosen = {name for name, info in found.items() if is_chosen(name, info)}
     if not chosen:
         raise RequestInvalid(
             f"The file has no matrix that could be stored as {form.title}.",
@@ -133,7 +138,7 @@ def is_quantised_by(scheme: str, name: str, info: TensorInfo) -> bool:
 
 def _plan(form: Form, name: str, info: TensorInfo, is_chosen: bool) -> list[Planned]:
     if is_chosen:
-        return form.plan(name, (info.shape[0], info.shape[1]))
+        return form.plan(name, info.shape)
     return [Planned(name, "BF16" if info.dtype in SCHEMES else info.dtype, info.shape)]
 
 
@@ -152,7 +157,7 @@ class _Chunk:
 
 
 def _coded(form: Form, raw: RawTensor, report: Report, pool: ThreadPoolExecutor) -> list[NDArray[Any]]:
-    rows, columns = raw.shape
+    rows, columns = raw.shape[0], prod(raw.shape[1:])
     step = max(1, _CHUNK_VALUES // columns)
     pieces = [cut_rows(raw, start, min(start + step, rows)) for start in range(0, rows, step)]
     codes = np.empty((rows, SCHEMES[form.scheme].row_bytes(columns)), np.uint8)
@@ -168,11 +173,11 @@ def _coded(form: Form, raw: RawTensor, report: Report, pool: ThreadPoolExecutor)
     relative = float(np.sqrt(squares[0] / squares[1])) if squares[1] else 0.0
     report.layers.append(LayerError(raw.name, raw.shape, relative, largest))
     joined = {key: np.concatenate([part[key] for part in companions]) for key in companions[0]}
-    return form.arrays((rows, columns), codes, joined)
+    return form.arrays(raw.shape, codes, joined)
 
 
 def _chunk(scheme: str, piece: RawTensor) -> _Chunk:
-    values = piece.to_numpy()
+    values = piece.to_numpy().reshape(piece.shape[0], -1)
     if not np.isfinite(values).all():
         raise Corrupt(
             f"{shown(piece.name)} holds values that are not finite numbers.", "Get a sound copy of the file."

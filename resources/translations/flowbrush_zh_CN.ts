@@ -1595,5 +1595,17 @@
     <source>“{words}” was not found.</source>
     <translation>没有找到“{words}”。</translation>
   </message>
+  <message>
+    <source>What fits: {model}</source>
+    <translation>自动选择：{model}</translation>
+  </message>
+  <message>
+    <source>No model that is here can do this; get {others} first</source>
+    <translation>已安装的模型均无法执行此任务；请先获取 {others}</translation>
+  </message>
+  <message>
+    <source>Bundled: an illustration model for emoji-like scenes of everyday things</source>
+    <translation>内置模型：仅擅长绘制日常事物的表情符号风格插画</translation>
+  </message>
 </context>
 </TS>

@@ -37,7 +37,10 @@ MICRO = replace(
     TINY,
     model="micro",
     title="Micro FLUX",
-    is_guidance_distilled=True,
+    redux="",
+    fast_decoder="",
+    control_loras=(),
+    max_side_px=256,
     transformer=TransformerConfig(
         hidden_size=32,
         num_heads=2,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.training import checkpoint
+from flux_core.weights.open import open_source
 
 SHARD_BYTES = 14 << 20
 PARTS = {"transformer": "transformer", "t5": "text_encoder_2", "clip": "text_encoder"}
@@ -59,3 +60,9 @@ def shards(state: dict[str, Tensor], limit_bytes: int) -> list[dict[str, Tensor]
         out[-1][name] = tensor
         size += length
     return out
+
+
+def read(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a file that ships, as the engines compute with them: float32, codes decoded."""
+    source = open_source(path)
+    return {name: torch.from_numpy(source.read(name).to_numpy()).to(device) for name in source.names()}

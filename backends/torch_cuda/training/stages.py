@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from backends.torch_cuda.training import (
@@ -386,12 +385,12 @@ class Run:
             (nets.t5, files.t5),
             (nets.clip, files.clip),
         ):
-            net.load(load_file(self.bundled / place, device=str(self.device)))
+            net.load(export.read(self.bundled / place, self.device))
         return nets
 
     def _bundled_autoencoder(self) -> autoencoder.AutoencoderNets:
         nets = autoencoder.build(self.spec.autoencoder, self.device, is_compiled=False)
-        nets.load(load_file(self.bundled / self.spec.files.autoencoder, device=str(self.device)))
+        nets.load(export.read(self.bundled / self.spec.files.autoencoder, self.device))
         return nets
 
     def _facts(self) -> dict[str, Any]:

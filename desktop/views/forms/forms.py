@@ -14,7 +14,7 @@ from desktop.views.forms.looks import DescribeForm, MapForm, ScoreForm, SelectFo
 from desktop.views.forms.pictures import PictureList, PicturePicker
 from desktop.views.forms.task_form import LayerNames, TaskForm, choice_box, choose
 from desktop.views.theme import Theme
-from flux_core.catalog import MODELS
+from flux_core.catalog import MODELS, follower
 from flux_core.request import MAX_REFERENCES, ControlKind
 
 _INTENTS = (
@@ -173,7 +173,8 @@ class ControlForm(TaskForm):
             return True
         if self.model.text().strip():
             return spec.control_kind is None
-        return spec.control_kind == self.kind.currentData()
+        kind = self.kind.currentData()
+        return spec.control_kind is kind or bool(follower(spec, kind))
 
     def if_none_fits(self) -> str:
         return "" if self.model.text().strip() else tr("No model follows this by itself; name a ControlNet")

@@ -120,8 +120,8 @@ def find_lora(name: str, models_dirs: tuple[Path, ...]) -> Path:
     if row is not None and row.kind is Kind.LORA:
         folder = part_folder(row, models_dirs)
         if folder is None:
-            raise ModelMissing(f"{row.title} is not on this machine.", f"Run `flowbrush models get {name}`.")
-        return folder / row.downloads[0].name
+            raise ModelMissing(f"{row.title} is not on this machine.", row.how_to_get)
+        return folder / row.weights
     return find_file(name, LORAS, models_dirs, "LoRA")
 
 

@@ -20,7 +20,8 @@ from flux_core.weights.quant.encode import to_bf16
 from flux_core.weights.quant.four_bit import NF4_VALUES
 from flux_core.weights.safetensors_writer import Planned
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
+"""Rows and columns; in fp8 any shape, of which the first axis are the rows."""
 Companions = Mapping[str, NDArray[Any]]
 
 

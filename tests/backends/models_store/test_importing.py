@@ -26,7 +26,11 @@ from tests.support.published import Infos, infos, write_shards, write_sparse, wr
 
 LORA = infos({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072)})
 CONTROL_LORA = infos(
-    {"img_in.lora_A.weight": (8, 128), "double_blocks.0.img_attn.norm.query_norm.scale": (128,)}
+    {
+        "img_in.lora_A.weight": (8, 128),
+        "img_in.lora_B.weight": (3072, 8),
+        "double_blocks.0.img_attn.norm.query_norm.scale": (128,),
+    }
 )
 SDXL = infos({"conditioner.embedders.0.x": (1,), "model.diffusion_model.input_blocks.0.0.weight": (4, 4)})
 TOKENIZERS = {"tokenizer": ("vocab.json", "merges.txt"), "tokenizer_2": ("tokenizer.json", "spiece.model")}

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+
 import pytest
 
-from desktop.commands import bench
+from backends.torch_cuda.training import checkpoint, judge
+from backends.torch_cuda.training.data.feed import LABELS
+from desktop.commands import bench, bench_family
 from flux_core.errors import Internal
+from tests.support.training_pack import disc_pack
 
 
 def runs(*ready_s: float, peak_bytes: int = 100) -> list[dict[str, float]]:
@@ -32,3 +38,84 @@ def test_without_diffusers_there_is_no_ratio():
 def test_a_loader_that_fails_is_one_sentence(tmp_path):
     with pytest.raises(Internal, match=r"'flowbrush' ended with 1: .*ModelMissing.* cannot be read"):
         bench._load_child("flowbrush", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pack") / "pack.npz"
+    disc_pack().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def eye(tmp_path_factory):
+    path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
+    checkpoint.save(path, judge.Judge(LABELS).state_dict())
+    return path
+
+
+@pytest.fixture
+def family(flowbrush, pack, monkeypatch):
+    """`flowbrush bench family` with the service that runs already, whose engine is the fake one."""
+    monkeypatch.setattr(bench_family, "_service", contextlib.nullcontext)
+    return lambda *arguments: flowbrush("bench", "family", "--pack", pack, *arguments, "--json")
+
+
+def test_every_section_of_the_family_is_painted_judged_and_shown(family, eye, tmp_path):
+    said = family("--judge", eye, "--into", "out", "--count", 2, "--only", "fill,kontext,schnell")
+    assert said.code == 0, said.err
+    found = said.json
+    assert (found["left_out"], found["failed"]) == ({}, {})
+    assert {"judge", "schnell", "fill_object", "kontext_style", "kontext", "seconds"} <= set(found["figures"])
+    assert found["figures"]["seconds"]["schnell"] > 0
+    assert found["figures"]["fill_object"]["largest_change_outside_of_255"] <= 1
+    assert json.loads((tmp_path / "out" / "figures.json").read_text()) == found
+    sheets = {path.stem for path in (tmp_path / "out" / "sheets").iterdir()}
+    assert {"schnell", "fill_remove", "kontext_add"} <= sheets
+
+
+def test_a_section_whose_model_is_not_here_is_left_out_and_the_others_are_measured(
+    family, eye, tmp_path, monkeypatch
+):
+    run = bench_family._run
+
+    def without_fill(*arguments):
+        if arguments[0] == "fill":
+            return {"error": {"code": "model_missing", "message": "Fill is not on this machine.", "hint": ""}}
+        return run(*arguments)
+
+    monkeypatch.setattr(bench_family, "_run", without_fill)
+    found = family("--judge", eye, "--into", "out", "--count", 2, "--only", "fill,schnell").json
+    assert set(found["left_out"]) == {
+        f"fill_{way}" for way in ("object", "around", "remove", "remove_intent")
+    }
+    assert "schnell" in found["figures"]
+
+
+def test_the_autoencoder_needs_no_judge(family, tmp_path):
+    found = family("--into", "out", "--only", "autoencoder", "--count", 2).json
+    assert found["figures"]["autoencoder"]["scenes_256px_db"] > 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "prompts"], ("need a judge", "--stages judge")),
+        (["--judge", "none.safetensors"], ("no judge at none.safetensors", "--stages judge")),
+        (["--only", "smell"], ("no section 'smell'", "kontext")),
+    ],
+)
+def test_what_is_missing_for_the_family_is_one_sentence_with_the_next_step(family, arguments, words):
+    said = family("--into", "out", *arguments)
+    assert said.code == 2
+    assert all(word in said.out for word in words)
+
+
+def test_a_pack_or_a_judge_that_is_none_is_told(family, pack, flowbrush):
+    said = flowbrush(
+        "bench", "family", "--pack", "none.npz", "--into", "out", "--judge", pack, "--only", "two"
+    )
+    assert (said.code, "no training pack" in said.err) == (2, True)
+    said = family("--judge", pack, "--into", "out", "--only", "two", "--count", 2)
+    assert said.code == 2
+    assert "is not a judge" in said.out

@@ -294,7 +294,7 @@ def test_a_fill_says_that_a_model_had_a_part_in_it(flowbrush, write, noise, tmp_
 
 
 def test_a_size_beyond_what_the_model_was_made_for_is_said(flowbrush):
-    said = flowbrush("generate", "x", "--size", "264x64", "-o", "large.png")
+    said = flowbrush("generate", "x", "--size", "520x64", "-o", "large.png")
     assert said.code == 0
-    assert "made for sides of up to 256 pixels" in said.err
+    assert "made for sides of up to 512 pixels" in said.err
     assert "made for" not in flowbrush("generate", "x", "--size", "256x64", "-o", "a.png").err

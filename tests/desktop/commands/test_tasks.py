@@ -10,6 +10,8 @@ from PIL import Image
 
 from backends.service.journal import Entry
 from backends.service.retention import blobs_of
+from desktop.commands.model_files import models_dirs
+from flux_core import catalog
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec, metadata
 from flux_core.messages import JobRecord, JobState, Lane
@@ -238,14 +240,25 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(
     )
 
 
-def test_without_a_model_the_first_that_can_do_it_is_taken(flowbrush, photo, tmp_path):
+def test_without_a_model_the_one_that_is_here_and_can_do_it_is_taken(flowbrush, photo, tmp_path):
+    here = catalog.model_infos(models_dirs())
+    edits = "tiny-kontext" if any(i.model == "tiny-kontext" and i.is_installed for i in here) else KONTEXT[1]
     for arguments, model in (
-        (["edit", "photo.png", "x"], "flux1-kontext-dev"),
-        (["control", "photo.png", "x", "--kind", "depth"], "flux1-depth-dev"),
-        (["control", "photo.png", "x", "--kind", "pose", "--controlnet", "net"], "flux1-dev"),
+        (["generate", "x"], "tiny"),
+        (["edit", "photo.png", "x"], edits),
+        (["control", "photo.png", "x", "--kind", "depth"], "tiny"),
+        (["control", "photo.png", "x", "--kind", "pose", "--controlnet", "net"], "tiny"),
     ):
         assert flowbrush(*arguments, "-o", "a.png").code == 0
         assert request_in(tmp_path / "a.png").model == model
+
+
+def test_a_quick_picture_needs_no_name_of_a_model(flowbrush, tmp_path):
+    said = flowbrush("generate", "x", "--quick", *TINY, "-o", "a.png")
+    assert said.code == 2
+    assert "--quick" in said.err
+    assert flowbrush("generate", "x", "--quick", "-o", "a.png").code == 0
+    assert request_in(tmp_path / "a.png").num_steps == 4
 
 
 def test_an_edit_that_changes_nothing_leaves_every_byte(flowbrush, write, tmp_path):

@@ -165,9 +165,11 @@ def test_a_model_that_cannot_do_the_task_is_named_with_those_that_can(panel):
         [model("plain", "generate"), model("kontext", "edit"), model("far", "control", is_installed=False)]
     )
     panel.choose_task(Action.EDIT)
+    assert panel.button.isEnabled(), "what fits can do it"
+    panel.model.setCurrentIndex(1)
     assert panel.button.toolTip() == "Plain cannot do this; choose Kontext"
     assert not panel.button.isEnabled()
-    panel.model.setCurrentIndex(1)
+    panel.model.setCurrentIndex(2)
     assert panel.button.isEnabled()
     panel.choose_task(Action.CONTROL)
     assert panel.button.toolTip() == "Kontext cannot do this; get Far first"

@@ -17,6 +17,7 @@ from desktop.views.generate_panel import GeneratePanel
 from desktop.views.health_line import sentence
 from desktop.views.job_row import describe
 from desktop.views.theme import load_theme
+from flux_core import catalog
 from flux_core.messages import ModelInfo
 
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")  # the offscreen platform has no size hints
@@ -74,9 +75,28 @@ def test_an_untouched_panel_lets_the_model_choose(panel):
 def test_only_models_that_are_here_and_run_are_offered_and_the_choice_is_kept(panel):
     not_yet = model("flux1-fill-dev", is_installed=True, tasks=())
     panel.set_models([model("tiny", is_installed=True), model("flux1-dev", is_installed=False), not_yet])
-    assert [panel.model.itemData(row) for row in range(panel.model.count())] == ["tiny"]
+    assert [panel.model.itemData(row) for row in range(panel.model.count())] == ["", "tiny"]
+    panel.model.setCurrentIndex(1)
     panel.set_models([model("flux1-dev", is_installed=True), model("tiny", is_installed=True)])
     assert panel.model.currentData() == "tiny"
+
+
+def test_without_a_choice_the_panel_says_which_model_fits_and_what_the_bundled_ones_are(panel):
+    bundled = list(catalog.model_infos((RESOURCES_DIR / "models",)))[:4]
+    bundled = [info.model_copy(update={"is_installed": True}) for info in bundled]
+    kontext = model("flux1-kontext-dev", is_installed=True, tasks=("edit",))
+    panel.set_situation(has_document=True, has_picture=True, has_mask=False)
+    panel.set_models(bundled)
+    assert (panel.wish().model, panel.model.currentText()) == ("", "What fits: Tiny FLUX (bundled)")
+    assert panel.about_model.isVisibleTo(panel)
+    panel.choose_task(Action.EDIT)
+    assert panel.model.currentText() == "What fits: Tiny FLUX Kontext (bundled)"
+    panel.set_models([*bundled, kontext])
+    assert panel.model.currentText() == "What fits: FLUX.1 Kontext [dev]"
+    assert not panel.about_model.isVisibleTo(panel)
+    panel.set_models([*bundled[:1], kontext.model_copy(update={"is_installed": False})])
+    assert panel.model.currentText() == "What fits"
+    assert panel.explain.text() == "No model that is here can do this; get Flux1-Kontext-Dev first"
 
 
 def test_each_job_has_a_row_with_a_cancel_of_its_own(panel, qtbot):

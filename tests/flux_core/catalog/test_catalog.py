@@ -45,15 +45,15 @@ def test_the_issue_s_models_and_parts_are_all_there() -> None:
     kinds = {row.model: row.kind for row in catalog.rows()}
     assert len(kinds) == len(catalog.rows())
     assert [name for name, kind in kinds.items() if kind is Kind.MODEL] == [
-        "tiny", "flux1-dev", "flux1-schnell", "flux1-krea-dev", "flux1-fill-dev", "flux1-canny-dev",
-        "flux1-depth-dev", "flux1-kontext-dev",
+        "tiny", "tiny-schnell", "tiny-fill", "tiny-kontext", "flux1-dev", "flux1-schnell",
+        "flux1-krea-dev", "flux1-fill-dev", "flux1-canny-dev", "flux1-depth-dev", "flux1-kontext-dev",
     ]  # fmt: skip
     assert {name for name, kind in kinds.items() if kind is Kind.LORA} == {
-        "flux1-canny-dev-lora",
-        "flux1-depth-dev-lora",
-    }
+        "flux1-canny-dev-lora", "flux1-depth-dev-lora", "tiny-canny-lora", "tiny-depth-lora",
+    }  # fmt: skip
     assert sum(kind is Kind.CONTROLNET for kind in kinds.values()) == 7
     assert {"t5-xxl", "clip-l", "ae", "siglip-so400m", "taef1", "flux1-redux-dev"} <= kinds.keys()
+    assert {"tiny-redux", "tiny-siglip", "tiny-fast-decoder"} <= kinds.keys()
 
 
 @pytest.mark.parametrize("row", catalog.rows(), ids=lambda row: row.model)
@@ -71,7 +71,7 @@ def test_every_row_refers_to_rows_that_exist_and_says_where_it_comes_from(row: c
         assert ".." not in Path(file.name).parts
     if isinstance(row, ModelSpec):
         assert row.tasks
-        assert row.model == "tiny" or row.downloads[0].name == row.files.transformer
+        assert row.is_bundled or row.downloads[0].name == row.files.transformer
 
 
 def test_no_two_files_have_one_hash_so_dev_s_is_not_krea_s() -> None:

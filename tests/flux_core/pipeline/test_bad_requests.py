@@ -145,7 +145,7 @@ MISFITS = (
     bad("long prompts for a model of short ones", "32 tokens", "length", t5_tokens=512),
     bad("regions without T5", "Regions need T5", is_clip_only=True, regions=[region()]),
     bad("regions of an upscale", "upscale", "regions", task="upscale", image=PICTURE, regions=[region()]),
-    bad("a map for a model that follows none", "follows no map", "ControlNet", task="control",
+    bad("a map for a model that follows none", "follows no canny map", "ControlNet", task="control",
         controls=[use("", "canny")]),
     bad("another map than a model follows", "does not follow depth", "canny", model=family.CANNY.model,
         task="control", controls=[use("", "depth")]),

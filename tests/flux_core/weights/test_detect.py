@@ -68,6 +68,7 @@ def test_every_part_is_known_and_is_the_row_it_was_made_as(row: str) -> None:
 
 def test_no_row_is_forgotten_by_detection() -> None:
     asked = {*DEV_LIKE, *CONTROL, *CONTROL_LORAS, "flux1-schnell", "flux1-fill-dev", "tiny", "clip-vision-l"}
+    asked |= {row.model for row in catalog.rows() if row.is_bundled}  # in a test of their own
     asked |= {"instantx-union", "shakker-union-pro", "xlabs-canny-v3", "xlabs-depth-v3", "xlabs-hed-v3"}
     assert asked | PARTS.keys() == {
         row.model for row in catalog.rows() if row.kind is not catalog.Kind.VISION
@@ -76,6 +77,26 @@ def test_no_row_is_forgotten_by_detection() -> None:
 
 def test_the_bundled_family_is_known_by_its_size() -> None:
     assert seen(published.bfl_transformer(TINY)).row == "tiny"
+    maps = ("tiny-canny-lora", "tiny-depth-lora")
+    for columns, rows in {384: ("tiny-fill",), 64: ("tiny-schnell", "tiny-kontext"), 128: maps}.items():
+        assert seen(tiny_lora(columns)).candidates == rows
+    assert seen(infos({"redux_up.weight": (768, 128), "redux_down.weight": (256, 768)})).row == "tiny-redux"
+    tower = {"vision_model.embeddings.patch_embedding.weight": (128, 3, 16, 16)}
+    tower |= {f"vision_model.encoder.layers.{i}.mlp.fc1.weight": (512, 128) for i in range(4)}
+    assert seen(infos(tower)).row == "tiny-siglip"
+    halves = {f"{half}.3.conv.0.weight": (32, 32, 3, 3) for half in ("encoder", "decoder")}
+    assert seen(infos(halves)).row == "tiny-fast-decoder"
+
+
+def tiny_lora(columns: int) -> Infos:
+    """A few of the tensors of a low-rank change of the bundled base."""
+    return infos(
+        {
+            "img_in.lora_A.weight": (32, columns),
+            "img_in.lora_B.weight": (256, 32),
+            "double_blocks.0.img_attn.norm.query_norm.scale": (64,),
+        }
+    )
 
 
 def test_the_autoencoder_is_known_in_diffusers_names() -> None:

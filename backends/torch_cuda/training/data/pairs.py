@@ -7,6 +7,7 @@ decided here, in the workers; the device that trains draws both pictures and mak
 from __future__ import annotations
 
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,11 @@ _FILL_WEIGHTS = (24, 26, 20, 15, 15)
 
 def edit_pairs(sampler: Sampler, words: Words, rng: Random, count: int, kind: str | None = None) -> Arrays:
     """Edits: the composer's columns `after/` and `other/` (before), the instruction's tokens, and `edit`."""
-    made = [edits.edit(sampler, rng, kind) for _ in range(count)]
+    return edit_columns(sampler, words, [edits.edit(sampler, rng, kind) for _ in range(count)])
+
+
+def edit_columns(sampler: Sampler, words: Words, made: list[edits.Edit]) -> Arrays:
+    """The columns of edits that were drawn already."""
     texts = [each.text for each in made]
     after = arrays(sampler, [each.after for each in made], texts, words)
     before = arrays(sampler, [each.before for each in made], texts, words)
@@ -50,6 +55,15 @@ def instructions(sampler: Sampler, words: Words, rng: Random, count: int) -> Arr
     }
 
 
+class Hole(NamedTuple):
+    """The whole picture, what the hole is shaped after, the prompt, and the kind of hole."""
+
+    whole: Scene
+    shape: Scene
+    text: str
+    kind: int
+
+
 def fill_pairs(sampler: Sampler, words: Words, rng: Random, count: int, way: str | None = None) -> Arrays:
     """Holes: `after/` is the whole picture, `other/` what the hole is shaped after; the prompt's tokens.
 
@@ -57,36 +71,41 @@ def fill_pairs(sampler: Sampler, words: Words, rng: Random, count: int, way: str
     fractions; `grow` float32 [B] in [0, 1], how far a hole goes beyond its object; `way`, of FILL_WAYS.
     """
     wanted = [way or rng.choices(FILL_WAYS, _FILL_WEIGHTS)[0] for _ in range(count)]
-    made = [_hole(sampler, rng, each) for each in wanted]
-    after = arrays(sampler, [each[0] for each in made], [each[2] for each in made], words)
-    other = arrays(sampler, [each[1] for each in made], [each[2] for each in made], words)
+    ways = np.array([FILL_WAYS.index(each) for each in wanted], np.uint8)
+    return hole_columns(sampler, words, rng, [hole(sampler, rng, each) for each in wanted]) | {"way": ways}
+
+
+def hole_columns(sampler: Sampler, words: Words, rng: Random, made: list[Hole]) -> Arrays:
+    """The columns of holes that were drawn already; `rng` gives their boxes and how far they grow."""
+    texts = [each.text for each in made]
+    after = arrays(sampler, [each.whole for each in made], texts, words)
+    other = arrays(sampler, [each.shape for each in made], texts, words)
     return _joined(after, other) | {
-        "hole": np.array([each[3] for each in made], np.uint8),
-        "box": np.array([_box(rng, each[3]) for each in made], np.float32),
+        "hole": np.array([each.kind for each in made], np.uint8),
+        "box": np.array([_box(rng, each.kind) for each in made], np.float32),
         "grow": np.array([rng.random() for _ in made], np.float32),
-        "way": np.array([FILL_WAYS.index(each) for each in wanted], np.uint8),
     }
 
 
-def _hole(sampler: Sampler, rng: Random, way: str) -> tuple[Scene, Scene, str, int]:
-    """The whole picture, what the hole is shaped after, the prompt, and the kind of hole."""
+def hole(sampler: Sampler, rng: Random, way: str) -> Hole:
+    """Draws a picture with a hole of one of FILL_WAYS."""
     while True:
         scene = sampler.scene(rng)
         if way in ("box", "border"):
-            return scene, scene, caption(scene, rng), BOX if way == "box" else BORDER
+            return Hole(scene, scene, caption(scene, rng), BOX if way == "box" else BORDER)
         number = rng.randrange(len(scene.items))
         hidden = edits.emptied(scene)
         hidden.items = [scene.items[number]]
         if way != "remove":
             is_whole = scene.is_same or len(scene.items) > 1 or rng.random() < 0.6
             text = caption(scene, rng) if is_whole else _object_text(sampler, hidden, rng)
-            return scene, hidden, text, OBJECT if way == "object" else AROUND_OBJECT
+            return Hole(scene, hidden, text, OBJECT if way == "object" else AROUND_OBJECT)
         if scene.is_same or BACKGROUNDS[scene.background] == "ground":
             continue
         kept = edits.emptied(scene)
         kept.items = [item for index, item in enumerate(scene.items) if index != number]
         text = _removal_text(kept, rng)
-        return kept, hidden, text, rng.choice((OBJECT, AROUND_OBJECT, AROUND_OBJECT))
+        return Hole(kept, hidden, text, rng.choice((OBJECT, AROUND_OBJECT, AROUND_OBJECT)))
 
 
 def _object_text(sampler: Sampler, hidden: Scene, rng: Random) -> str:

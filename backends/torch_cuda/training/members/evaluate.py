@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from backends.torch_cuda.training import autoencoder, judge
 from backends.torch_cuda.training import evaluate as base
@@ -23,10 +22,9 @@ from backends.torch_cuda.training.data.palette import COLOURS
 from backends.torch_cuda.training.data.scenes import BACKGROUNDS, HELD_OUT_SEED, Sampler
 from backends.torch_cuda.training.members import clip as clips
 from backends.torch_cuda.training.members import estimator as estimators
-from backends.torch_cuda.training.members import folders, lessons, maps, phrases, pictures, tools
+from backends.torch_cuda.training.members import folders, lessons, measures, phrases, pictures, tools
 from backends.torch_cuda.training.scenes import Captions, captions_of, to_device
 from flux_core.conditioning.packing import unpack
-from flux_core.imaging.edges import BFL_THRESHOLDS
 
 if TYPE_CHECKING:
     from backends.torch_cuda.training.members.stages import MemberRun
@@ -36,17 +34,6 @@ SECONDS_A_MEMBER = 12.0
 SIDE_PX = 256
 NUM_STEPS = 20
 GUIDANCES = (1.0, 2.0, 3.5)
-_GONE = 0.08  # mean absolute error in a hole, below which it shows its background
-_KEPT_DB = 28.0
-_CHANGED = 0.06
-_LABELS = {
-    "recolour": ("colour", "second_colour"),
-    "replace": ("object", "second"),
-    "add": ("object", "second", "count"),
-    "remove": ("object", "count"),
-    "background": ("background", "background_colour"),
-    "style": ("style",),
-}
 Figures = dict[str, float]
 
 
@@ -78,14 +65,12 @@ def fill(run: MemberRun) -> Figures:
             made = made * mask + held.shown.truth * (1 - mask)
             key = f"{way}_g{guidance}"
             if way == "remove":
-                out[f"{key}_gone"] = (
-                    (_mean_in((made - held.shown.truth).abs(), mask) < _GONE).float().mean().item()
-                )
+                out[f"{key}_gone"] = measures.is_gone(made, held.shown.truth, mask).float().mean().item()
             else:
                 labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
                 right = judge.accuracy(run.eye(), made, labels, run.source.amp)
                 out |= {f"{key}_{name}": right[name] for name in ("object", "colour") if name in right}
-            out[f"{key}_seam"] = 255 * (seam(made, mask) - seam(held.shown.truth, mask)).item()
+            out[f"{key}_seam"] = measures.seam(made, held.shown.truth, mask)
         rows.append(_rows(held.shown.seen, made, held.shown.truth))
     base.save_sheet(torch.cat(rows), run.out / "fill.jpg", columns=12)
     return _rounded(out)
@@ -104,8 +89,10 @@ def kontext(run: MemberRun) -> Figures:
                 lambda sampler, rng, kind=kind: pairs.edit_pairs(sampler, run.words, rng, each, kind),
             )  # fmt: skip
             made = _drawn(run, "kontext", held, guidance)
-            done, kept = edit_done(run, held, made, kind), kept_db(made, held.shown)
-            both.append(done & (kept >= _KEPT_DB))
+            labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
+            done = measures.edit_done(run.eye(), labels, made, held.shown.truth, kind, run.source.amp)
+            kept = measures.kept_db(made, held.shown.seen, held.shown.truth)
+            both.append(done & (kept >= measures.KEPT_DB))
             out[f"{kind}_g{guidance}_done"] = done.float().mean().item()
             if kind != "style":
                 out[f"{kind}_g{guidance}_kept_db"] = kept.mean().item()
@@ -118,12 +105,12 @@ def kontext(run: MemberRun) -> Figures:
 
 def canny(run: MemberRun) -> Figures:
     """Edge F1 within one pixel, and the judge."""
-    return _control(run, lessons.CANNY, lambda made, held: edge_f1(made, held.shown.seen))
+    return _control(run, lessons.CANNY, lambda made, held: measures.edge_f1(made, held.shown.seen))
 
 
 def depth(run: MemberRun) -> Figures:
     """How well outlines of the depth map are found in the picture, and the judge; no estimator is asked."""
-    return _control(run, lessons.DEPTH, lambda made, held: outline_recall(made, held.shown.seen))
+    return _control(run, lessons.DEPTH, lambda made, held: measures.outline_recall(made, held.shown.seen))
 
 
 def schnell(run: MemberRun) -> Figures:
@@ -268,54 +255,6 @@ def decoded(run: MemberRun, tokens: Tensor) -> Tensor:
     return autoencoder.decode(run.ae(), latents / config.scale + config.shift, run.source.amp)
 
 
-def seam(images: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute step across the border of holes; figures tell how much more than the truth's, of 255."""
-    total, count = images.new_zeros(()), images.new_zeros(())
-    for axis in (1, 2):
-        is_border = mask.diff(dim=axis).abs() > 0.5
-        steps = images.diff(dim=axis).abs().mean(-1, keepdim=True)
-        total, count = total + (steps * is_border).sum(), count + is_border.sum()
-    return total / count.clamp_min(1)
-
-
-def edit_done(run: MemberRun, held: Held, made: Tensor, kind: str) -> Tensor:
-    """[B], whether the judge sees what the edit asked for; an emptied picture is compared with the truth."""
-    labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
-    seen = judge.answers(run.eye(), made, run.source.amp)
-    done = torch.ones(len(made), dtype=torch.bool, device=made.device)
-    for name in _LABELS[kind]:
-        done &= (labels[name] < 0) | (labels[name] == seen[name])
-    is_empty = labels["object"] < 0
-    is_clean = (made - held.shown.truth).abs().flatten(1).mean(1) < _GONE / 2
-    return torch.where(is_empty, is_clean, done)
-
-
-def kept_db(made: Tensor, shown: lessons.Shown) -> Tensor:
-    """[B], PSNR of what an edit had no reason to change, against the picture before it, in dB."""
-    changed = ((shown.truth - shown.seen).abs().amax(-1) > _CHANGED).float()[:, None]
-    kept = 1 - functional.max_pool2d(changed, 17, 1, 8)[:, 0, ..., None]
-    error = ((made - shown.seen).pow(2) * kept).flatten(1).sum(1)
-    mean = error / (3 * kept.flatten(1).sum(1)).clamp_min(1)
-    return -10 * mean.clamp_min(1e-10).log10()
-
-
-def edge_f1(made: Tensor, wanted: Tensor) -> float:
-    """F1 of edges [B, H, W, 3] that lie within a pixel of each other, mean over pictures."""
-    found = maps.edges(made, *BFL_THRESHOLDS)[..., :1].permute(0, 3, 1, 2)
-    truth = wanted[..., :1].permute(0, 3, 1, 2)
-    near_truth, near_found = (functional.max_pool2d(each, 3, 1, 1) for each in (truth, found))
-    precision = (found * near_truth).flatten(1).sum(1) / found.flatten(1).sum(1).clamp_min(1)
-    recall = (truth * near_found).flatten(1).sum(1) / truth.flatten(1).sum(1).clamp_min(1)
-    return (2 * precision * recall / (precision + recall).clamp_min(1e-6)).mean().item()
-
-
-def outline_recall(made: Tensor, depth_map: Tensor) -> float:
-    """Share of the depth map's outlines within two pixels of which the picture has an edge."""
-    outline = maps.edges(depth_map, 50.0, 100.0)[..., :1].permute(0, 3, 1, 2)
-    found = functional.max_pool2d(maps.edges(made, 25.0, 75.0)[..., :1].permute(0, 3, 1, 2), 5, 1, 2)
-    return ((outline * found).flatten(1).sum(1) / outline.flatten(1).sum(1).clamp_min(1)).mean().item()
-
-
 def _control(run: MemberRun, member: lessons.Member, follow: Callable[[Tensor, Held], float]) -> Figures:
     truth, out = run.held_out_arrays(), Figures()
     shown = member.show(run.source, truth, (SIDE_PX, SIDE_PX))
@@ -376,11 +315,6 @@ def _rival_phrases(labels: dict[str, Tensor]) -> dict[str, tuple[list[int], list
         if rows:
             out[f"{name}_phrase"] = rows, right, wrong
     return out
-
-
-def _mean_in(values: Tensor, mask: Tensor) -> Tensor:
-    """[B], mean of values [B, H, W, C] where the mask is 1."""
-    return (values.mean(-1, keepdim=True) * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
 
 
 def _rows(seen: Tensor, made: Tensor, truth: Tensor, count: int = 8) -> Tensor:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from backends.torch_cuda.training import autoencoder
 from backends.torch_cuda.training.data import pairs
+from backends.torch_cuda.training.data.compose import Composer
 from backends.torch_cuda.training.data.feed import Make
 from backends.torch_cuda.training.members import maps
 from backends.torch_cuda.training.scenes import Captions, SceneSource, captions_of
@@ -47,6 +48,13 @@ class Shown(NamedTuple):
     mask: Tensor | None = None
 
 
+class Drawing(Protocol):
+    """What can draw the scenes that columns describe."""
+
+    @property
+    def composer(self) -> Composer: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A tool model as a low-rank change of the base.
@@ -61,7 +69,7 @@ class Member:
 
     name: str
     channels: int
-    show: Callable[[SceneSource, Arrays, Size], Shown]
+    show: Callable[[Drawing, Arrays, Size], Shown]
     make: Make | None = None
     is_reference: bool = False
 
@@ -98,7 +106,7 @@ def extra_tokens(shown: Shown, latents: Latents) -> Tensor:
     return seen if shown.mask is None else torch.cat([seen, maps.mask_tokens(shown.mask)], dim=2)
 
 
-def show_fill(source: SceneSource, arrays: Arrays, size: Size) -> Shown:
+def show_fill(source: Drawing, arrays: Arrays, size: Size) -> Shown:
     """A picture, and the same with mid grey in the hole."""
     truth = source.composer(part(arrays, pairs.AFTER), size)
     _, covered = source.composer.with_masks(part(arrays, pairs.OTHER), size)
@@ -106,20 +114,20 @@ def show_fill(source: SceneSource, arrays: Arrays, size: Size) -> Shown:
     return Shown(truth, truth * (1 - mask) + 0.5 * mask, mask)
 
 
-def show_edit(source: SceneSource, arrays: Arrays, size: Size) -> Shown:
+def show_edit(source: Drawing, arrays: Arrays, size: Size) -> Shown:
     """The picture after an edit, and before."""
     return Shown(
         source.composer(part(arrays, pairs.AFTER), size), source.composer(part(arrays, pairs.OTHER), size)
     )
 
 
-def show_edges(source: SceneSource, arrays: Arrays, size: Size) -> Shown:
+def show_edges(source: Drawing, arrays: Arrays, size: Size) -> Shown:
     """A picture and its edges at BFL's thresholds."""
     truth = source.composer(arrays, size)
     return Shown(truth, maps.edges(truth, *BFL_THRESHOLDS))
 
 
-def show_depth(source: SceneSource, arrays: Arrays, size: Size) -> Shown:
+def show_depth(source: Drawing, arrays: Arrays, size: Size) -> Shown:
     """A picture and its depth, near is bright."""
     truth, covers = source.composer.with_covers(arrays, size)
     return Shown(truth, maps.depths(arrays["kind"].long(), arrays["pattern"], covers))
