@@ -50,7 +50,7 @@ class LoraTraining(BaseModel):
         rank: Of every pair of matrices; their alpha is the same, so strength 1 is what was trained.
         num_steps: Updates; None is `repeats` times the pictures.
         repeats: How often each picture is learned from where num_steps is None.
-        learning_rate: Of AdamW, after the warm-up; None is 1e-4 at FLUX.1's width and more for narrower models.
+        learning_rate: Of AdamW, after the warm-up; None is 1e-4 at FLUX.1's width, more below it.
         decay: Of the rate.
         size_px: Side of the square whose area the pictures are brought to; None is the model's own up to 512.
         batch_size: Pictures of one update; None is 1, or 4 for a small model.
@@ -183,7 +183,7 @@ class Ended(_Message):
     path: str
     step: int
     num_steps: int
-    loss: float | None
+    loss: float | None = None
     train_s: float
     peak_memory_bytes: int
     training: LoraTraining
@@ -219,4 +219,6 @@ def parse_training(text: str | bytes, what: str) -> LoraTraining:
     try:
         return LoraTraining.model_validate_json(text)
     except ValidationError as err:
-        raise Corrupt(f"{what} is damaged: {explain(err, LoraTraining)[0]}", "Train under another name.") from None
+        raise Corrupt(
+            f"{what} is damaged: {explain(err, LoraTraining)[0]}", "Train under another name."
+        ) from None

@@ -133,7 +133,7 @@ class Parts:
         if key in self._companions:
             self._loaded[key] = _load_companion(spec, self._companions[key], self._backend, precision)
             return
-        keeper: Any = FactoryKeeper(self._backend)
+        keeper: Any = _FactoryKeeper(self._backend)
         self._loaded[key] = _LOADERS[key.component](spec, folder, keeper, precision)
         if key.component in _ADAPTABLE:
             self._adapters[key.component] = self._backend.adapters(keeper.factory, precision)
@@ -175,7 +175,7 @@ def _load_companion(spec: ModelSpec, part: Companion, backend: Backend, precisio
             raise ValueError(f"{part.key} is not a part beside a model")
 
 
-class FactoryKeeper:
+class _FactoryKeeper:
     """A backend that remembers the last factory of leaves it has made."""
 
     def __init__(self, backend: Backend) -> None:

@@ -32,6 +32,7 @@ from desktop.commands import (
     score,
     segment,
     serve,
+    train,
     upscale,
     vary,
     window,
@@ -65,6 +66,7 @@ app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench")

@@ -36,7 +36,6 @@ def load_transformer(spec: ModelSpec, folder: Path, backend: Backend, precision:
         ModelMissing: The file is not there.
         Corrupt: It is damaged, or does not hold exactly this model.
     """
-
     return Transformer(
         backend.ops, backend.leaves(transformer_source(spec, folder), precision), spec.transformer
     )

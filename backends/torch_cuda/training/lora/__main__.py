@@ -1,7 +1,7 @@
-"""A training in a process of its own: a request comes on the first line of stdin, what is said goes to stdout.
+"""A training in a process of its own: a request comes on stdin's first line, reports go to stdout.
 
-Whoever closes stdin stops the training, which saves and ends; so it ends with who started it, too. Everything that
-can be wrong with a request is found before torch is imported, let alone a weight loaded.
+Whoever closes stdin stops the training, which saves and ends; so it ends with who started it, too. Everything
+that can be wrong with a request is found before torch is imported, let alone a weight loaded.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def prepare(
     """Checks everything and fills in what is left open; loads nothing.
 
     Raises:
-        RequestInvalid: The name is taken, the model is none to train on, something is wrong with the pictures,
-            or a training that goes on would not be the one that began.
+        RequestInvalid: The name is taken, the model is none to train on, something is wrong with the
+            pictures, or a training that goes on would not be the one that began.
         ModelMissing: The model is not here.
         Corrupt: A file is damaged.
     """
@@ -144,7 +144,9 @@ def _as_flux_error(err: Exception) -> FluxError:
         return err
     traceback.print_exc(file=sys.stderr)
     if isinstance(err, MemoryError):
-        return OutOfMemory("There is not enough memory for this training.", "Choose a smaller --size or --batch.")
+        return OutOfMemory(
+            "There is not enough memory for this training.", "Choose a smaller --size or --batch."
+        )
     reason = f"{type(err).__name__}: {err}"[:300]
     return Internal(f"The training failed: {reason}.", "Report it; what it saved can go on with --resume.")
 

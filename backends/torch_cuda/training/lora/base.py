@@ -1,4 +1,4 @@
-"""The model that a LoRA is trained on: found among the catalog's or at a path, and judged before it is loaded."""
+"""The model that a LoRA is trained on: found by its name or path, and judged before it is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flux_core.weights.which import FileKind
 TRAINED = re.compile(
     r"double_blocks\.\d+\.(?:img|txt)_(?:attn\.(?:qkv|proj)|mlp\.[02])|single_blocks\.\d+\.linear[12]"
 )
-"""The layers that a LoRA changes: every matrix of attention and MLP, and nothing that noise levels go through."""
+"""The layers that a LoRA changes: every matrix of attention and MLP; modulation and embeddings stay."""
 
 _TRAINED_BYTES = 16  # of a trained value: float32 of itself, of its gradient and of AdamW's two means
 _REMEMBERED = 48  # values that a block remembers of a token, in widths of the model
@@ -98,8 +98,8 @@ def _notes(spec: ModelSpec) -> tuple[str, ...]:
     if spec.transformer.has_guidance or spec.has_time_shift:
         return ()
     return (
-        f"{spec.title} was distilled to a few steps, which training undoes little by little; LoRAs trained on "
-        "flux1-dev work on it, too.",
+        f"{spec.title} was distilled to a few steps, which training undoes little by little; LoRAs trained "
+        "on flux1-dev work on it, too.",
     )
 
 
@@ -147,5 +147,5 @@ def memory_of(base: Base, rank: int, tokens: int, value_bytes: int, is_checkpoin
 
 
 def is_large(spec: ModelSpec) -> bool:
-    """Whether blocks are computed again on the way back: their memory counts more than a third of the time."""
+    """Whether blocks are computed again on the way back: memory counts more than a third of the time."""
     return spec.transformer.hidden_size >= _LARGE_WIDTH

@@ -28,9 +28,7 @@ class Batches:
     def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int) -> None:
         self._seed = seed
         self._batch_size = batch_size
-        self._groups = [
-            np.flatnonzero([other == size for other in sizes]) for size in dict.fromkeys(sizes)
-        ]
+        self._groups = [np.flatnonzero([other == size for other in sizes]) for size in dict.fromkeys(sizes)]
         self.steps_per_epoch = sum(-(-len(group) // batch_size) for group in self._groups)
         self._epoch = -1
         self._batches: list[NDArray[np.int64]] = []

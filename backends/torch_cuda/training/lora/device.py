@@ -18,7 +18,9 @@ from flux_core.lora_training import Advance, Ended, LoraTraining, Wrote
 from flux_core.plan import Component, make_plan
 from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision
 
-_SMALLER = "Choose a smaller --size, --batch 1, or an fp8 file of the model with --model; or close other programs."
+_SMALLER = (
+    "Choose a smaller --size, --batch 1, or an fp8 file of the model with --model; or close other programs."
+)
 
 
 def carry_out(
@@ -73,10 +75,13 @@ def check_memory(
     words = make_plan(GenerationRequest(), base.spec, value_bytes)
     needed = max(needed, *(s.weight_bytes for s in words.steps if s.component is Component.T5))
     if needed > free:
-        raise _too_little(training, base, f": it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free")
+        raise _too_little(
+            training, base, f": it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free"
+        )
 
 
 def _too_little(training: LoraTraining, base: Base, detail: str = "") -> OutOfMemory:
     return OutOfMemory(
-        f"There is not enough memory to train {base.spec.title} at {training.size_px} pixels{detail}.", _SMALLER
+        f"There is not enough memory to train {base.spec.title} at {training.size_px} pixels{detail}.",
+        _SMALLER,
     )

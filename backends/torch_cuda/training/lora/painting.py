@@ -1,7 +1,7 @@
-"""Words and pictures as the model takes them, and paintings on the way, by the code that paints everything else.
+"""Words and pictures as the model takes them, and paintings on the way, by the code that paints all else.
 
-Text encoders and the autoencoder's encoder are loaded, asked once and freed before the transformer is there: at
-FLUX.1's size that is what lets it fit. What they gave is kept on the host.
+Text encoders and the autoencoder's encoder are loaded, asked once and freed before the transformer is there:
+at FLUX.1's size that is what lets it fit. What they gave is kept on the host.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Counted = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """A prompt: T5's states [1, L, D] and CLIP's pooled state [1, D], on the host in the model's precision."""
+    """A prompt: T5's states [1, L, D], CLIP's pooled state [1, D]; on the host, in the model's precision."""
 
     txt: Tensor
     vec: Tensor

@@ -53,7 +53,10 @@ class Example:
 
 
 def read_folder(
-    folder: Path, trigger: str, size_px: int, on_progress: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    trigger: str,
+    size_px: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Example, ...]:
     """Every picture directly in a folder, in the order of their names.
 
@@ -100,7 +103,9 @@ def caption_of(picture: Path, trigger: str) -> str:
             text = " ".join(path.read_text("utf-8-sig").split())
         except (OSError, UnicodeDecodeError) as err:
             reason = (err.strerror or str(err)).lower() if isinstance(err, OSError) else "it is no UTF-8 text"
-            raise RequestInvalid(f"The caption {path.name} cannot be read: {reason}.", "Write it again.") from err
+            raise RequestInvalid(
+                f"The caption {path.name} cannot be read: {reason}.", "Write it again."
+            ) from err
         if len(text) > MAX_PROMPT_CHARS:
             raise RequestInvalid(f"The caption {path.name} is too long.", "Write what the picture shows.")
     if not trigger or trigger.lower() in text.lower():
@@ -109,7 +114,7 @@ def caption_of(picture: Path, trigger: str) -> str:
 
 
 def bucket(width_px: int, height_px: int, size_px: int) -> Size:
-    """The width and height that a picture trains at: its proportions, at most size_px squared, never larger."""
+    """The width and height that a picture trains at: at most size_px squared, and never enlarged."""
     factor = min(1.0, math.sqrt(size_px * size_px / (width_px * height_px)))
     return _multiple(width_px * factor), _multiple(height_px * factor)
 

@@ -48,7 +48,9 @@ class Places:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             reason = (err.strerror or str(err)).lower()
-            raise RequestInvalid(f"{err.filename} cannot be made: {reason}.", "Choose another home folder.") from err
+            raise RequestInvalid(
+                f"{err.filename} cannot be made: {reason}.", "Choose another home folder."
+            ) from err
 
     def begin(self, training: LoraTraining, stamp: str) -> None:
         """Writes down what the training is, with the stamp of its pictures."""
@@ -68,7 +70,8 @@ class Places:
             )
         if self.output.exists():
             raise RequestInvalid(
-                f"There is a LoRA called {name!r} already: {self.output}.", "Choose another name with --output."
+                f"There is a LoRA called {name!r} already: {self.output}.",
+                "Choose another name with --output.",
             )
 
     def begun(self, name: str) -> tuple[LoraTraining, str]:

@@ -2,11 +2,11 @@
 
 The transformer learns the velocity noise - data at logit-normal noise levels, as FLUX.1 did. A model with
 distilled guidance is told 1 while it learns: there the guided velocity that it was distilled to is the
-velocity of the data itself, so the LoRA learns the pictures and leaves guidance alone (at 3.5 it would learn to
-undo it). Paintings take the model's own guidance.
+velocity of the data itself, so the LoRA learns the pictures and leaves guidance alone (at 3.5 it would learn
+to undo it). Paintings take the model's own guidance.
 
-Source: Esser et al. 2024 (flow matching); Meng et al. 2023 (a guidance weight as an input); kohya-ss/sd-scripts
-flux_train_network.py and its guides take 1 as well.
+Source: Esser et al. 2024 (flow matching); Meng et al. 2023 (a guidance weight as an input); sd-scripts'
+flux_train_network.py takes 1 as well.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ from flux_core.errors import Cancelled, Corrupt, RequestInvalid
 from flux_core.lora_training import Advance, Decay, Ended, LoraTraining, Wrote
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.models.transformer import Transformer
-from flux_core.parts import FactoryKeeper
 from flux_core.request import Precision
 from flux_core.storage import write_atomically
-from flux_core.weights.components import load_transformer
+from flux_core.weights.components import transformer_source
 
 GUIDANCE = 1.0  # while it learns
 _BETA2 = 0.99  # of AdamW: short trainings have no time for a longer memory
@@ -80,12 +79,12 @@ class Learner:
         self._dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
         self._latents, self._sizes, self._told = latents, sizes, told
         self._tables: dict[Size, Tensor] = {}
-        keeper = FactoryKeeper(backend)
-        self.transformer: Transformer = load_transformer(base.spec, base.folder, keeper, precision)
+        leaves = backend.leaves(transformer_source(base.spec, base.folder), precision)
+        self.transformer = Transformer(backend.ops, leaves, base.spec.transformer)
         if is_checkpointed:
             checkpoint_calls(self.transformer, "double_blocks")
             checkpoint_calls(self.transformer, "single_blocks")
-        self.lora = ArtistLora(keeper.factory.modules, training.rank, backend.device, training.seed)
+        self.lora = ArtistLora(leaves.modules, training.rank, backend.device, training.seed)
         self.batches = Batches(sizes, training.batch_size or 1, training.seed)
         self._rate = training.learning_rate or 0.0
         self.optimiser = adamw(self.lora.parameters, self._rate, _BETA2)
@@ -120,7 +119,8 @@ class Learner:
     def _rotary(self, size: Size) -> Tensor:
         if size not in self._tables:
             config = self._spec.transformer
-            ids = position_ids(self._spec.t5_tokens, *(side // SCALE_FACTOR for side in size))
+            height, width = (side // SCALE_FACTOR for side in size)
+            ids = position_ids(self._spec.t5_tokens, height, width)
             table = rotary_table(ids, config.axes_dim, config.theta)
             self._tables[size] = torch.from_numpy(table).to(self._device)
         return self._tables[size]

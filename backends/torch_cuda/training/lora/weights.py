@@ -1,8 +1,8 @@
 """The LoRA while it learns, and as a file.
 
-The file is sd-scripts' (kohya): names that our own reader, ComfyUI, Forge and diffusers all read. Its modules are
-BFL's fused matrices, as this model has them, so nothing is split; its alphas say that strength 1 is what was
-trained, where PEFT's layout leaves that to the header.
+The file is sd-scripts' (kohya): names that our own reader, ComfyUI, Forge and diffusers all read. Its modules
+are BFL's fused matrices, as this model has them, so nothing is split; its alphas say that strength 1 is what
+was trained, where PEFT's layout leaves that to the header.
 
 Source: Hu et al. 2021 (LoRA); the names are those of kohya-ss/sd-scripts networks/lora_flux.py.
 """
@@ -59,7 +59,7 @@ class ArtistLora(Named):
                 self.parameters[f"{module}.lora_up.weight"] = pair.up
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Writes the file, in float16: its values are far from both ends, and bfloat16 has an eighth of the digits.
+        """Writes the file in float16: the values are small, and bfloat16 keeps an eighth of their digits.
 
         Raises:
             StorageFull: The disk is full.
@@ -103,7 +103,7 @@ def metadata_of(training: LoraTraining, spec: ModelSpec, step: int, num_pictures
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """A safetensors file of tensors in the dtypes of _NAMES, whole or not at all; raises as ArtistLora.write."""
+    """A safetensors file of tensors in the dtypes of _NAMES, whole or not at all; raises as `write`."""
     planned = [Planned(name, _NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()]
     write_safetensors(path, planned, (_array(t) for t in tensors.values()), metadata)
 
