@@ -1,0 +1,504 @@
+"""LoRA training: folders are judged, steps follow from their number, what is learned is what is painted."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.engine import TorchEngine
+from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.packed import PackedWeight
+from backends.torch_cuda.training.lora.__main__ import prepare
+from backends.torch_cuda.training.lora.base import TRAINED, Base, find_base, memory_of
+from backends.torch_cuda.training.lora.batches import Batches, noise_of
+from backends.torch_cuda.training.lora.device import check_memory
+from backends.torch_cuda.training.lora.painting import Told
+from backends.torch_cuda.training.lora.pictures import bucket, read_folder
+from backends.torch_cuda.training.lora.places import Places
+from backends.torch_cuda.training.lora.train import Learner, rate_at, train
+from backends.torch_cuda.training.lora.weights import ArtistLora
+from flux_core import catalog
+from flux_core.catalog import TransformerConfig
+from flux_core.errors import Corrupt, ModelMissing, OutOfMemory, RequestInvalid
+from flux_core.imaging import codec
+from flux_core.lora_training import Decay, Wrote, build_training
+from flux_core.models.transformer import Transformer
+from flux_core.plan import Component
+from flux_core.request import LoraUse, Precision
+from flux_core.sampling.schedule import sigmas
+from flux_core.weights.lora.layers import layers_of
+from flux_core.weights.lora.read import read_lora
+from flux_core.weights.open import open_source
+from flux_core.weights.quant.forms import FORMS
+from flux_core.weights.quantize import quantize
+from tests.support import published
+from tests.support.engine_runs import psnr_db, run
+from tests.support.tiny_random import MICRO, rewrite, write_models_dir
+
+DEV_LIKE = dataclasses.replace(
+    MICRO,
+    model="dev-like",
+    has_time_shift=True,
+    working_side_px=1024,
+    transformer=dataclasses.replace(MICRO.transformer, depth=2, depth_single=3),
+)
+"""As FLUX.1 dev in everything that training asks about but its size: guidance, time shift, 512 px."""
+
+
+def picture(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    where = tmp_path / "pictures"
+    where.mkdir()
+    for number, (width, height) in enumerate([(64, 64), (80, 64), (64, 64), (64, 80), (64, 64)]):
+        (where / f"p{number}.png").write_bytes(codec.encode_png(picture(width, height, number)))
+        (where / f"p{number}.txt").write_text(f"a thing of the kind {number % 2}")
+    return where
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.setitem(catalog.MODELS, MICRO.model, MICRO)
+    return (write_models_dir(tmp_path / "models", MICRO),)
+
+
+@pytest.fixture
+def places(tmp_path):
+    return Places(tmp_path / "models" / "loras" / "ink.safetensors", tmp_path / "work")
+
+
+@pytest.fixture
+def trained(folder, models):
+    """Trains in this process: (places, fields of the request) -> what it said; stops after `stop_after`."""
+
+    def call(places, stop_after=None, **fields):
+        given = {
+            "folder": str(folder),
+            "name": "ink",
+            "model": "micro",
+            "num_steps": 6,
+            "rank": 2,
+            "batch_size": 2,
+            "size_px": 64,
+            "learning_rate": 0.01,
+        }
+        prepared = prepare(build_training(**{**given, **fields}), models, places)
+        said = []
+
+        def is_stopped():
+            steps = [m.done for m in said if getattr(m, "stage", "") == "Training"]
+            return stop_after is not None and bool(steps) and steps[-1] >= stop_after
+
+        backend = TorchBackend("cpu")
+        arguments = prepared.training, prepared.base, prepared.examples, places, backend, Precision.FP32
+        return [*said, train(*arguments, said.append, is_stopped)], said
+
+    return call
+
+
+# The folder
+
+
+def test_a_camera_s_turn_is_undone_and_transparency_becomes_white(tmp_path):
+    turned = Image.new("RGB", (32, 64), "red")
+    turned.paste("blue", (0, 0, 32, 16))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # the top is at the right
+    data = io.BytesIO()
+    turned.save(data, "JPEG", exif=exif, quality=100, subsampling=0)
+    (tmp_path / "turned.jpg").write_bytes(data.getvalue())
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.webp", lossless=True)
+    clear, wide = read_folder(tmp_path, "ink", 64)
+    assert clear.pixels.min() == 255
+    assert wide.size == (32, 64)
+    assert wide.pixels[16, 60].tolist() == pytest.approx([0, 0, 255], abs=3)
+    assert wide.pixels[16, 4].tolist() == pytest.approx([255, 0, 0], abs=3)
+
+
+@pytest.mark.parametrize("size", [(640, 360), (1000, 1000), (333, 777), (250, 240), (2000, 500)])
+def test_a_picture_keeps_its_proportions_and_is_never_enlarged(size):
+    width, height = bucket(*size, 256)
+    assert width % 16 == height % 16 == 0
+    assert width <= size[0]
+    assert height <= size[1]
+    assert width * height <= 256 * 256 * 1.01
+    factor = min(1.0, 256 / (size[0] * size[1]) ** 0.5)
+    assert 0 <= size[0] * factor - width < 16
+    assert 0 <= size[1] * factor - height < 16
+
+
+def test_captions_take_the_trigger_in_front_unless_they_have_it(tmp_path):
+    for name, text in {"a": "\ufeffa  cat\n", "b": "an INK drawing", "c": "", "d": None}.items():
+        (tmp_path / f"{name}.png").write_bytes(codec.encode_png(picture(64, 64)))
+        if text is not None:
+            (tmp_path / f"{name}.txt").write_text(text, "utf-8")
+    captions = [each.caption for each in read_folder(tmp_path, "ink", 64)]
+    assert captions == ["ink, a cat", "an INK drawing", "ink", "ink"]
+
+
+def spoil_picture(folder):
+    data = (folder / "p1.png").read_bytes()
+    (folder / "p1.png").write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda f: [p.unlink() for p in f.iterdir()], "holds no picture"),
+        (lambda f: (f / "p1.txt").unlink(), r"1 of 5 pictures have no caption: p1.png"),
+        (lambda f: (f / "p1.txt").write_bytes(b"\xff\xfe\xfa"), "p1.txt cannot be read: it is no UTF-8"),
+        (lambda f: (f / "p1.txt").write_text("a" * 10_001), "p1.txt is too long"),
+        (spoil_picture, "p1.png is damaged"),
+        (lambda f: (f / "p1.png").write_bytes(b"GIF?"), "p1.png is not a picture"),
+        (
+            lambda f: (f / "p1.png").write_bytes(codec.encode_png(picture(24, 24))),
+            "24 x 24 pixels, too small",
+        ),
+        (lambda f: f.rename(f.with_name("gone")), "pictures cannot be read: no such file"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_in_a_sentence(folder, spoil, sentence):
+    spoil(folder)
+    with pytest.raises((RequestInvalid, Corrupt), match=sentence) as err:
+        read_folder(folder, "", 64)
+    assert err.value.hint
+
+
+# Requests
+
+
+def test_what_is_left_open_follows_from_the_model_and_the_pictures():
+    asked = build_training(folder="/a", name="ink")
+    large, small = asked.filled(catalog.DEV, 10), asked.filled(catalog.TINY, 10)
+    assert (large.size_px, large.batch_size, large.num_steps, large.learning_rate) == (512, 1, 1000, 1e-4)
+    assert (small.size_px, small.batch_size, small.num_steps) == (256, 4, 250)
+    assert small.learning_rate == pytest.approx(1.2e-3)
+    assert build_training(folder="/a", name="ink", repeats=7).filled(catalog.DEV, 10).num_steps == 70
+
+
+def test_a_training_that_goes_on_takes_more_steps_but_no_other_rank():
+    before = build_training(folder="/a", name="ink").filled(catalog.TINY, 8)
+    more = build_training(folder="/a", name="ink", num_steps=900, rank=16, is_resumed=True).going_on(before)
+    assert (more.num_steps, more.batch_size, more.is_resumed) == (900, 4, True)
+    with pytest.raises(RequestInvalid, match="began with rank '16', not '8'"):
+        build_training(folder="/a", name="ink", rank=8, is_resumed=True).going_on(before)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "sentence"),
+    [
+        ("nothing", RequestInvalid, "no model called 'nothing'"),
+        ("flux1-dev", ModelMissing, "not on this machine"),
+        ("flux1-fill-dev", RequestInvalid, "sees more than noise"),
+        ("t5-xxl", RequestInvalid, "not a model that paints"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_on_is_refused(models, model, error, sentence):
+    with pytest.raises(error, match=sentence):
+        find_base(model, models)
+
+
+def test_a_path_that_is_no_transformer_is_refused(models):
+    with pytest.raises(RequestInvalid, match="cannot be trained on: it is a"):
+        find_base(str(models[0] / "micro" / "ae.safetensors"), models)
+
+
+def test_a_transformer_and_a_diffusers_folder_are_models_by_their_paths(models, tmp_path, monkeypatch):
+    file = tmp_path / "dream.safetensors"
+    file.write_bytes((models[0] / "micro" / "transformer.safetensors").read_bytes())
+    diffusers = tmp_path / "a folder"
+    for part, name in (
+        ("transformer", "transformer.safetensors"),
+        ("vae", "ae.safetensors"),
+        ("text_encoder", "text_encoder/model.safetensors"),
+        ("text_encoder_2", "text_encoder_2/model.safetensors"),
+    ):
+        (diffusers / part).mkdir(parents=True)
+        (diffusers / part / "model.safetensors").write_bytes((models[0] / "micro" / name).read_bytes())
+    for name in ("tokenizer", "tokenizer_2"):
+        (diffusers / name).symlink_to(models[0] / "micro" / name)
+    assert find_base(str(file), models).spec.files.transformer == str(file)
+    base = find_base(str(diffusers), ())
+    assert base.folder == diffusers
+    assert base.spec.transformer == MICRO.transformer
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(trained, folder, models, places):
+    asked = build_training(folder=str(folder), name="ink", model="micro", size_px=64)
+    prepared = prepare(asked, models, places)
+    arguments = prepared.training, prepared.base, prepared.examples, Precision.FP32
+    check_memory(*arguments, free=10**9)
+    with pytest.raises(OutOfMemory, match=r"at 64 pixels: it takes about .* GB, and 0\.0 are free"):
+        check_memory(*arguments, free=1000)
+
+
+# Steps
+
+
+def test_an_epoch_sees_every_picture_once_in_batches_of_one_size():
+    sizes = [(64, 64), (64, 80), (64, 64), (80, 64), (64, 64), (64, 80), (64, 64)]
+    batches = Batches(sizes, 2, seed=3)
+    assert batches.steps_per_epoch == 4
+    orders = []
+    for epoch in range(3):
+        chosen = [batches.at(epoch * 4 + place) for place in range(4)]
+        assert sorted(i for batch in chosen for i in batch) == list(range(7))
+        assert all(len({sizes[i] for i in batch}) == 1 for batch in chosen)
+        orders.append(chosen)
+    assert orders[0] != orders[1]
+    assert Batches(sizes, 2, seed=3).at(9) == batches.at(9)
+
+
+def test_noise_levels_are_those_of_the_model_s_own_schedule():
+    levels = np.concatenate([noise_of(0, step, (64, 1024, 2), True)[1] for step in range(60)])
+    plain = np.concatenate([noise_of(0, step, (64, 1024, 2), False)[1] for step in range(60)])
+    assert np.median(plain) == pytest.approx(0.5, abs=0.02)
+    middle = sigmas(2, 1024, has_time_shift=True)[1]
+    assert np.median(levels) == pytest.approx(middle, abs=0.02)
+    assert middle > 0.6
+
+
+def test_the_rate_rises_then_falls_or_stays():
+    cosine = [rate_at(step, 400, Decay.COSINE) for step in range(400)]
+    assert cosine[0] < 0.1
+    assert max(cosine) > 0.99
+    assert cosine[-1] < 1e-4
+    assert rate_at(399, 400, Decay.FLAT) == 1.0
+
+
+# Learning
+
+
+def test_a_training_that_was_stopped_and_goes_on_gives_what_an_uncut_one_gives(trained, places, tmp_path):
+    (*_, whole), _ = trained(places, save_every=4)
+    other = Places(tmp_path / "other" / "ink.safetensors", tmp_path / "other")
+    (*_, cut), said = trained(other, stop_after=3)
+    assert (whole.is_done, cut.is_done, cut.step) == (True, False, 3)
+    assert [m.step for m in said if isinstance(m, Wrote)] == [3]
+    with pytest.raises(RequestInvalid, match="There is a training called 'ink' already"):
+        trained(other)
+    (*_, done), _ = trained(other, is_resumed=True)
+    assert done.is_done
+    for one, two in ((places.output, other.output), (places.state, other.state)):
+        first, second = load_file(one), load_file(two)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_other_pictures_are_another_training(trained, places, folder):
+    trained(places, stop_after=2)
+    (folder / "p0.txt").write_text("something else")
+    with pytest.raises(RequestInvalid, match="are not those that 'ink' began with"):
+        trained(places, is_resumed=True)
+
+
+@pytest.mark.parametrize("file", ["state", "request"])
+def test_a_damaged_state_is_said(trained, places, file):
+    trained(places, stop_after=1)
+    getattr(places, file).write_bytes(b"{}")
+    with pytest.raises(Corrupt, match=r"cannot be read|is damaged"):
+        trained(places, is_resumed=True)
+
+
+def test_a_taken_name_and_nothing_to_go_on_with_are_said(trained, places):
+    with pytest.raises(RequestInvalid, match="no training called 'ink' that could go on"):
+        trained(places, is_resumed=True)
+    places.make()
+    places.output.write_bytes(b"a LoRA from elsewhere")
+    with pytest.raises(RequestInvalid, match="a LoRA called 'ink' already"):
+        trained(places)
+    assert places.output.read_bytes() == b"a LoRA from elsewhere"
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_saved(trained, places):
+    trained(places, stop_after=2)
+    before = places.output.read_bytes()
+    rewrite(places.state, lambda state: {name: value * np.float32(1e30) if "lora/" in name else value
+                                         for name, value in state.items()})  # fmt: skip
+    with pytest.raises(RequestInvalid, match="After step 3 the loss is no number any more"):
+        trained(places, is_resumed=True, save_every=1)
+    assert places.output.read_bytes() == before
+
+
+def test_a_sample_is_what_the_engine_paints_with_the_file(trained, places, models):
+    prompt = "a thing of the kind 1"
+    trained(places, samples=(prompt,), sample_every=3, learning_rate=0.1, seed=5)
+    first, _, last = (codec.decode(places.sample(step, 1).read_bytes())[..., :3] for step in (0, 3, 6))
+    engine = TorchEngine("cpu", models)
+
+    def painted(**fields):
+        return run(engine, prompt=prompt, seed=5, num_steps=MICRO.num_steps, **fields)
+
+    assert np.array_equal(painted().pixels, first)
+    silent = painted(loras=[LoraUse(name="ink", strength=0)])
+    assert silent.result.images[0].png == painted().result.images[0].png
+    changed = painted(loras=[LoraUse(name="ink")]).pixels
+    assert psnr_db(changed, last) > 45  # the file has half the digits
+    assert psnr_db(changed, first) < 35
+
+
+def learner(spec, folder, precision=Precision.FP32, is_checkpointed=False, size=(64, 64), rank=2):
+    training = build_training(folder="/a", name="ink", rank=rank, learning_rate=0.01, num_steps=10)
+    tokens, random = size[0] * size[1] // 256, torch.Generator().manual_seed(0)
+    dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
+    told = Told(
+        torch.randn(1, spec.t5_tokens, spec.transformer.context_in_dim, generator=random).to(dtype),
+        torch.randn(1, spec.transformer.vec_in_dim, generator=random).to(dtype),
+    )
+    latents = torch.randn(1, tokens, 64, generator=random)
+    base = dataclasses.replace(find_base("micro", (folder,)), spec=spec, folder=folder / spec.model)
+    arguments = training.filled(spec, 1), base, TorchBackend("cpu"), precision
+    return Learner(*arguments, [latents], [size], [told], is_checkpointed)
+
+
+@pytest.fixture
+def dev_like(models):
+    write_models_dir(models[0], DEV_LIKE)
+    return models[0]
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradients(dev_like):
+    plain, again = (
+        learner(DEV_LIKE, dev_like, is_checkpointed=is_so, size=(512, 448)) for is_so in (False, True)
+    )
+    losses = [(plain.learn(), again.learn()) for _ in range(3)]
+    assert all(one == pytest.approx(two, rel=1e-6) for one, two in losses)
+    ours, theirs = plain.lora.state(), again.lora.state()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert all(value.abs().sum() > 0 for value in ours.values())
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_a_base_stays_as_it_is_while_its_lora_learns_in_float32(dev_like, precision):
+    found = learner(DEV_LIKE, dev_like, precision, is_checkpointed=True, size=(128, 128), rank=8)
+    weights = {name: leaf.weight.clone() for name, leaf in leaves_of(found).items()}
+    losses = []
+    for _ in range(10):
+        losses.append(found.learn())
+        found.step = 0  # the same noise again, so that the loss must fall
+    assert losses[-1] < losses[0]
+    assert all(p.dtype is torch.float32 for p in found.lora.parameters.values())
+    dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
+    assert all(leaf.weight.dtype is dtype for leaf in leaves_of(found).values())
+    assert all(torch.equal(leaf.weight, weights[name]) for name, leaf in leaves_of(found).items())
+
+
+def leaves_of(found):
+    blocks = [found.transformer.img_in, found.transformer.final_layer.linear]
+    return dict(enumerate(blocks))
+
+
+@pytest.mark.parametrize("form", ["fp8", "nf4"])
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_quantised_base_is_trained_on_as_it_lies_in_its_file(models, form, is_kept, monkeypatch):
+    monkeypatch.setattr("backends.torch_cuda.backend.KEPT_DECODED_BYTES", 2**30 if is_kept else 0)
+    wide = TransformerConfig(
+        hidden_size=64, num_heads=2, depth=1, depth_single=1, mlp_hidden=128, context_in_dim=32,
+        vec_in_dim=32, axes_dim=(8, 12, 12),
+    )  # fmt: skip
+    spec = dataclasses.replace(MICRO, model="wide", transformer=wide)
+    write_models_dir(models[0], spec)
+    file = models[0] / "wide" / spec.files.transformer
+    quantize(open_source(file), FORMS[form], file.with_name("packed.safetensors"))
+    packed = dataclasses.replace(
+        spec, files=dataclasses.replace(spec.files, transformer="packed.safetensors")
+    )
+    found = learner(packed, models[0], is_checkpointed=not is_kept, rank=8)
+    block = found.transformer.single_blocks[0]
+    linear = (block if is_kept else block.args[0]).linear1  # one that is computed again lies in a partial
+    assert isinstance(linear.weight, PackedWeight)
+    before = linear.weight(torch.float32).clone()
+    losses = []
+    for _ in range(8):
+        losses.append(found.learn())
+        found.step = 0
+    assert losses[-1] < losses[0]
+    assert torch.equal(linear.weight(torch.float32), before)
+
+
+# The file
+
+
+def test_the_file_is_kohya_s_and_every_tensor_of_it_is_read(trained, places):
+    trained(places, trigger="ink")
+    source = open_source(places.output)
+    report = read_lora(source, MICRO, "ink").report
+    assert (report.families, report.kinds, report.ranks) == (("sd-scripts (kohya)",), ("LoRA",), (2,))
+    assert report.unmatched == ()
+    trainable = [layer for layer in layers_of(MICRO)[Component.TRANSFORMER] if TRAINED.fullmatch(layer.name)]
+    assert report.layers == {Component.TRANSFORMER: len(trainable)} == {Component.TRANSFORMER: 10}
+    assert source.metadata["modelspec.trigger_phrase"] == "ink"
+    assert (source.metadata["ss_steps"], source.metadata["ss_network_dim"]) == ("6", "2")
+    assert not any("pictures" in value for value in source.metadata.values())  # the folder's path
+
+
+def test_a_file_of_flux_s_size_means_the_same_to_diffusers(tmp_path):
+    from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
+
+    config = dataclasses.replace(catalog.DEV.transformer, depth=1, depth_single=1)
+    leaves = TorchLeaves(device="meta")
+    Transformer(TorchBackend("cpu").ops, leaves, config)
+    lora = ArtistLora(leaves.modules, 2, torch.device("cpu"), seed=0)
+    for number, parameter in enumerate(lora.parameters.values()):
+        torch.nn.init.normal_(parameter, 0.0, 0.1, torch.Generator().manual_seed(number))
+    file = tmp_path / "large.safetensors"
+    lora.write(file, {})
+    theirs = _convert_kohya_flux_lora_to_diffusers(load_file(file))
+    spec = dataclasses.replace(catalog.DEV, transformer=config)
+    patches = {patch.layer: patch.delta for patch in read_lora(open_source(file), spec, "large").patches()}
+
+    def delta(module):
+        down, up = (theirs[f"transformer.{module}.lora_{side}.weight"].float() for side in "AB")
+        return (up[:64] @ down).numpy()
+
+    double, single = "transformer_blocks.0", "single_transformer_blocks.0"
+    for module, layer, row in (
+        (f"{double}.attn.to_k", "double_blocks.0.img_attn.qkv", 3072),
+        (f"{double}.attn.add_v_proj", "double_blocks.0.txt_attn.qkv", 6144),
+        (f"{double}.ff_context.net.2", "double_blocks.0.txt_mlp.2", 0),
+        (f"{single}.proj_mlp", "single_blocks.0.linear1", 9216),
+        (f"{single}.proj_out", "single_blocks.0.linear2", 0),
+    ):
+        ours = patches[layer]
+        expected = ours.scale * ours.up[row : row + 64] @ ours.down
+        assert np.allclose(delta(module), expected, atol=1e-6), module
+
+
+def test_the_first_values_change_nothing_and_depend_on_the_seed_alone():
+    leaves = TorchLeaves()
+    model = Transformer(TorchBackend("cpu").ops, leaves, MICRO.transformer)
+    del model
+    first = ArtistLora(leaves.modules, 4, torch.device("cpu"), seed=1)
+    torch.randn(7)
+    second = ArtistLora(leaves.modules, 4, torch.device("cpu"), seed=1)
+    for name, value in first.state().items():
+        assert torch.equal(value, second.state()[name])
+        assert bool(value.abs().sum()) == name.endswith("lora_down.weight")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "side_px", "most_gb"),
+    [("BF16", 512, 26.0), ("BF16", 1024, 28.0), ("F8_E4M3", 512, 15.0), ("F8_E4M3", 1024, 17.0)],
+)
+def test_memory_at_flux_s_size_is_told_from_headers_alone(tmp_path, dtype, side_px, most_gb):
+    names = published.bfl_transformer(catalog.DEV)
+    sparse = {
+        name: dataclasses.replace(info, dtype=dtype if len(info.shape) == 2 else "BF16")
+        for name, info in names.items()
+    }
+    published.write_sparse(tmp_path / catalog.DEV.files.transformer, sparse)
+    tokens = catalog.DEV.t5_tokens + (side_px // 16) ** 2
+    memory = memory_of(Base(catalog.DEV, tmp_path), 16, tokens, 2, is_checkpointed=True)
+    assert memory.weights == pytest.approx({"BF16": 23.8e9, "F8_E4M3": 11.9e9}[dtype], rel=0.01)
+    assert memory.trained == 56_033_280 * 16
+    assert most_gb - 1.0 < memory.total / 1e9 < most_gb
