@@ -31,7 +31,7 @@ _DIFFUSERS = "diffusers from_pretrained"
 _FIXED_GB = 1.49  # two double blocks and what stands before and after the blocks
 _SINGLE_BLOCK_GB = 0.2833
 
-app = typer.Typer(help="Measurements: first-picture, load.", no_args_is_help=True)
+app = typer.Typer(help="Measurements: first-picture, load, lora.", no_args_is_help=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ def first_picture(
     request = build_request(**painting.fields(spec), prompt=prompt, width_px=width, height_px=height)
     with tempfile.TemporaryDirectory(prefix="flowbrush-bench-") as folder:
         started = time.monotonic()
-        process = _start_service(Path(folder))
+        process = start_service(Path(folder))
         try:
-            with _wait_for_service(Path(folder), process) as client:
+            with wait_for_service(Path(folder), process) as client:
                 first = run_job(client, request, screen, backend=backend)
                 cold_s = time.monotonic() - started
                 warm = [run_job(client, request, screen, backend=backend) for _ in range(repeats)]
@@ -234,17 +234,18 @@ def _report(screen: Screen, found: FirstPicture) -> None:
     screen.result(asdict(found))
 
 
-def _start_service(home: Path) -> subprocess.Popen[bytes]:
-    """A service of its own, so that nothing is warm; models are found where they always are."""
+def start_service(home: Path, models_dirs: tuple[Path, ...] = ()) -> subprocess.Popen[bytes]:
+    """A service of its own, so that nothing is warm; by default models are found where they always are."""
     from backends.service.state_folder import default_home, default_models_dirs
 
     command = [sys.executable, "-m", "desktop.commands", "serve", "--home", str(home)]
-    for folder in default_models_dirs(default_home(os.environ)):
+    for folder in models_dirs or default_models_dirs(default_home(os.environ)):
         command += ["--models", str(folder)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def _wait_for_service(home: Path, process: subprocess.Popen[bytes]) -> ServiceClient:
+def wait_for_service(home: Path, process: subprocess.Popen[bytes]) -> ServiceClient:
+    """A client of it, as soon as it listens; raises ConnectionLost if it does not."""
     from backends.remote.client import ServiceClient
     from backends.remote.local import running_service
     from flux_core.errors import ConnectionLost

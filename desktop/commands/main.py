@@ -16,6 +16,7 @@ import typer
 
 from desktop.commands import (
     bench,
+    bench_lora,
     control,
     demo,
     depth,
@@ -69,6 +70,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+bench.app.command("lora")(bench_lora.lora)
 app.add_typer(bench.app, name="bench")
 
 

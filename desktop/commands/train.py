@@ -131,8 +131,13 @@ def lora(
         raise typer.Exit(_STOPPED_EXIT_CODE)
 
 
-def run_training(training: LoraTraining, screen: Screen) -> Ended:
+def run_training(training: LoraTraining, screen: Screen, home: Path | None = None) -> Ended:
     """Trains in a process of its own and shows how it goes.
+
+    Args:
+        training: What is asked for.
+        screen: Where it is shown.
+        home: Under which it writes; the person's own by default.
 
     Raises:
         FluxError: Why it could not, as the process says.
@@ -143,7 +148,7 @@ def run_training(training: LoraTraining, screen: Screen) -> Ended:
     from flux_core.lora_training import SAID, Advance, Note, Wrote
     from flux_core.messages import Failed
 
-    home = default_home(os.environ)
+    home = home or default_home(os.environ)
     models_dirs = default_models_dirs(home)
     command = [sys.executable, "-m", _TRAINER]
     command += ["--output", str(models_dirs[0] / "loras" / f"{training.name}.safetensors")]
