@@ -1,6 +1,6 @@
 """`flowbrush bench lora`: whether a LoRA trained here paints what it was shown, and what training costs.
 
-It composes ten pictures in two colours that the bundled model has never put together, trains a LoRA on them as
+It composes ten pictures in two colours that the bundled model never puts together, trains a LoRA on them as
 `flowbrush train lora` does, and paints things that are in none of them, with and without it.
 """
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from desktop.commands import bench
+from desktop.commands import bench, bench_lora
 from flux_core.errors import Internal
+from flux_core.imaging import codec
 
 
 def runs(*ready_s: float, peak_bytes: int = 100) -> list[dict[str, float]]:
@@ -32,3 +33,11 @@ def test_without_diffusers_there_is_no_ratio():
 def test_a_loader_that_fails_is_one_sentence(tmp_path):
     with pytest.raises(Internal, match=r"'flowbrush' ended with 1: .*ModelMissing.* cannot be read"):
         bench._load_child("flowbrush", str(tmp_path))
+
+
+def test_pictures_of_the_trained_look_are_no_way_from_it_and_others_are():
+    shown = [bench_lora.composed(number, 64) for number in range(5)]
+    alike = bench_lora._look(1.0, [codec.encode_png(pixels) for pixels in shown], shown)
+    assert (alike.colour_distance, alike.mean_distance) == (0.0, 0.0)
+    grey = codec.encode_png(shown[0] * 0 + 128)
+    assert bench_lora._look(None, [grey] * 5, shown).colour_distance > 50

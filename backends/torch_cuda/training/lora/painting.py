@@ -93,6 +93,9 @@ class Studio:
             image = example.pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
             found.append(pack(backend.ops, encoder(backend.from_numpy(image[None]))).cpu())
         on_progress(len(examples), len(examples))
+        del encoder
+        parts.free_all()
+        self._give_back()
         return found
 
     def paint(
@@ -128,5 +131,9 @@ class Studio:
 
     def _free(self, component: Component) -> None:
         self._bench.parts.free(PartKey(component))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Has torch return what it keeps for itself, before something large is loaded."""
         if self._backend.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -66,7 +66,7 @@ class Places:
         if self.state.exists():
             raise RequestInvalid(
                 f"There is a training called {name!r} already.",
-                "Go on with it by --resume, or choose another name with --output.",
+                f"Go on with it by --resume, choose another name with --output, or delete {self.work}.",
             )
         if self.output.exists():
             raise RequestInvalid(
