@@ -184,7 +184,12 @@ def train(
     """
 
     def counted(stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: say(Advance(stage=stage, done=done, total=total))
+        def count(done: int, total: int) -> None:
+            if is_stopped():
+                raise Cancelled("The training was stopped before it began to learn.")
+            say(Advance(stage=stage, done=done, total=total))
+
+        return count
 
     studio = Studio(base, backend, precision, is_stopped)
     prompts = [*(each.caption for each in examples), *studio.prompts_of(training.samples)]

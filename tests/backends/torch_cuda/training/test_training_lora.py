@@ -26,19 +26,21 @@ from backends.torch_cuda.training.lora.train import Learner, rate_at, train
 from backends.torch_cuda.training.lora.weights import ArtistLora
 from flux_core import catalog
 from flux_core.catalog import TransformerConfig
-from flux_core.errors import Corrupt, ModelMissing, OutOfMemory, RequestInvalid
+from flux_core.conditioning.packing import position_ids
+from flux_core.errors import Cancelled, Corrupt, ModelMissing, OutOfMemory, RequestInvalid
 from flux_core.imaging import codec
 from flux_core.lora_training import Decay, Wrote, build_training
 from flux_core.models.transformer import Transformer
 from flux_core.plan import Component
 from flux_core.request import LoraUse, Precision
 from flux_core.sampling.schedule import sigmas
+from flux_core.weights.diffusers_keys import transformer_recipes
 from flux_core.weights.lora.layers import layers_of
 from flux_core.weights.lora.read import read_lora
 from flux_core.weights.open import open_source
 from flux_core.weights.quant.forms import FORMS
 from flux_core.weights.quantize import quantize
-from tests.support import published
+from tests.support import lora_peers, published
 from tests.support.engine_runs import psnr_db, run
 from tests.support.tiny_random import MICRO, rewrite, write_models_dir
 
@@ -81,7 +83,7 @@ def places(tmp_path):
 def trained(folder, models):
     """Trains in this process: (places, fields of the request) -> what it said; stops after `stop_after`."""
 
-    def call(places, stop_after=None, **fields):
+    def call(places, stop_after=None, stage="Training", **fields):
         given = {
             "folder": str(folder),
             "name": "ink",
@@ -96,7 +98,7 @@ def trained(folder, models):
         said = []
 
         def is_stopped():
-            steps = [m.done for m in said if getattr(m, "stage", "") == "Training"]
+            steps = [m.done for m in said if getattr(m, "stage", "") == stage]
             return stop_after is not None and bool(steps) and steps[-1] >= stop_after
 
         backend = TorchBackend("cpu")
@@ -295,6 +297,14 @@ def test_a_training_that_was_stopped_and_goes_on_gives_what_an_uncut_one_gives(t
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("stage", ["Encoding words", "Encoding pictures"])
+def test_a_stop_before_the_first_step_leaves_nothing(trained, places, stage):
+    with pytest.raises(Cancelled):
+        trained(places, stop_after=1, stage=stage)
+    assert not places.state.exists()
+    assert not places.output.exists()
+
+
 def test_other_pictures_are_another_training(trained, places, folder):
     trained(places, stop_after=2)
     (folder / "p0.txt").write_text("something else")
@@ -424,6 +434,61 @@ def test_a_quantised_base_is_trained_on_as_it_lies_in_its_file(models, form, is_
         found.step = 0
     assert losses[-1] < losses[0]
     assert torch.equal(linear.weight(torch.float32), before)
+
+
+def test_a_step_has_the_loss_and_the_gradients_that_diffusers_and_peft_have(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    peer = lora_peers.flux_peer()
+    lora_peers.saved(peer.state_dict(), tmp_path / lora_peers.SPEC.files.transformer)
+    spec = lora_peers.SPEC
+    training = build_training(folder="/a", name="ink", rank=2, learning_rate=1e-6, num_steps=9)
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 20, 64, generator=random)
+    txt = torch.randn(1, spec.t5_tokens, spec.transformer.context_in_dim, generator=random)
+    vec = torch.randn(1, spec.transformer.vec_in_dim, generator=random)
+    arguments = training.filled(spec, 1), Base(spec, tmp_path), TorchBackend("cpu"), Precision.FP32
+    ours = Learner(*arguments, [z], [(64, 80)], [Told(txt, vec)], is_checkpointed=False)
+    loss = ours.learn()
+
+    recipes = transformer_recipes(spec.transformer)
+    trained = [
+        layer.name for layer in layers_of(spec)[Component.TRANSFORMER] if TRAINED.fullmatch(layer.name)
+    ]
+    parts = {
+        name: [part.removesuffix(".weight") for part in recipes[f"{name}.weight"].parts] for name in trained
+    }
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=[one for each in parts.values() for one in each])
+    with lora_peers.quiet():
+        peer = get_peft_model(peer, config).base_model.model
+    modules = dict(peer.named_modules())
+    for name in trained:
+        down = ours.lora.parameters[f"lora_unet_{name.replace('.', '_')}.lora_down.weight"]
+        for part in parts[name]:
+            modules[part].lora_A["default"].weight.data.copy_(down)
+    noise, sigma = (torch.from_numpy(each) for each in noise_of(0, 0, (1, 20, 64), False))
+    ids = torch.from_numpy(position_ids(0, 8, 10)).float()
+    v = peer(
+        hidden_states=(1 - sigma) * z + sigma * noise,
+        encoder_hidden_states=txt,
+        pooled_projections=vec,
+        timestep=sigma,
+        img_ids=ids,
+        txt_ids=torch.zeros(spec.t5_tokens, 3),
+        guidance=torch.ones(1),
+        return_dict=False,
+    )[0]
+    theirs = torch.nn.functional.mse_loss(v, noise - z)
+    theirs.backward()
+    assert loss == pytest.approx(float(theirs.detach()), rel=1e-5)
+    norm = torch.cat([m.lora_B["default"].weight.grad.flatten() for m in modules.values()
+                      if hasattr(m, "lora_B")]).norm()  # fmt: skip
+    for name in trained:
+        grad = ours.lora.parameters[f"lora_unet_{name.replace('.', '_')}.lora_up.weight"].grad
+        expected = torch.cat([modules[part].lora_B["default"].weight.grad for part in parts[name]])
+        assert torch.allclose(
+            grad, expected / max(1.0, float(norm)), atol=1e-5 * float(expected.abs().max()) + 1e-7
+        ), name
 
 
 # The file
