@@ -305,6 +305,12 @@ def test_a_stop_before_the_first_step_leaves_nothing(trained, places, stage):
     assert not places.output.exists()
 
 
+def test_a_stop_in_the_middle_of_a_painting_saves_the_step_before_it(trained, places):
+    (*_, ended), _ = trained(places, stop_after=2, samples=("a thing",), sample_every=2)
+    assert ended.step == int(load_file(places.state)["step"]) == 2
+    assert not places.sample(2, 1).exists()
+
+
 def test_other_pictures_are_another_training(trained, places, folder):
     trained(places, stop_after=2)
     (folder / "p0.txt").write_text("something else")
