@@ -1,6 +1,6 @@
 """Verifies and deletes what lies in the folder of models, and lists what is no row of the catalog.
 
-Deleting removes names: an original that was linked keeps its own, and the bundled model is never touched.
+Deleting removes names: an original that was linked keeps its own, and what is bundled is never touched.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from flux_core import catalog
 from flux_core.catalog import Kind, RemoteFile, Row
 from flux_core.errors import FluxError, ModelMissing, RequestInvalid
 from flux_core.weights.detect import detect
-
-_BUNDLED = "tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +84,15 @@ def plan_deletion(name: str, models_dir: Path) -> Deletion:
         models_dir: The person's folder of models; nothing outside it is ever deleted.
 
     Raises:
-        RequestInvalid: There is no such row, or it is the bundled model.
+        RequestInvalid: There is no such row, or it is a bundled one.
         ModelMissing: It is not in the folder.
     """
     where = _place_of(name, models_dir)
     row = catalog.MODELS.get(name) or catalog.PARTS.get(name)
     unfinished = tuple(hub.unfinished(row, models_dir)) if row else ()
     if not os.path.lexists(where) and not unfinished:
-        if name == _BUNDLED:
-            raise RequestInvalid("The bundled model comes with Flowbrush and stays.", "Choose another.")
+        if row is not None and row.is_bundled:
+            raise RequestInvalid(f"{row.title} comes with Flowbrush and stays.", "Choose another.")
         raise ModelMissing(f"{where} is not there.", "`flowbrush models list` shows what is.")
     files = [*_files_in(where), *unfinished]
     freed = {

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.torch_cuda.upscaler import find_library, load_upscaler
+from backends.torch_cuda.vision.library import check_installed
 from backends.torch_cuda.vision.look import look as look_at
 from flux_core.catalog.helpers import choose, folder_of_helper
 from flux_core.companions import UPSCALERS, find_file
@@ -41,6 +42,7 @@ class TorchHelpers(NoHelpers):
         super().check(request.model_copy(update={"upscaler": ""}))
         if any(use.kind is ControlKind.DEPTH and not use.is_map for use in request.controls):
             choose(Depth(), self._folder_of)
+            check_installed()
         if request.upscaler:
             find_library()
 

@@ -21,6 +21,7 @@ from flux_core.errors import FluxError
 _PACKAGES = ("torch", "numpy", "pillow", "pydantic", "fastapi", "httpx", "PySide6-Essentials")
 _OPTIONAL = {
     "mlx": "a second engine, the fast one on Apple silicon",
+    "transformers": "scores, captions, masks and depth maps of pictures",
     "diffusers": "the comparison of flowbrush bench load",
 }
 """Package -> what it would give."""
@@ -141,8 +142,14 @@ def _models(home: Path) -> list[Finding]:
 
     folders = default_models_dirs(home)
     installed = [info.model for info in catalog.model_infos(folders) if info.is_installed]
+    helpers = [
+        part.model
+        for part in catalog.PARTS.values()
+        if part.kind is catalog.Kind.VISION and catalog.part_folder(part, folders)
+    ]
     if installed:
-        return [Finding("Models", True, ", ".join(installed))]
+        found = [Finding("Models", True, ", ".join(installed))]
+        return [*found, Finding("Helpers", True, ", ".join(helpers))] if helpers else found
     looked = " or ".join(map(str, folders))
     hint = f"Run flowbrush models get or import, or put one into {looked}."
     return [Finding("Models", False, "none is installed", hint)]

@@ -26,7 +26,7 @@ def get(model: Name, json: options.Json = False, debug: options.Debug = False) -
 
     screen = Screen(json)
     row = catalog.find_row(model)
-    if not row.downloads:
+    if row.is_bundled:
         raise RequestInvalid(f"{row.title} comes with Flowbrush and is published nowhere.", "Choose another.")
     folders = models_dirs()
     wanted = hub.wanted_files(row, folders[0], folders)

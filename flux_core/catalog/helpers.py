@@ -7,6 +7,9 @@ safetensors. So Florence-2 is the community's copy in that layout, the 336 pixel
 as a pickle, somebody's conversion, and Phi-3 Vision has no row: its successor Phi-4 multimodal lies in that
 layout in a branch of its repository only, and is read from a folder of the person's own.
 
+The last two rows are small ones that come with Flowbrush, trained on the bundled family's own kind of
+pictures: so scores and depth maps need no download, and what a person gets is taken before them.
+
 Source: the repositories' file lists. No sha256 is known for certain; the hub's is checked at a download.
 """
 
@@ -133,6 +136,15 @@ DEPTH_SMALL = _depth(
 )
 DEPTH_PRO = _depth("depth-pro", "Depth Pro", "Apple Machine Learning Research Model", "apple/DepthPro-hf")
 
+
+def _bundled(model: str, title: str, kinds: tuple[LookKind, ...]) -> PartSpec:
+    meant_for = tuple(kind.value for kind in kinds)
+    return PartSpec(model=model, title=title, licence="Apache-2.0", kind=Kind.VISION, meant_for=meant_for)
+
+
+TINY_CLIP = _bundled("tiny-clip", "Tiny CLIP (bundled)", _SIMILARITY)
+TINY_DEPTH = _bundled("tiny-depth", "Tiny depth estimator (bundled)", (LookKind.DEPTH,))
+
 ALL = (
     FLORENCE_LARGE,
     FLORENCE_BASE,
@@ -144,6 +156,8 @@ ALL = (
     DEPTH_LARGE,
     DEPTH_SMALL,
     DEPTH_PRO,
+    TINY_CLIP,
+    TINY_DEPTH,
 )
 
 
@@ -199,8 +213,7 @@ def choose(look: Look, find_folder: Callable[[str], Path | None]) -> Chosen:
         raise RequestInvalid(f"There is no helper called {look.model[:40]!r}.", f"Choose one of: {known}.")
     if folder is None:
         raise ModelMissing(
-            f"{look.model if row is None else row.title} is not on this machine.",
-            f"Get it with `flowbrush models get {look.model}`.",
+            f"{look.model if row is None else row.title} is not on this machine.", how_to_get(look.model)
         )
     return Chosen(look.model, row.title if row is not None else look.model, folder)
 
@@ -212,6 +225,18 @@ def folder_of_helper(model: str, models_dirs: tuple[Path, ...]) -> Path | None:
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
             return folder
     return None
+
+
+def is_bundled(model: str) -> bool:
+    """Whether an id is that of a helper that comes with Flowbrush."""
+    return any(row.model == model and row.is_bundled for row in ALL)
+
+
+def how_to_get(model: str) -> str:
+    """What to do where a helper is missing or damaged, as a sentence."""
+    if is_bundled(model):
+        return "It comes with Flowbrush: install Flowbrush again."
+    return f"Get it with `flowbrush models get {model}`."
 
 
 def words(kind: LookKind) -> str:

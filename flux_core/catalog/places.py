@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
+from flux_core.catalog.helpers import folder_of_helper
 from flux_core.catalog.lookup import MODELS
-from flux_core.catalog.spec import ModelFiles, ModelSpec, PartSpec, Row
+from flux_core.catalog.spec import Kind, ModelFiles, ModelSpec, PartSpec, Row
 from flux_core.errors import ModelMissing
 from flux_core.messages import ModelInfo
 from flux_core.weights.numbered import NumberedSet, numbered_sets
@@ -107,7 +108,9 @@ def part_path(folder: Path, part: str, name: str) -> str | None:
 
 
 def part_folder(row: PartSpec, models_dirs: tuple[Path, ...]) -> Path | None:
-    """The folder where a part that models share or take is, in whatever layout; None if it is nowhere."""
+    """Where a part that models share or take is, in whatever layout, or a helper; None if it is nowhere."""
+    if row.kind is Kind.VISION:
+        return folder_of_helper(row.model, models_dirs)
     first = row.downloads[0].name
     part = next((name for name in PART_NAMES if getattr(ModelFiles(), name) == first), "")
     for base in models_dirs:

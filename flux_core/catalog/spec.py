@@ -113,6 +113,11 @@ class Row:
     downloads: tuple[RemoteFile, ...] = ()
     needs: tuple[str, ...] = ()
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it comes with Flowbrush, and is published nowhere else."""
+        return not self.downloads
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Row):

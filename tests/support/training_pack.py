@@ -8,7 +8,7 @@ from backends.torch_cuda.training.data.objects import THINGS
 from backends.torch_cuda.training.data.pack import Pack, SpriteInfo
 from backends.torch_cuda.training.data.palette import PALETTE, name_of
 
-STYLES = ("3d", "flat", "line")
+STYLES = ("3d", "flat", "line", "pixel")
 SIDE_PX = 64
 
 

@@ -11,13 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.flow import Conditioner, FlowNets, RunState, hold_then_fall
+from backends.torch_cuda.training.flow import (
+    Conditioner,
+    FlowNets,
+    Mixing,
+    RunState,
+    batch_of,
+    hold_then_fall,
+)
 from backends.torch_cuda.training.network import set_rate
 from backends.torch_cuda.training.scenes import Captions
 from backends.torch_cuda.training.stepper import Stepper
@@ -39,13 +46,29 @@ class Distillation:
     usual_share: float = 0.3  # of the walks, with exactly the usual guidance
     walk_steps: tuple[int, int] = (8, 28)  # fewest and most steps of a walk
     sizes_px: tuple[tuple[int, int], ...] = (
-        (256, 256), (128, 128), (256, 256), (192, 256), (256, 256), (256, 192)
+        (256, 256), (128, 128), (256, 256), (192, 256), (256, 256), (384, 384),
+        (256, 256), (128, 256), (256, 256), (256, 192), (256, 256), (512, 512),
+        (256, 256), (128, 128), (256, 256), (256, 512), (256, 256), (256, 128), (256, 256), (512, 256),
     )  # height and width; they take turns  # fmt: skip
     small_count: int = 512  # walks under way up to 128 px
-    large_count: int = 256
+    large_count: int = 256  # up to 256 px, and fewer above
+    mixing: Mixing = Mixing(without_clip=0.15, other_clip=0.05, without_t5=0.08)
     texts: int = 4096  # captions held ready as text states
     texts_chunk: int = 256  # encoded at a time
     texts_every: int = 4  # steps between renewals of a chunk
+
+
+class TextPool(Protocol):
+    """What `Texts` takes of a stage's numbers."""
+
+    @property
+    def texts(self) -> int: ...
+    @property
+    def texts_chunk(self) -> int: ...
+    @property
+    def texts_every(self) -> int: ...
+    @property
+    def mixing(self) -> Mixing: ...
 
 
 class Lesson(NamedTuple):
@@ -68,6 +91,7 @@ class Texts:
         teacher: Nets of the flow stage.
         tables: Their constant tables.
         new_captions: Where captions come from.
+        empty: The empty prompt.
         numbers: Of the stage.
         amp: Autocast, as in the flow stage.
     """
@@ -77,12 +101,14 @@ class Texts:
         teacher: FlowNets,
         tables: Conditioner,
         new_captions: NewCaptions,
-        numbers: Distillation,
+        empty: Captions,
+        numbers: TextPool,
         amp: Any,
     ) -> None:
         self._teacher = teacher
         self._tables = tables
         self._new_captions = new_captions
+        self._empty = empty
         self._numbers = numbers
         self._amp = amp
         parts = [self._chunk() for _ in range(max(1, numbers.texts // numbers.texts_chunk))]
@@ -109,8 +135,12 @@ class Texts:
         self._txt[place], self._vec[place] = self._chunk()
         self._next = (self._next + self._numbers.texts_chunk) % len(self._txt)
 
+    @torch.no_grad()
     def _chunk(self) -> tuple[Tensor, Tensor]:
-        return self.encode(self._new_captions(self._numbers.texts_chunk))
+        captions = self._new_captions(self._numbers.texts_chunk)
+        with self._amp():
+            txt, vec = self._tables.mixed_text(self._teacher, captions, self._empty, self._numbers.mixing)
+        return txt.float(), vec.float()
 
 
 class _Walking(NamedTuple):
@@ -228,10 +258,10 @@ class Rounds:
         numbers: Distillation,
         amp: Any,
     ) -> None:
-        texts = Texts(teacher, tables, new_captions, numbers, amp)
+        texts = Texts(teacher, tables, new_captions, empty, numbers, amp)
         self._make = lambda size_px: Walks(
             teacher, tables, empty, texts, (size_px[0] // 8, size_px[1] // 8),
-            numbers.small_count if max(size_px) <= 128 else numbers.large_count, numbers, amp,
+            batch_of(size_px, numbers.small_count, numbers.large_count), numbers, amp,
         )  # fmt: skip
         self._sizes_px = numbers.sizes_px
         self._walks: dict[tuple[int, int], Walks] = {}

@@ -3,14 +3,17 @@
 The transformer learns the velocity noise - data of x = (1 - s) data + s noise, with logit-normal s;
 text encoders are trained along. The result is the teacher of the distillation (distil.py).
 
-Source: Esser et al. 2024 (rectified flow, logit-normal noise levels).
+CLIP's pooled state alone tells this small model nearly everything, so one that always gets it never learns to
+read T5's states: in a share of the captions it is missing or another caption's.
+
+Source: Esser et al. 2024 (rectified flow, logit-normal noise levels, text encoders dropped one by one).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +40,34 @@ _ZERO_AT_START = (
     "final_layer.linear.bias",
     "guidance_in.out_layer.weight",
 )
+
+
+class Said(Protocol):
+    """What sentences say, as text.Sentences keeps it."""
+
+    def draw(self, count: int) -> tuple[Tensor, ...]:
+        """Inputs of `loss` for that many sentences."""
+        ...
+
+    def loss(self, nets: FlowNets, tables: Conditioner, *drawn: Tensor) -> Tensor:
+        """How far both text encoders are from naming it, a scalar."""
+        ...
+
+
 LatentBatch = Callable[[int], tuple[Tensor, Captions, tuple[int, int]]]
 """step -> (tokens [B, L, 64] normalised, their captions, latent height and width)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """Shares of the captions in which one text encoder is silent or wrong, so that the other must count."""
+
+    without_clip: float = 0.35
+    other_clip: float = 0.2  # CLIP's state of another caption
+    without_t5: float = 0.1
+
+
+NO_MIXING = Mixing(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +80,9 @@ class FlowTraining:
     ema: float = 0.9995
     caption_dropout: float = 0.1
     sigma_mean: float = 0.2  # of the logit-normal
+    mixing: Mixing = Mixing()
+    said_weight: float = 0.03  # of the loss of what sentences say, against the velocity's
+    said_count: int = 256  # sentences a step
 
 
 class FlowNets(NamedTuple):
@@ -128,6 +160,30 @@ class Conditioner:
         vec = nets.clip.model(captions.clip, self.positions, captions.clip_end)
         return txt, vec
 
+    def mixed_text(
+        self, nets: FlowNets, captions: Captions, empty: Captions, mixing: Mixing
+    ) -> tuple[Tensor, Tensor]:
+        """As `text`, with the shares of `mixing`; captions that are empty stay so.
+
+        A missing CLIP state is that of the empty prompt; missing T5 states are zeros, as the engine gives
+        them where T5 is left out, or those of the empty prompt.
+        """
+        txt, vec = self.text(nets, captions)
+        if mixing == NO_MIXING:
+            return txt, vec
+        no_txt, no_vec = self.text(nets, empty)
+        chance, coin = torch.rand(2, len(vec), device=vec.device)
+        chance = torch.where(captions.clip_end > empty.clip_end, chance, 0.5)
+        is_other = chance < mixing.other_clip
+        is_without = (chance >= 1 - mixing.without_clip - mixing.without_t5) & (
+            chance < 1 - mixing.without_t5
+        )
+        is_mute = chance >= 1 - mixing.without_t5
+        vec = torch.where(is_other[:, None], vec.roll(1, 0), vec)
+        vec = torch.where(is_without[:, None], no_vec, vec)
+        silence = no_txt * (coin < 0.5)[:, None, None]
+        return torch.where(is_mute[:, None, None], silence, txt), vec
+
     def velocity(
         self,
         nets: FlowNets,
@@ -151,25 +207,42 @@ def train(
     stage: Stage,
     amp: Any,
     state: RunState,
+    said: Said,
     is_graphed: bool = True,
 ) -> None:
-    """Flow matching in place for as long as the stage lasts; `state` carries optimiser and average."""
+    """Flow matching in place for as long as the stage lasts.
+
+    Args:
+        nets: Transformer and text encoders.
+        tables: Constant tables of the model.
+        batch: What a step learns from.
+        empty: The empty prompt.
+        numbers: Of the stage.
+        stage: How long.
+        amp: Autocast.
+        state: Optimiser and average of the nets and of the heads of `said`.
+        said: Keeps the text encoders naming what sentences say, instructions among them.
+        is_graphed: Capture steps as CUDA graphs, where there is CUDA.
+    """
 
     def loss(size: tuple[int, int], z: Tensor, *text: Tensor) -> Tensor:
         x, target, sigma = noised(z, numbers.sigma_mean)
-        captions = Captions(*text).dropped(numbers.caption_dropout, empty)
+        captions = Captions(*text[:3]).dropped(numbers.caption_dropout, empty)
         with amp():
-            v = tables.velocity(nets, x, captions, sigma, torch.ones_like(sigma), size)
-        return (v.float() - target).pow(2).mean()
+            txt, vec = tables.mixed_text(nets, captions, empty, numbers.mixing)
+            pe = tables.rotary(size)
+            v = nets.transformer.model(x, txt, vec, sigma, torch.ones_like(sigma), pe)
+            naming = said.loss(nets, tables, *text[3:])
+        return (v.float() - target).pow(2).mean() + numbers.said_weight * naming
 
     is_graphed = is_graphed and tables.device.type == "cuda"
-    step_once = Stepper(loss, list(nets.parameters.values()), state.optimiser, is_graphed)
+    step_once = Stepper(loss, list(state.parameters.values()), state.optimiser, is_graphed)
     for step in stage.steps():
         warm = min(1.0, (step + 1) / numbers.warmup_steps)
         lr = numbers.lr * warm * hold_then_fall(stage.fraction, numbers.decay_from)
         set_rate(state.optimiser, lr)
         z, captions, size = batch(step)
-        value, norm = step_once(size, z, *captions)
+        value, norm = step_once(size, z, *captions, *said.draw(numbers.said_count))
         state.average.update(step, numbers.ema)
         stage.log(step, loss=value, norm=norm, lr=lr)
 
@@ -178,6 +251,7 @@ class RunState:
     """Optimiser and averaged weights of a run."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], lr: float) -> None:
+        self.parameters = parameters
         self.optimiser = adamw(parameters, lr, beta2=0.98)
         self.average = Average(parameters.values())
 
@@ -189,6 +263,16 @@ def noised(z: Tensor, sigma_mean: float) -> tuple[Tensor, Tensor, Tensor]:
     sigma = torch.sigmoid(torch.randn(len(z), device=z.device) + sigma_mean)
     s = sigma[:, None, None]
     return (1 - s) * z + s * noise, noise - z, sigma
+
+
+def batch_of(size_px: tuple[int, int], small: int, large: int) -> int:
+    """How many pictures of a height and width make a batch: `small` up to 128 px, `large` up to 256 px, and
+    fewer of larger ones, for about half the tokens.
+    """
+    area = size_px[0] * size_px[1]
+    if area <= 128**2:
+        return small
+    return large if area <= 256**2 else max(1, large * 256**2 // (2 * area))
 
 
 def hold_then_fall(fraction: float, decay_from: float) -> float:

@@ -13,14 +13,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from backends.torch_cuda.training.flow import batch_of
 from backends.torch_cuda.training.plan import Plan
 from backends.torch_cuda.training.scenes import Captions
 
 _LOG = logging.getLogger("training")
 
 
+RARE = ((512, 512), (128, 256), (384, 384), (256, 512), (256, 128), (512, 256))
+"""Heights and widths in pixels that take turns in an eighth of the later steps."""
+
+
 class Batches:
-    """Which sizes a step sees: 128 px first, then mostly 256 px with some smaller and oblong ones.
+    """Which sizes a step sees: 128 px first, then mostly 256 px with some smaller, oblong and larger ones.
 
     Args:
         plan: Batch and pool sizes.
@@ -47,7 +52,7 @@ class Batches:
         pool = self._pool(size)
         if step % self._plan.renew_every == self._plan.renew_every - 1:
             pool.renew()
-        count = self._plan.batch_small if size == self.SMALL else self._plan.batch_large
+        count = batch_of(size, self._plan.batch_small, self._plan.batch_large)
         tokens, captions = pool.draw(count)
         return tokens, captions, (size[0] // 8, size[1] // 8)
 
@@ -56,12 +61,15 @@ class Batches:
             return self.SMALL
         if step % 8 == 4:
             return self.WIDE if step % 16 == 4 else self.TALL
+        if step % 8 == 2 and fraction >= self._plan.rare_from:
+            return RARE[step // 8 % len(RARE)]
         return self.LARGE
 
     def _pool(self, size: tuple[int, int]) -> LatentPool:
         if size not in self._pools:
             plan = self._plan
             capacity = {self.SMALL: plan.pool_small, self.LARGE: plan.pool_large}.get(size, plan.pool_wide)
+            capacity = plan.pool_rare if size in RARE else capacity
             start = time.monotonic()
             self._pools[size] = LatentPool(
                 lambda count: self._latents(count, size), capacity, plan.pool_chunk

@@ -20,7 +20,7 @@ from backends.torch_cuda.training.stages import Run
 
 _LOG = logging.getLogger("training")
 STAGES = (
-    *("warm", "warm_autoencoder", "mend", "judge", "autoencoder", "adopt"),
+    *("warm", "warm_autoencoder", "mend", "judge", "autoencoder", "adopt", "base"),
     *("text", "flow", "distil", "export", "evaluate"),
 )
 FROM_NOTHING = "judge,autoencoder,text,flow,distil,export,evaluate"

@@ -129,10 +129,11 @@ class SceneSource:
         top, left = (int(v) for v in np.random.randint(0, 257 - side_px, 2))
         part = part[:, top : top + side_px, left : left + side_px].clone()
         for index in range(round(count * photo_share)):
-            part[index] = self._photo_crop(side_px)
+            part[index] = self.photo_crop(side_px)
         return part
 
-    def _photo_crop(self, side_px: int) -> Tensor:
+    def photo_crop(self, side_px: int) -> Tensor:
+        """A random square of a photograph [side, side, 3]."""
         photo = self.photos[np.random.randint(len(self.photos))]
         top = np.random.randint(photo.shape[0] - side_px + 1)
         left = np.random.randint(photo.shape[1] - side_px + 1)

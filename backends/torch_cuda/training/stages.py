@@ -31,7 +31,7 @@ from backends.torch_cuda.training import (
     warm,
 )
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.data import feed, word_ids
+from backends.torch_cuda.training.data import feed, pairs, word_ids
 from backends.torch_cuda.training.data.captions import held_out_captions
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.network import use_channels_last
@@ -87,7 +87,10 @@ class Run:
         self.words = word_ids.committed()
         self.spec = spec
         self.bundled = bundled
+        self.pack = pack
+        self.num_workers = num_workers
         self._judge: judge.Judge | None = None
+        self._sentences: text.Sentences | None = None
         self._ae: autoencoder.AutoencoderNets | None = None
 
     @property
@@ -98,7 +101,7 @@ class Run:
     # --- stages ---------------------------------------------------------------------------------
     def warm(self) -> None:
         """Compiles what flow and distil need; for a process that runs beside the first stages."""
-        warm.compile_flow(self.spec, self.plan, self.source, self.empty())
+        warm.compile_flow(self.spec, self.plan, self.source, self.empty(), self.sentences())
 
     def warm_autoencoder(self) -> None:
         """Compiles what the autoencoder stage needs."""
@@ -178,26 +181,35 @@ class Run:
             self._bundled_autoencoder(), self.source, self.held_out().images, self.plan.mend, stage, file
         )
 
+    def base(self) -> None:
+        """Takes the transformer and the text encoders that ship as the start of text and flow."""
+        checkpoint.save(self.work / "base.safetensors", self.bundled_nets().state())
+
     def text(self) -> None:
-        """Head start for the text encoders; leaves a complete fresh set of flow nets."""
+        """Head start for the text encoders; leaves a set of flow nets, fresh but for what `base` took."""
         nets = flow.build(self.spec, self.device)
+        base = self.work / "base.safetensors"
+        is_fresh = not base.exists()
+        if not is_fresh:
+            nets.load(checkpoint.load(base, self.device)[0])
         stage = Stage("text", self.plan.text_s, deadline=self._end, log_every=100)
-        tables = flow.Conditioner(self.spec, self.device)
-        text.train(nets, tables, self.source, feed.LABELS, stage, self.source.amp)
-        checkpoint.save(self.work / "flow_start.safetensors", nets.state())
+        tables, said = flow.Conditioner(self.spec, self.device), self.sentences()
+        said.train(nets, tables, stage, self.source.amp, is_fresh)
+        state = nets.state() | {name: p.detach() for name, p in said.parameters.items()}
+        checkpoint.save(self.work / "flow_start.safetensors", state)
 
     def flow(self) -> None:
         """Flow matching; may stop at the deadline and go on in another run."""
-        nets = flow.build(self.spec, self.device)
-        state = flow.RunState(nets.parameters, self.plan.flow.lr)
+        nets, said = flow.build(self.spec, self.device), self.sentences()
         saved = self.work / "flow.safetensors"
         used_s, first = 0.0, 0
-        if saved.exists():
-            used_s, first = self._resume(saved, nets, state)
-        else:
+        if not saved.exists():
             tensors, _ = checkpoint.load(self.work / "flow_start.safetensors", self.device)
             nets.load(tensors)
-            state = flow.RunState(nets.parameters, self.plan.flow.lr)
+            said.load(tensors)
+        state = flow.RunState(nets.parameters | said.parameters, self.plan.flow.lr)
+        if saved.exists():
+            used_s, first = self._resume(saved, state)
         if self.is_compiled:
             flow.compile_nets(nets)
         after_s = self.plan.after_flow_s
@@ -208,7 +220,7 @@ class Run:
         batches.prepare(self.plan.small_until <= used_s / total_s)
         stage = Stage(
             "flow", total_s, used_s, first, self._end - after_s, log_every=500,
-            save=lambda stage: self._keep(saved, nets, state, stage), save_every_s=120.0,
+            save=lambda stage: self._keep(saved, state, stage), save_every_s=120.0,
         )  # fmt: skip
         tables = flow.Conditioner(self.spec, self.device)
         flow.train(
@@ -220,6 +232,7 @@ class Run:
             stage,
             self.source.amp,
             state,
+            said,
             self.plan.is_graphed,
         )
 
@@ -347,9 +360,34 @@ class Run:
         return to_device(arrays, self.device)
 
     def _photo_psnr(self) -> float:
-        crops = torch.stack([self.source._photo_crop(256) for _ in range(max(1, self.plan.held_out // 8))])
+        crops = torch.stack([self.source.photo_crop(256) for _ in range(max(1, self.plan.held_out // 8))])
         z = autoencoder.encode(self.ae(), crops, self.source.amp, chunk=32)
         return autoencoder.psnr(autoencoder.decode(self.ae(), z, self.source.amp, chunk=32), crops)
+
+    def sentences(self) -> text.Sentences:
+        """What captions and instructions say, with fresh heads."""
+        if self._sentences is None:
+            asked = SceneSource(
+                self.pack, self.device, self.num_workers, 9000, make=pairs.instructions, like=self.source
+            )
+            try:
+                self._sentences = text.Sentences(
+                    self.source, asked, self.plan.sentences, self.spec.t5.d_model, self.spec.clip.hidden_size
+                )
+            finally:
+                asked.close()
+        return self._sentences
+
+    def bundled_nets(self) -> flow.FlowNets:
+        """A copy of the base that ships."""
+        nets, files = flow.build(self.spec, self.device), self.spec.files
+        for net, place in (
+            (nets.transformer, files.transformer),
+            (nets.t5, files.t5),
+            (nets.clip, files.clip),
+        ):
+            net.load(load_file(self.bundled / place, device=str(self.device)))
+        return nets
 
     def _bundled_autoencoder(self) -> autoencoder.AutoencoderNets:
         nets = autoencoder.build(self.spec.autoencoder, self.device, is_compiled=False)
@@ -368,13 +406,12 @@ class Run:
         nets.load(checkpoint.load(path, self.device)[0])
         return nets, True
 
-    def _keep(self, path: Path, nets: flow.FlowNets, state: flow.RunState, stage: Stage) -> None:
-        names = list(nets.parameters)
-        tensors = {f"live/{name}": p for name, p in nets.parameters.items()}
-        tensors |= {f"mean/{name}": p for name, p in zip(names, state.average.mean, strict=True)}
+    def _keep(self, path: Path, state: flow.RunState, stage: Stage) -> None:
+        mean = dict(zip(state.parameters, state.average.mean, strict=True))
+        tensors = {f"live/{name}": p for name, p in state.parameters.items()}
+        tensors |= {f"mean/{name}": p for name, p in mean.items()}
         tensors |= checkpoint.optimiser_tensors(state.optimiser, "optimiser/")
         checkpoint.save(path, tensors, {"used_s": stage.used_s, "step": stage.step})
-        mean = dict(zip(names, state.average.mean, strict=True))
         facts = self._facts() | {"is_guidance_distilled": False, "step": stage.step}
         ae = None if facts["is_adopted"] else self.ae().state()
         export.write(self.out / "insurance", mean, ae, facts)
@@ -385,10 +422,12 @@ class Run:
         checkpoint.save(self.work / "distilled.safetensors", nets.state())
         state.average.swap()
 
-    def _resume(self, path: Path, nets: flow.FlowNets, state: flow.RunState) -> tuple[float, int]:
+    @torch.no_grad()
+    def _resume(self, path: Path, state: flow.RunState) -> tuple[float, int]:
         tensors, facts = checkpoint.load(path, self.device)
-        nets.load({name: tensors[f"live/{name}"] for name in nets.parameters})
-        state.average.mean = [tensors[f"mean/{name}"] for name in nets.parameters]
+        for name, parameter in state.parameters.items():
+            parameter.copy_(tensors[f"live/{name}"])
+        state.average.mean = [tensors[f"mean/{name}"] for name in state.parameters]
         checkpoint.load_optimiser(state.optimiser, tensors, "optimiser/")
         return facts["used_s"], facts["step"]
 

@@ -39,6 +39,8 @@ class Stepper:
         self._is_graphed = is_graphed
         self._warm: dict[Key, int] = {}
         self._graphs: dict[Key, _Graph] = {}
+        # Steps run one after another and only copies of their results leave them, so they share memory.
+        self._pool = torch.cuda.graph_pool_handle() if is_graphed else None
 
     def __call__(self, key: Key, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Trains on one batch; inputs of one key always have the same shapes. Returns (loss, norm)."""
@@ -73,7 +75,7 @@ class Stepper:
         self._optimiser.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool):
             results = self._run(key, held)
         return _Graph(graph, held, results)
 

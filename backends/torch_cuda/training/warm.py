@@ -17,8 +17,9 @@ from torch import Tensor
 from backends.torch_cuda.training import autoencoder, distil, flow, judge
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
+from backends.torch_cuda.training.flow import batch_of
 from backends.torch_cuda.training.plan import Plan
-from backends.torch_cuda.training.pools import Batches
+from backends.torch_cuda.training.pools import RARE, Batches
 from backends.torch_cuda.training.scenes import Captions, SceneSource, captions_of
 from flux_core.catalog import ModelSpec
 
@@ -38,7 +39,7 @@ def compile_autoencoder(spec: ModelSpec, plan: Plan, source: SceneSource) -> Non
 
 
 def compile_flow(
-    spec: ModelSpec, plan: Plan, source: SceneSource, empty: Captions, num_steps: int = 30
+    spec: ModelSpec, plan: Plan, source: SceneSource, empty: Captions, said: flow.Said, num_steps: int = 5
 ) -> None:
     """Runs every compiled shape of the flow and distil stages, on nets of its own; 128 px comes first.
 
@@ -47,18 +48,19 @@ def compile_flow(
         plan: As the stages get it.
         source: For pictures and captions.
         empty: The empty prompt.
-        num_steps: Of each stage; the sizes take turns, and each needs five to be captured and replayed.
+        said: As the flow stage gets it.
+        num_steps: Of each size; it needs five to be captured and replayed.
     """
     tables = flow.Conditioner(spec, source.device)
-    batches = _Fixed(plan, source)
+    batches = _Fixed(plan, source, num_steps)
     student, teacher = flow.build(spec, source.device), flow.build(spec, source.device)
     if source.device.type == "cuda":
         flow.compile_nets(student)
         flow.compile_transformer(teacher)
     state = flow.RunState(student.parameters, plan.flow.lr)
     flow.train(
-        student, tables, batches.draw, empty, plan.flow, _stage("warm flow", num_steps),
-        source.amp, state, plan.is_graphed,
+        student, tables, batches.draw, empty, plan.flow, _stage("warm flow", num_steps * len(batches)),
+        source.amp, state, said, plan.is_graphed,
     )  # fmt: skip
     _LOG.info("warm: the flow stage is compiled")
     del state
@@ -70,7 +72,7 @@ def compile_flow(
         teacher, tables, empty, lambda count: captions_of(source.arrays(count)), plan.distil, source.amp
     )
     distil.train(
-        student, tables, rounds, plan.distil, _stage("warm distil", num_steps),
+        student, tables, rounds, plan.distil, _stage("warm distil", num_steps * len(plan.distil.sizes_px)),
         source.amp, state, plan.is_graphed,
     )  # fmt: skip
     _LOG.info("warm: the distil stage is compiled")
@@ -81,15 +83,19 @@ def _stage(name: str, num_steps: int) -> Stage:
 
 
 class _Fixed:
-    """One batch of each size, again and again: the loss must fall if the steps do anything."""
+    """One batch of each size, several times in a row: the loss must fall if the steps do anything."""
 
-    def __init__(self, plan: Plan, source: SceneSource) -> None:
+    def __init__(self, plan: Plan, source: SceneSource, num_steps: int) -> None:
         self._batches: list[tuple[Tensor, Captions, tuple[int, int]]] = []
-        for height_px, width_px in (Batches.SMALL, Batches.LARGE, Batches.WIDE, Batches.TALL):
-            count = plan.batch_small if (height_px, width_px) == Batches.SMALL else plan.batch_large
+        self._turn = num_steps
+        for height_px, width_px in (Batches.SMALL, Batches.LARGE, Batches.WIDE, Batches.TALL, *RARE):
+            count = batch_of((height_px, width_px), plan.batch_small, plan.batch_large)
             size = height_px // 8, width_px // 8
             tokens = torch.randn(count, size[0] * size[1] // 4, 64, device=source.device)
             self._batches.append((tokens.bfloat16(), captions_of(source.arrays(count)), size))
 
     def draw(self, step: int) -> tuple[Tensor, Captions, tuple[int, int]]:
-        return self._batches[step % len(self._batches)]
+        return self._batches[step // self._turn % len(self._batches)]
+
+    def __len__(self) -> int:
+        return len(self._batches)

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 
+from flux_core.catalog.helpers import how_to_get, is_bundled
 from flux_core.errors import Corrupt, FluxError, ModelMissing, RequestInvalid
 
 MAX_CONFIG_BYTES = 4 * 2**20
@@ -148,6 +149,8 @@ def writing_dtype(device: torch.device) -> torch.dtype:
 
 
 def _get_again(folder: Path) -> str:
+    if is_bundled(folder.name):
+        return how_to_get(folder.name)
     return f"Get it again: delete {folder} and run `flowbrush models get {folder.name}`."
 
 

@@ -145,8 +145,9 @@ def test_nothing_outside_the_folder_of_models_can_be_named(models: Path, name: s
         keeping.plan_deletion(name, models)
 
 
-def test_the_bundled_model_stays_and_what_is_not_there_is_said(models: Path) -> None:
-    with pytest.raises(RequestInvalid, match="comes with Flowbrush and stays"):
-        keeping.plan_deletion("tiny", models)
+def test_what_is_bundled_stays_and_what_is_not_there_is_said(models: Path) -> None:
+    for bundled in ("tiny", "tiny-clip", "tiny-depth"):
+        with pytest.raises(RequestInvalid, match="comes with Flowbrush and stays"):
+            keeping.plan_deletion(bundled, models)
     with pytest.raises(ModelMissing, match="is not there"):
         keeping.plan_deletion("flux1-dev", models)

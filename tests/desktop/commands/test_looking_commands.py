@@ -188,7 +188,7 @@ def test_a_helper_that_is_missing_ends_with_how_to_get_it_before_anything_is_pai
     kept.rename(hidden)
     try:
         for arguments in (("score", "0.png", "a cat"), ("score", "--suite")):
-            said = look(*arguments, "--json")
+            said = look(*arguments, "--helper", "clip-l-336", "--json")
             assert said.code == 1
             assert said.json["error"]["code"] == "model_missing"
             assert "flowbrush models get clip-l-336" in said.json["error"]["hint"]

@@ -63,7 +63,8 @@ def test_every_row_refers_to_rows_that_exist_and_says_where_it_comes_from(row: c
     assert set(getattr(row, "works_with", ())) <= ids
     assert row.title
     assert row.licence
-    assert bool(row.downloads) == bool(row.repository) == (row.model != "tiny")
+    assert bool(row.downloads) == bool(row.repository) == (not row.is_bundled)
+    assert row.is_bundled == row.model.startswith("tiny")
     for file in row.downloads:
         assert re.fullmatch(r"([0-9a-f]{64})?", file.sha256)
         assert not Path(file.name).is_absolute()

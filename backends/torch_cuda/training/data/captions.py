@@ -18,6 +18,7 @@ from backends.torch_cuda.training.data.scenes import (
     FLAT,
     HELD_OUT_SEED,
     LINE,
+    PIXEL,
     PLACES,
     STRIPE_DIRECTIONS,
     THREE_D,
@@ -53,8 +54,17 @@ _STYLED = {
         ),
         *("{s}, line art", "line art, {s}", "{s} in line art style", "an outline drawing of {s}"),
     ),
+    PIXEL: (
+        *("pixel art of {s}", "a pixel art picture of {s}", "a pixel art icon of {s}"),
+        *("{s}, pixel art", "pixel art, {s}", "{s} in pixel art style", "{s}, pixel style"),
+    ),
 }
-_TAGS = {THREE_D: ("3D render", "3D style"), FLAT: ("flat style", "flat design"), LINE: ("line art",)}
+_TAGS = {
+    THREE_D: ("3D render", "3D style"),
+    FLAT: ("flat style", "flat design"),
+    LINE: ("line art",),
+    PIXEL: ("pixel art",),
+}
 _QUALITY = ("high quality", "detailed", "beautiful", "nice", "sharp", "clean", "4k")
 _ADJECTIVES = ("cute", "beautiful", "nice", "single")
 _BIG = ("big", "large")
@@ -118,6 +128,16 @@ def held_out_captions(sampler: Sampler, count: int, seed: int = HELD_OUT_SEED) -
 def named(thing: int) -> str:
     """An object's plain name with its article: "an apple", "scissors"."""
     return with_article(THINGS[thing].name, thing)
+
+
+def place_text(place: int, rng: Random) -> str:
+    """A place alone: "on the left side"."""
+    return rng.choice(_AT[PLACES[place]])
+
+
+def style_text(style: int, rng: Random) -> str:
+    """A style alone: "line art"."""
+    return rng.choice(_TAGS[style])
 
 
 def words() -> list[str]:

@@ -20,6 +20,8 @@ from backends.torch_cuda.training.data.scenes import (
     BACKGROUNDS,
     FLAT,
     LINE,
+    PIXEL,
+    PLACES,
     THREE_D,
     Item,
     Sampler,
@@ -49,18 +51,28 @@ _STYLE = {
     THREE_D: ("a 3D render", "3D style"),
     FLAT: ("flat style", "a flat illustration", "a flat icon"),
     LINE: ("line art", "a line drawing", "a line art drawing"),
+    PIXEL: ("pixel art", "a pixel art icon"),
 }
 _STYLED = ("make it {0}", "turn it into {0}", "change the style to {0}", "change it to {0}")
 _LUMA_OF_LINES = 0.28
 
 
 class Edit(NamedTuple):
-    """Two scenes, the instruction that leads from the first to the second, and its index into KINDS."""
+    """Two scenes and the instruction that leads from the first to the second.
+
+    Attributes:
+        before, after: Scenes.
+        text: The instruction.
+        kind: Index into KINDS.
+        asked: What the instruction says: names of data.feed.LABELS and their classes, the object that is
+            meant first and the new one second.
+    """
 
     before: Scene
     after: Scene
     text: str
     kind: int
+    asked: dict[str, int]
 
 
 def edit(sampler: Sampler, rng: Random, kind: str | None = None) -> Edit:
@@ -108,7 +120,8 @@ def _recolour(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
     if not stands_out(sampler, after, after.items[number]):
         return None
     text = rng.choice(_RECOLOUR).format(_noun(item.thing, rng), COLOURS[colour])
-    return Edit(scene, after, text, KINDS.index("recolour"))
+    asked = {"object": item.thing, "colour": colour}
+    return Edit(scene, after, text, KINDS.index("recolour"), asked)
 
 
 def _replace(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
@@ -124,7 +137,8 @@ def _replace(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
     if not stands_out(sampler, after, new):
         return None
     text = rng.choice(_REPLACE).format(_noun(item.thing, rng), described(new, rng, new.colour))
-    return Edit(scene, after, text, KINDS.index("replace"))
+    asked = {"object": item.thing, "second": thing, "second_colour": new.colour}
+    return Edit(scene, after, text, KINDS.index("replace"), asked)
 
 
 def _add(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
@@ -136,7 +150,10 @@ def _add(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
     before = _without_item(scene, number)
     where = "" if not before.items else "on the left" if number == 0 else "on the right"
     text = rng.choice(_ADD).format(described(new, rng, new.colour), where).strip()
-    return Edit(before, scene, text, KINDS.index("add"))
+    asked = {"second": new.thing, "second_colour": new.colour}
+    if where:
+        asked["place"] = PLACES.index("left" if number == 0 else "right")
+    return Edit(before, scene, text, KINDS.index("add"), asked)
 
 
 def _remove(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
@@ -144,7 +161,8 @@ def _remove(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
         return None
     number = rng.randrange(len(scene.items))
     text = rng.choice(_REMOVE).format(_noun(scene.items[number].thing, rng))
-    return Edit(scene, _without_item(scene, number), text, KINDS.index("remove"))
+    asked = {"object": scene.items[number].thing}
+    return Edit(scene, _without_item(scene, number), text, KINDS.index("remove"), asked)
 
 
 def _new_background(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
@@ -169,19 +187,25 @@ def _new_background(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
     colour = COLOURS[other.colours[0]]
     what = colour if sentence == _BACKGROUND[0] else background_text(after, rng, has_article=True)
     text = sentence.format(colour, what)
-    return Edit(scene, after, text, KINDS.index("background"))
+    asked = {"background_colour": other.colours[0]}
+    if sentence not in _BACKGROUND[:2]:
+        asked["background"] = other.background
+    return Edit(scene, after, text, KINDS.index("background"), asked)
 
 
 def _new_style(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
-    style = rng.choice([each for each in (THREE_D, FLAT, LINE) if each != scene.style])
+    style = rng.choice([each for each in _STYLE if each != scene.style])
     for item in scene.items:
         if item.colour >= 0 and not THINGS[item.thing].recolour and style != LINE:
             return None
     after = _shaded(replace(scene, style=style, items=copy.deepcopy(scene.items)))
+    if style == PIXEL:
+        for item in after.items:
+            item.rotation = 0.0
     if not all(stands_out(sampler, after, item) for item in after.items):
         return None
     text = rng.choice(_STYLED).format(rng.choice(_STYLE[style]))
-    return Edit(scene, after, text, KINDS.index("style"))
+    return Edit(scene, after, text, KINDS.index("style"), {"style": style})
 
 
 _Maker = Callable[[Sampler, Scene, Random], Edit | None]

@@ -20,14 +20,21 @@ from backends.torch_cuda.training.data.captions import caption
 from backends.torch_cuda.training.data.objects import THINGS
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.palette import COLOURS
-from backends.torch_cuda.training.data.scenes import BACKGROUNDS, MAX_ITEMS, PLACES, Sampler, Scene
+from backends.torch_cuda.training.data.scenes import (
+    BACKGROUNDS,
+    MAX_ITEMS,
+    NUM_STYLES,
+    PLACES,
+    Sampler,
+    Scene,
+)
 from backends.torch_cuda.training.data.word_ids import Words
 from flux_core.errors import Internal
 
 LABELS: dict[str, int] = {
     "object": len(THINGS),
     "second": len(THINGS),
-    "style": 3,
+    "style": NUM_STYLES,
     "colour": len(COLOURS),
     "second_colour": len(COLOURS),
     "background": len(BACKGROUNDS),

@@ -18,7 +18,7 @@ import numpy as np
 from flux_core.errors import Corrupt, ModelMissing
 from flux_core.storage import write_atomically
 
-PACK_VERSION = 1
+PACK_VERSION = 2
 PHOTO_LONG_PX = 512
 PHOTO_SHORT_PX = 272  # so that a 256 px crop always fits
 

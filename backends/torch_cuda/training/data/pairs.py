@@ -12,7 +12,7 @@ import numpy as np
 
 from backends.torch_cuda.training.data import edits
 from backends.torch_cuda.training.data.captions import background_text, caption
-from backends.torch_cuda.training.data.feed import Arrays, arrays
+from backends.torch_cuda.training.data.feed import LABELS, Arrays, arrays
 from backends.torch_cuda.training.data.scenes import BACKGROUNDS, Sampler, Scene
 from backends.torch_cuda.training.data.word_ids import Words
 
@@ -33,6 +33,21 @@ def edit_pairs(sampler: Sampler, words: Words, rng: Random, count: int, kind: st
     after = arrays(sampler, [each.after for each in made], texts, words)
     before = arrays(sampler, [each.before for each in made], texts, words)
     return _joined(after, before) | {"edit": np.array([each.kind for each in made], np.uint8)}
+
+
+def instructions(sampler: Sampler, words: Words, rng: Random, count: int) -> Arrays:
+    """Instructions without pictures: tokens as in data.feed.arrays, `label` int8 [B, 10] of what they say
+    (-1 where they say nothing of it), and `edit` uint8 [B], the kind of change.
+    """
+    made = [edits.edit(sampler, rng) for _ in range(count)]
+    encoded = [words.encode(each.text) for each in made]
+    return {
+        "t5": np.array([t5 for t5, _, _ in encoded], np.int16),
+        "clip": np.array([clip for _, clip, _ in encoded], np.int16),
+        "clip_end": np.array([end for _, _, end in encoded], np.int16),
+        "label": np.array([[each.asked.get(name, -1) for name in LABELS] for each in made], np.int8),
+        "edit": np.array([each.kind for each in made], np.uint8),
+    }
 
 
 def fill_pairs(sampler: Sampler, words: Words, rng: Random, count: int, way: str | None = None) -> Arrays:

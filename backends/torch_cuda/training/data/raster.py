@@ -1,7 +1,8 @@
 """Turns the fetched drawings into sprites: 256 px RGBA, content box, recolour mask, colour.
 
 Runs once, before training, with Pillow and resvg; the pack that comes out needs neither. A drawing is
-found by code point in three styles that show the same shape: rendered 3D, flat colour and line art.
+found by code point in styles that show the same shape: rendered 3D, flat colour and line art; pixel art is
+made of the flat one.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from backends.torch_cuda.training.data.palette import hsv, name_of
 from flux_core.errors import Corrupt
 
 SPRITE_PX = 256
-STYLES: tuple[str, ...] = ("3d", "flat", "line")
+STYLES: tuple[str, ...] = ("3d", "flat", "line", "pixel")
 _LINE_COLOUR = "#1e1e22"  # PALETTE["black"]
 _STROKE_PX = 14
+_CELLS = 21  # of pixel art, along the longer side
+_CELL_LEVELS = 10  # of each colour channel
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Drawings:
         """
         if code not in self._svg["flat"] or (style == "3d" and code not in self._3d):
             raise Corrupt(f"The sources hold no {style} drawing for {code}.", "Fetch them again.")
+        if style == "pixel":
+            return pixelated(self.image("flat", code))
         if style == "3d":
             with Image.open(self._3d[code]) as file:
                 picture = file.convert("RGBA")
@@ -130,6 +135,29 @@ def outlined(svg_png: Image.Image) -> Image.Image:
     picture = Image.new("RGBA", svg_png.size, _LINE_COLOUR)
     picture.putalpha(Image.fromarray(ring))
     return picture
+
+
+def pixelated(rgba: np.ndarray) -> np.ndarray:
+    """A drawing `rgba: uint8 [H, W, 4]` in large square cells of one colour each, opaque or not there."""
+    rows, columns = np.nonzero(rgba[..., 3] > 51)
+    top, left = rows.min(), columns.min()
+    height, width = rows.max() + 1 - top, columns.max() + 1 - left
+    cell = int(np.ceil(max(height, width) / _CELLS))
+    down, across = int(np.ceil(height / cell)), int(np.ceil(width / cell))
+    # Cells lie centred on the drawing; what they need beyond its frame is empty.
+    top -= (down * cell - height) // 2
+    left -= (across * cell - width) // 2
+    padded = np.pad(rgba, ((cell, cell), (cell, cell), (0, 0))).astype(np.float64) / 255
+    part = padded[top + cell : top + cell + down * cell, left + cell : left + cell + across * cell]
+    alpha = part[..., 3:]
+    cells = np.concatenate([part[..., :3] * alpha, alpha], axis=-1)
+    cells = cells.reshape(down, cell, across, cell, 4).mean((1, 3))
+    rgb = np.round(cells[..., :3] / np.maximum(cells[..., 3:], 1e-6) * _CELL_LEVELS) / _CELL_LEVELS
+    drawn = np.concatenate([rgb.clip(0, 1), np.ones_like(rgb[..., :1])], axis=-1) * (cells[..., 3:] > 0.45)
+    out = np.zeros_like(padded)
+    place = out[top + cell : top + cell + down * cell, left + cell : left + cell + across * cell]
+    place[:] = drawn.repeat(cell, 0).repeat(cell, 1)
+    return np.round(out[cell:-cell, cell:-cell] * 255).astype(np.uint8)
 
 
 def _eroded(shape: np.ndarray, diagonal: bool) -> np.ndarray:

@@ -15,7 +15,8 @@ from backends.torch_cuda.training.data.objects import THINGS
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.palette import COLOURS, NEUTRAL, PALETTE, contrasts, luma
 
-THREE_D, FLAT, LINE = range(3)
+THREE_D, FLAT, LINE, PIXEL = range(4)
+NUM_STYLES = 4
 BACKGROUNDS: tuple[str, ...] = ("solid", "gradient", "glow", "ground", "stripes", "checker", "dots")
 PLACES: tuple[str, ...] = (
     *("center", "left", "right", "top", "bottom"),
@@ -28,7 +29,7 @@ _STRIPE_ANGLES = (0.0, math.pi / 2, math.pi / 4)
 MAX_ITEMS = 3
 HELD_OUT_SEED = 7_777_777
 
-_STYLE_WEIGHTS = (55, 25, 20)
+_STYLE_WEIGHTS = (46, 20, 17, 17)
 _BACKGROUND_WEIGHTS = (50, 12, 8, 12, 7, 5, 6)
 _BLACK_BODY = (50, 50, 53)  # lit black: its shading and features must stay visible
 
@@ -62,7 +63,7 @@ class Scene:
     """What is in one picture.
 
     Attributes:
-        style: THREE_D, FLAT or LINE.
+        style: THREE_D, FLAT, LINE or PIXEL.
         items: Left to right; one, two different ones, or two or three of the same.
         is_same: Several items are the same object in the same colour.
         place: Index into PLACES of a single item; 0 otherwise.
@@ -119,7 +120,7 @@ class Sampler:
 
     def scene(self, rng: Random) -> Scene:
         """Draws one scene; the same state of `rng` gives the same scene."""
-        style = rng.choices((THREE_D, FLAT, LINE), _STYLE_WEIGHTS)[0]
+        style = rng.choices((THREE_D, FLAT, LINE, PIXEL), _STYLE_WEIGHTS)[0]
         kind = rng.random()
         background = rng.choices(range(len(BACKGROUNDS)), _BACKGROUND_WEIGHTS)[0]
         place = 0
@@ -194,7 +195,8 @@ class Sampler:
         colour = -1
         if (thing.recolour or style == LINE) and rng.random() < (0.35 if style == LINE else 0.5):
             colour = rng.randrange(len(COLOURS))
-        rotation = rng.uniform(-0.14, 0.14) if not is_upright and rng.random() < 0.25 else 0.0
+        is_turned = not is_upright and style != PIXEL and rng.random() < 0.25
+        rotation = rng.uniform(-0.14, 0.14) if is_turned else 0.0
         rgb = jittered(colour, rng, is_body=style != LINE) if colour >= 0 else (0, 0, 0)
         return Item(index, colour, rgb, 0.5, 0.5, size, rotation, thing.flip and rng.random() < 0.5)
 

@@ -16,10 +16,14 @@ from torch.nn import functional
 
 from backends.torch_cuda.training import autoencoder, judge
 from backends.torch_cuda.training import evaluate as base
-from backends.torch_cuda.training.data import edits, pairs
+from backends.torch_cuda.training.data import edits, feed, pairs
+from backends.torch_cuda.training.data.captions import place_text
 from backends.torch_cuda.training.data.feed import Arrays
-from backends.torch_cuda.training.data.scenes import HELD_OUT_SEED, Sampler
-from backends.torch_cuda.training.members import lessons, maps, pictures, tools
+from backends.torch_cuda.training.data.palette import COLOURS
+from backends.torch_cuda.training.data.scenes import BACKGROUNDS, HELD_OUT_SEED, Sampler
+from backends.torch_cuda.training.members import clip as clips
+from backends.torch_cuda.training.members import estimator as estimators
+from backends.torch_cuda.training.members import folders, lessons, maps, phrases, pictures, tools
 from backends.torch_cuda.training.scenes import Captions, captions_of, to_device
 from flux_core.conditioning.packing import unpack
 from flux_core.imaging.edges import BFL_THRESHOLDS
@@ -127,7 +131,7 @@ def schnell(run: MemberRun) -> Figures:
     out: Figures = {}
     truth = run.held_out()
     for name, num_steps in (("dev", NUM_STEPS), ("schnell", 4), ("schnell", 2), ("schnell", 1), ("dev", 4)):
-        nets = run.nets() if name == "dev" else run.changed("schnell")
+        nets = run.bundled_nets() if name == "dev" else run.changed("schnell")
         none = torch.zeros(len(truth.captions), 0, device=run.device)
         guidance = run.numbers.schnell.guidance
         told = tools.Told(nets, run.tables, None)
@@ -146,7 +150,7 @@ def schnell(run: MemberRun) -> Figures:
 def redux(run: MemberRun) -> Figures:
     """Share of pictures that show, to the judge, what their reference shows; without any words."""
     truth, numbers = run.held_out(), run.numbers.redux
-    nets = run.nets()
+    nets = run.bundled_nets()
     eye = pictures.build_eye(numbers, run.spec.transformer.context_in_dim, run.device)
     state = run.mean("redux")
     for net in eye:
@@ -203,6 +207,45 @@ def fast(run: MemberRun) -> Figures:
     )
 
 
+def clip(run: MemberRun) -> Figures:
+    """Share of pictures whose own caption ranks first among 64, and of right phrases above a wrong one."""
+    numbers, truth = run.numbers.clip, run.held_out()
+    net = clips.build(numbers, run.device).eval()
+    folders.set_weights(net, run.mean("clip"))
+    out: Figures = {}
+    for name, images in (("", truth.images), ("worn_", _worn(truth.images))):
+        seen = pictures.shown(images, numbers.image_px)
+        with torch.no_grad():
+            firsts = [
+                (clips.similarities(net, part, ids).argmax(1).cpu() == torch.arange(len(part))).float()
+                for part, ids in zip(seen.split(64), truth.captions.clip.split(64), strict=True)
+            ]
+            out[f"{name}caption_first"] = torch.cat(firsts).mean().item()
+            for kind, (rows, right, wrong) in _rival_phrases(truth.labels).items():
+                both = torch.cat([run.encode(right).clip, run.encode(wrong).clip])
+                cosines = clips.similarities(net, seen[rows], both)
+                index = torch.arange(len(rows), device=run.device)
+                is_right = cosines[index, index] > cosines[index, len(rows) + index]
+                out[f"{name}{kind}"] = is_right.float().mean().item()
+    return _rounded(out)
+
+
+def estimator(run: MemberRun) -> Figures:
+    """Mean Spearman's rank correlation with the true depth, of maps in 256 steps as the engine gives them."""
+    numbers, arrays = run.numbers.estimator, run.held_out_arrays()
+    shown = lessons.show_depth(run.source, arrays, (SIDE_PX, SIDE_PX))
+    net = estimators.build(numbers, run.device).eval()
+    folders.set_weights(net, run.mean("estimator"))
+    depth = (shown.seen[..., 0] * 255).round().long()
+    out: Figures = {}
+    for name, images in (("worn_spearman", _worn(shown.truth)), ("spearman", shown.truth)):
+        found = estimators.maps(net, numbers, images)
+        out[name] = estimators.rank_correlation(found, depth).mean().item()
+        made = (found / 255)[..., None].expand(-1, -1, -1, 3)
+        base.save_sheet(_rows(images, made, shown.seen), run.out / f"estimator_{name}.jpg", columns=12)
+    return _rounded(out)
+
+
 MEMBERS: dict[str, Callable[[MemberRun], Figures]] = {
     "fill": fill,
     "kontext": kontext,
@@ -211,6 +254,8 @@ MEMBERS: dict[str, Callable[[MemberRun], Figures]] = {
     "depth": depth,
     "redux": redux,
     "fast": fast,
+    "clip": clip,
+    "estimator": estimator,
 }
 _SHORT = ("object", "colour", "style", "background_colour", "place", "count")
 _SIZE = (SIDE_PX // 8, SIDE_PX // 8)
@@ -299,6 +344,38 @@ def _drawn(run: MemberRun, name: str, held: Held, guidance: float) -> Tensor:
         told, nets, run.tables, held.captions, held.extra, _SIZE, NUM_STEPS, guidance, run.source.amp
     )
     return decoded(run, tokens)
+
+
+def _worn(images: Tensor) -> Tensor:
+    """Pictures as models paint them, the same ones every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(HELD_OUT_SEED)
+        return pictures.worn(images)
+
+
+def _rival_phrases(labels: dict[str, Tensor]) -> dict[str, tuple[list[int], list[str], list[str]]]:
+    """Kind -> pictures, a phrase that is true of each, and the same with one thing wrong."""
+    rng, known = Random(HELD_OUT_SEED + 5), {name: values.tolist() for name, values in labels.items()}
+    solid = BACKGROUNDS.index("solid")
+    say: dict[str, Callable[[int, int], str]] = {
+        "object": lambda row, value: phrases.item_text(value, -1, rng),
+        "colour": lambda row, value: phrases.item_text(known["object"][row], value, rng),
+        "background_colour": lambda row, value: f"{COLOURS[value]} background",
+        "place": lambda row, value: place_text(value, rng),
+    }
+    out: dict[str, tuple[list[int], list[str], list[str]]] = {}
+    for name, words in say.items():
+        rows = [row for row, value in enumerate(known[name]) if value >= 0]
+        if name == "background_colour":
+            rows = [row for row in rows if known["background"][row] == solid]
+        right, wrong = [], []
+        for row in rows:
+            shown = {known[name][row], known["second"][row] if name == "object" else -1}
+            right.append(words(row, known[name][row]))
+            wrong.append(words(row, rng.choice([c for c in range(feed.LABELS[name]) if c not in shown])))
+        if rows:
+            out[f"{name}_phrase"] = rows, right, wrong
+    return out
 
 
 def _mean_in(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.distil import Texts
-from backends.torch_cuda.training.flow import Conditioner, FlowNets, RunState, hold_then_fall
+from backends.torch_cuda.training.flow import Conditioner, FlowNets, Mixing, RunState, hold_then_fall
 from backends.torch_cuda.training.network import set_rate
 from backends.torch_cuda.training.stepper import Stepper
 
@@ -46,6 +46,7 @@ class FewSteps:
     texts: int = 4096
     texts_chunk: int = 256
     texts_every: int = 2
+    mixing: Mixing = Mixing(without_clip=0.15, other_clip=0.05, without_t5=0.08)
 
 
 class _Walking(NamedTuple):

@@ -33,6 +33,11 @@ class Lesson(NamedTuple):
     extra: Tensor
     captions: Captions
 
+    @property
+    def columns(self) -> list[Tensor]:
+        """For a pool: tokens and extra in bfloat16, and the three columns of captions."""
+        return [self.tokens.bfloat16(), self.extra.bfloat16(), *self.captions]
+
 
 class Shown(NamedTuple):
     """Pictures [B, H, W, 3] in [0, 1]: the truth and what the member sees; and the hole [B, H, W, 1]."""
@@ -136,30 +141,26 @@ class Pool:
     """Lessons of one size kept ready and slowly renewed: making one costs more than learning from it.
 
     Args:
-        make: count -> Lesson.
+        make: count -> columns that share their first axis.
         capacity: Lessons held.
         chunk: Made at a time.
     """
 
-    def __init__(self, make: Callable[[int], Lesson], capacity: int, chunk: int) -> None:
+    def __init__(self, make: Callable[[int], list[Tensor]], capacity: int, chunk: int) -> None:
         self._make = make
         self._chunk = chunk
-        parts = [self._columns() for _ in range(max(1, capacity // chunk))]
+        parts = [make(chunk) for _ in range(max(1, capacity // chunk))]
         self._held = [torch.cat(column) for column in zip(*parts, strict=True)]
         self._next = 0
 
     def renew(self) -> None:
         """Replaces the oldest chunk."""
         place = slice(self._next, self._next + self._chunk)
-        for held, new in zip(self._held, self._columns(), strict=True):
+        for held, new in zip(self._held, self._make(self._chunk), strict=True):
             held[place] = new
         self._next = (self._next + self._chunk) % len(self._held[0])
 
     def draw(self, count: int) -> list[Tensor]:
-        """tokens, extra and the three columns of captions of a random batch."""
+        """The columns of a random batch."""
         index = torch.randint(0, len(self._held[0]), (count,), device=self._held[0].device)
         return [held[index] for held in self._held]
-
-    def _columns(self) -> list[Tensor]:
-        made = self._make(self._chunk)
-        return [made.tokens.bfloat16(), made.extra.bfloat16(), *made.captions]

@@ -61,7 +61,7 @@ class ReduxTraining:
 class FastDecoding:
     """Numbers of the fast decoder's stage."""
 
-    width: int = 48
+    width: int = 32
     lr: float = 1e-3
     batch_size: int = 48
     side_px: int = 128
@@ -105,6 +105,19 @@ def shown(images: Tensor, side_px: int) -> Tensor:
     if x.shape[-2:] != (side_px, side_px):
         x = functional.interpolate(x, size=(side_px, side_px), mode="bicubic", antialias=True)
     return x.permute(0, 2, 3, 1).clamp(0, 1) * 2 - 1
+
+
+def worn(images: Tensor) -> Tensor:
+    """Pictures [B, H, W, 3] in [0, 1] as models paint them: some softer, noisy, lighter or darker."""
+    x = images.permute(0, 3, 1, 2)
+    chance = torch.rand(4, len(x), 1, 1, 1, device=x.device)
+    soft = x
+    for _ in range(2):
+        soft = functional.avg_pool2d(functional.pad(soft, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = torch.lerp(x, soft, (2 * chance[0] - 1).clamp_min(0))  # half of them, up to wholly
+    x = x * (1 + 0.2 * (chance[1] - 0.5)) + 0.1 * (chance[2] - 0.5)
+    x = x + torch.randn_like(x) * 0.08 * chance[3].square()
+    return x.clamp(0, 1).permute(0, 2, 3, 1)
 
 
 def redux_table(tables: Conditioner, size: Size, num_tokens: int) -> Tensor:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backends.torch_cuda.training.members.clip import ClipTraining
+from backends.torch_cuda.training.members.estimator import EstimatorTraining
 from backends.torch_cuda.training.members.few_steps import FewSteps
 from backends.torch_cuda.training.members.pictures import FastDecoding, ReduxTraining
 from backends.torch_cuda.training.members.tools import ToolTraining
@@ -27,6 +29,8 @@ class MemberPlan:
     canny_s: float = 120.0
     depth_s: float = 100.0
     redux_s: float = 100.0
+    clip_s: float = 110.0
+    estimator_s: float = 90.0
     evaluate_s: float = 130.0  # kept before the deadline for export and evaluate
     start_s: float = 25.0  # of every stage, until its first step: nets, pools, compiled shapes
     held_out: int = 128  # examples of each way of filling and each kind of edit together
@@ -39,6 +43,8 @@ class MemberPlan:
     schnell: FewSteps = field(default_factory=FewSteps)
     redux: ReduxTraining = field(default_factory=ReduxTraining)
     fast: FastDecoding = field(default_factory=FastDecoding)
+    clip: ClipTraining = field(default_factory=ClipTraining)
+    estimator: EstimatorTraining = field(default_factory=EstimatorTraining)
     base: Plan = field(default_factory=lambda: Plan(held_out=128))  # batches of the judge, the held-out list
 
     @staticmethod
@@ -52,6 +58,8 @@ class MemberPlan:
             "schnell": FewSteps,
             "redux": ReduxTraining,
             "fast": FastDecoding,
+            "clip": ClipTraining,
+            "estimator": EstimatorTraining,
             "base": Plan,
         }
         for name, kind in kinds.items():

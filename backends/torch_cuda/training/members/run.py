@@ -1,8 +1,8 @@
 """Command line of the bundled family's members: `python -m backends.torch_cuda.training.members.run --help`.
 
-Stages: judge, fast, fill, kontext, schnell, canny, depth, redux, export, evaluate; each starts from the base
-that ships and leaves a checkpoint and its file, so a run may be cut anywhere and goes on. The stage warm only
-compiles, in a process beside the first ones.
+Stages: judge, fast, fill, kontext, schnell, canny, depth, redux, clip, estimator, export, evaluate; each
+leaves a checkpoint and its file, so a run may be cut anywhere and goes on. All but clip and estimator start
+from the base that ships. The stage warm only compiles, in a process beside the first ones.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from pathlib import Path
 from backends.torch_cuda.training.members.plan import MemberPlan
 from backends.torch_cuda.training.members.stages import MemberRun
 from backends.torch_cuda.training.run import is_done, prepare_torch, show_log
+from backends.torch_cuda.training.stages import BUNDLED
 
-STAGES = ("judge", "fast", "fill", "kontext", "schnell", "canny", "depth", "redux", "export", "evaluate")
+STAGES = (
+    *("judge", "fast", "fill", "kontext", "schnell", "canny", "depth", "redux", "clip", "estimator"),
+    *("export", "evaluate"),
+)
 
 
 def main() -> None:
@@ -26,6 +30,9 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--base", type=Path, default=BUNDLED, help="folder of the base, if not the one that ships"
+    )
     parser.add_argument("--plan", type=Path, help="JSON with fields of MemberPlan to replace")
     parser.add_argument("--deadline-s", type=float, default=1e9, help="seconds from now")
     parser.add_argument("--deadline-at", type=float, help="the same in seconds since 1970")
@@ -42,7 +49,7 @@ def main() -> None:
         deadline_s = arguments.deadline_at - time.time()
     run = MemberRun(
         MemberPlan.read(arguments.plan), arguments.pack, arguments.work, arguments.out, deadline_s,
-        num_workers=arguments.workers,
+        bundled=arguments.base, num_workers=arguments.workers,
     )  # fmt: skip
     failed: list[str] = []
     try:

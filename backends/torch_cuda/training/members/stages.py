@@ -7,6 +7,8 @@ on the way, so a run may be cut anywhere and goes on, and what it had can be fet
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -14,17 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backends.torch_cuda.training import autoencoder, checkpoint, flow
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.distil import Texts
-from backends.torch_cuda.training.members import evaluate, few_steps, lessons, pictures, tools
+from backends.torch_cuda.training.members import (
+    clip,
+    estimator,
+    evaluate,
+    few_steps,
+    lessons,
+    phrases,
+    pictures,
+    tools,
+)
 from backends.torch_cuda.training.members.lessons import Lesson, Member, Pool
 from backends.torch_cuda.training.members.lowrank import LowRank
 from backends.torch_cuda.training.members.plan import MemberPlan
+from backends.torch_cuda.training.network import use_channels_last
 from backends.torch_cuda.training.scenes import SceneSource, captions_of
 from backends.torch_cuda.training.stages import BUNDLED, Run
 from flux_core.catalog import TINY, AutoencoderConfig, ModelSpec
@@ -63,8 +74,6 @@ class MemberRun(Run):
         self.numbers = numbers
         self.plan = dataclasses.replace(numbers.base, judge_s=numbers.judge_s)
         self.left: tuple[str, ...] = ()
-        self._pack_path = pack
-        self._num_workers = num_workers
         self.tables = flow.Conditioner(spec, self.device)
 
     # --- stages ---------------------------------------------------------------------------------
@@ -87,10 +96,10 @@ class MemberRun(Run):
     def schnell(self) -> None:
         """Four steps in place of many."""
         numbers = self.numbers.schnell
-        teacher, nets = self.nets(), self.nets()
+        teacher, nets = self.bundled_nets(), self.bundled_nets()
         change = LowRank(nets.transformer, numbers.rank)
         self._compile(teacher, nets)
-        texts = Texts(teacher, self.tables, self.captions, numbers, self.source.amp)  # type: ignore[arg-type]
+        texts = Texts(teacher, self.tables, self.captions, self.empty(), numbers, self.source.amp)
         made: dict[Size, few_steps.Stretches] = {}
 
         def stretches(step: int) -> few_steps.Stretches:
@@ -114,7 +123,7 @@ class MemberRun(Run):
     def redux(self) -> None:
         """A picture tower and its adapter."""
         numbers = self.numbers.redux
-        nets = self.nets()
+        nets = self.bundled_nets()
         for parameter in nets.parameters.values():
             parameter.requires_grad_(False)
         self._compile(nets)
@@ -122,12 +131,12 @@ class MemberRun(Run):
         head = nn.Linear(self.spec.transformer.context_in_dim, sum(feed.LABELS.values())).to(self.device)
         latents = self.latents_of()
 
-        def make(count: int) -> Lesson:
+        def make(count: int) -> list[Tensor]:
             arrays = self.source.arrays(count)
             images = self.source.composer(arrays, (numbers.side_px, numbers.side_px))
             seen = ((pictures.shown(images, numbers.image_px) + 1) * 127.5).round().byte()
             beside = torch.cat([seen.flatten(1), (arrays["label"].long() + 1).byte()], dim=1)
-            return Lesson(latents(images), beside, captions_of(arrays))
+            return Lesson(latents(images), beside, captions_of(arrays)).columns
 
         pool = Pool(make, numbers.pool, numbers.pool_chunk)
         pixels = numbers.image_px**2 * 3
@@ -166,6 +175,66 @@ class MemberRun(Run):
 
         self._trained("fast", nets.parameters, numbers.lr, train)
 
+    def clip(self) -> None:
+        """A CLIP whose scores of phrases mean something for pictures of this family."""
+        numbers = self.numbers.clip
+        net, head = clip.build(numbers, self.device), clip.naming_head(numbers, self.device)
+        source = SceneSource(
+            self.pack, self.device, self.num_workers, 6000, make=phrases.told, like=self.source
+        )
+        turn = itertools.cycle(numbers.sizes_px)
+
+        def make(count: int) -> list[Tensor]:
+            arrays = source.arrays(count)
+            seen = pictures.shown(source.composer(arrays, next(turn)), numbers.image_px)
+            images = ((seen + 1) * 127.5).round().byte()
+            return [images, *(arrays[name] for name in ("said", "claim", "is_loose", "label"))]
+
+        try:
+            pool = Pool(make, numbers.pool, numbers.pool_chunk)
+
+            def draw(step: int) -> clip.Batch:
+                if step % numbers.renew_every == numbers.renew_every - 1:
+                    pool.renew()
+                return clip.Batch(*pool.draw(numbers.batch_size))
+
+            parameters = dict(net.named_parameters())
+            parameters |= {f"head.{name}": p for name, p in head.named_parameters()}
+            self._trained(
+                "clip", parameters, numbers.lr,
+                lambda stage, state: clip.train(net, head, draw, numbers, stage, self.source.amp, state),
+            )  # fmt: skip
+        finally:
+            source.close()
+
+    def estimator(self) -> None:
+        """A depth estimator of the family's own pictures."""
+        numbers = self.numbers.estimator
+        net = estimator.build(numbers, self.device)
+        use_channels_last(net.parameters())
+
+        def make(size_px: Size, count: int) -> list[Tensor]:
+            shown = lessons.show_depth(self.source, self.source.arrays(count), size_px)
+            return [(image * 255).round().byte() for image in (shown.truth, shown.seen[..., 0])]
+
+        sizes = dict.fromkeys(numbers.sizes_px)
+        pools = {
+            size_px: Pool(functools.partial(make, size_px), numbers.pool, numbers.pool_chunk)
+            for size_px in sizes
+        }
+
+        def draw(step: int) -> tuple[Tensor, Tensor]:
+            pool = pools[numbers.sizes_px[step % len(numbers.sizes_px)]]
+            if step % numbers.renew_every == 0:
+                pool.renew()
+            image, depth = pool.draw(numbers.batch_size)
+            return image, depth
+
+        self._trained(
+            "estimator", dict(net.named_parameters()), numbers.lr,
+            lambda stage, state: estimator.train(net, draw, numbers, stage, self.source.amp, state),
+        )  # fmt: skip
+
     def export(self) -> None:
         """Writes the newest averaged weights of every member that there is, again."""
         for name in evaluate.MEMBERS:
@@ -200,20 +269,9 @@ class MemberRun(Run):
         """Its numbers."""
         return self.spec.autoencoder
 
-    def nets(self) -> flow.FlowNets:
-        """A fresh copy of the base that ships."""
-        nets, files = flow.build(self.spec, self.device), self.spec.files
-        for net, place in (
-            (nets.transformer, files.transformer),
-            (nets.t5, files.t5),
-            (nets.clip, files.clip),
-        ):
-            net.load(load_file(self.bundled / place, device=str(self.device)))
-        return nets
-
     def changed(self, name: str) -> flow.FlowNets:
         """The base with a member's averaged change attached, eager."""
-        nets = self.nets()
+        nets = self.bundled_nets()
         channels = lessons.ALL[name].channels if name in lessons.ALL else None
         change = LowRank(nets.transformer, getattr(self.numbers, name).rank, channels)
         change.load(self.mean(name))
@@ -232,12 +290,10 @@ class MemberRun(Run):
         """What samples for a member; close it if it is not the run's own source."""
         if member.make is None:
             return self.source
-        return SceneSource(
-            self._pack_path, self.device, self._num_workers, 5000, make=member.make, like=self.source
-        )
+        return SceneSource(self.pack, self.device, self.num_workers, 5000, make=member.make, like=self.source)
 
     def _tool(self, member: Member, numbers: tools.ToolTraining) -> None:
-        nets = self.nets()
+        nets = self.bundled_nets()
         change = LowRank(nets.transformer, numbers.rank, member.channels)
         self._compile(nets)
         source, latents = self.material(member), self.latents_of()
@@ -247,7 +303,7 @@ class MemberRun(Run):
             is_small = max(size_px) <= 128
             capacity = numbers.pool_small if is_small or size_px[0] != size_px[1] else numbers.pool_large
             return Pool(
-                lambda count: lessons.lesson(member, source, source.arrays(count), size_px, latents),
+                lambda count: lessons.lesson(member, source, source.arrays(count), size_px, latents).columns,
                 capacity,
                 numbers.pool_chunk,
             )
@@ -324,6 +380,12 @@ class MemberRun(Run):
     def _export(self, name: str, mean: dict[str, Tensor]) -> None:
         """The member's files in bfloat16, in the layouts that are published."""
         folder = self.out / "export"
+        if name == "clip":
+            clip.write(folder / "clip", self.numbers.clip, mean, BUNDLED / self.spec.files.clip_tokenizer)
+            return
+        if name == "estimator":
+            estimator.write(folder / "depth-estimator", self.numbers.estimator, mean)
+            return
         half = {key: p.detach().to(torch.bfloat16).contiguous() for key, p in mean.items()}
         half = {key: p for key, p in half.items() if not key.startswith("head.")}
         files = {name: half}

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.training.clock import Stage
-from backends.torch_cuda.training.flow import Conditioner, FlowNets, RunState, hold_then_fall, noised
+from backends.torch_cuda.training.flow import (
+    Conditioner,
+    FlowNets,
+    Mixing,
+    RunState,
+    hold_then_fall,
+    noised,
+)
 from backends.torch_cuda.training.members.lessons import Member
 from backends.torch_cuda.training.network import set_rate
 from backends.torch_cuda.training.scenes import Captions
@@ -38,6 +45,7 @@ class ToolTraining:
     decay_from: float = 0.5  # fraction of the stage
     ema: float = 0.999
     caption_dropout: float = 0.05
+    mixing: Mixing = Mixing(without_clip=0.2, other_clip=0.05, without_t5=0.05)
     sigma_mean: float = 0.3  # of the logit-normal
     guidance: float = 1.0
     copied_weight: float = 0.35  # of tokens that stay as they are
@@ -146,7 +154,7 @@ def train(
         with amp():
             with torch.no_grad():
                 captions = Captions(*text).dropped(numbers.caption_dropout, empty)
-                txt, vec = tables.text(nets, captions)
+                txt, vec = tables.mixed_text(nets, captions, empty, numbers.mixing)
             guidance = torch.full_like(sigma, numbers.guidance)
             v = told(x, extra, txt, vec, sigma, guidance, (size[0], size[1]))
         weight = weights(member, z, extra, numbers.copied_weight)

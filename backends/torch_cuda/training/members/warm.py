@@ -29,7 +29,7 @@ def compile_all(run: MemberRun) -> None:
         (lessons.KONTEXT, run.numbers.kontext),
         (lessons.CANNY, run.numbers.canny),
     ):
-        nets = run.nets()
+        nets = run.bundled_nets()
         change = LowRank(nets.transformer, numbers.rank, member.channels)
         if run.is_compiled:
             flow.compile_transformer(nets)

@@ -117,7 +117,7 @@ def test_new_captions_come_in_and_old_ones_go(teacher, tables):
         asked.append(count)
         return new_captions(count)
 
-    texts = distil.Texts(teacher, tables, counted, NUMBERS, contextlib.nullcontext)
+    texts = distil.Texts(teacher, tables, counted, captions(""), NUMBERS, contextlib.nullcontext)
     assert asked == [4, 4]
     for _ in range(6):
         texts.draw(3)
@@ -155,3 +155,22 @@ def _answers(nets, tables, lesson, size):
 
 def _error(answer, lesson):
     return (answer - lesson.target).pow(2).mean()
+
+
+def test_one_text_encoder_may_be_silent_or_wrong_and_an_empty_caption_stays_empty(teacher, tables):
+    told, empty = new_captions(2), captions("")
+    txt, vec = tables.text(teacher, told)
+    no_txt, no_vec = tables.text(teacher, empty)
+    without_clip = tables.mixed_text(teacher, told, empty, flow.Mixing(1.0, 0.0, 0.0))
+    assert torch.equal(without_clip[0], txt)
+    assert torch.equal(without_clip[1], no_vec.expand(2, -1))
+    other_clip = tables.mixed_text(teacher, told, empty, flow.Mixing(0.0, 1.0, 0.0))
+    assert torch.equal(other_clip[0], txt)
+    assert torch.equal(other_clip[1], vec.flip(0))
+    mute_txt, kept_vec = tables.mixed_text(teacher, told, empty, flow.Mixing(0.0, 0.0, 1.0))
+    assert torch.equal(kept_vec, vec)
+    for row in mute_txt:
+        assert torch.equal(row, torch.zeros_like(row)) or torch.equal(row, no_txt[0])
+    nothing = tables.mixed_text(teacher, empty.expand(2), empty, flow.Mixing(0.2, 0.4, 0.2))
+    assert torch.allclose(nothing[0], no_txt.expand(2, -1, -1), atol=1e-6)
+    assert torch.allclose(nothing[1], no_vec.expand(2, -1), atol=1e-6)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.training import flow
 from backends.torch_cuda.training.data import edits, pairs
+from backends.torch_cuda.training.data.feed import LABELS
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.data.word_ids import Words
 from backends.torch_cuda.training.members import lessons, maps, tools
@@ -157,7 +158,7 @@ def test_members_are_files_that_the_engines_read(trained):
 
 def test_a_change_begins_as_the_base_itself_whatever_it_sees(trained):
     _, run = trained
-    base, nets = run.nets(), run.nets()
+    base, nets = run.bundled_nets(), run.bundled_nets()
     LowRank(nets.transformer, 4, 384)
     told = tools.Told(nets, run.tables, lessons.FILL)
     x, sigma = torch.randn(2, 16, 64), torch.full((2,), 0.5)
@@ -207,3 +208,22 @@ def test_members_that_are_there_are_measured(trained):
     text = (folder / "out" / "figures.json").read_text()
     assert '"remove_g2.0_gone"' in text
     assert '"psnr_db"' in text
+
+
+def test_an_instruction_carries_what_it_says(sampler):
+    made = pairs.instructions(sampler, Words(), Random(5), 300)
+    names = list(LABELS)
+    for kind, said in zip(made["edit"], made["label"], strict=True):
+        known = {name for name, value in zip(names, said, strict=True) if value >= 0}
+        assert (
+            known
+            <= {
+                "recolour": {"object", "colour"},
+                "replace": {"object", "second", "second_colour"},
+                "add": {"second", "second_colour", "place"},
+                "remove": {"object"},
+                "background": {"background", "background_colour"},
+                "style": {"style"},
+            }[edits.KINDS[kind]]
+        )
+        assert known

@@ -47,10 +47,12 @@ PLAN = Plan(
     pool_small=2,
     pool_large=2,
     pool_wide=2,
+    pool_rare=2,
+    sentences=8,
     pool_chunk=2,
     held_out=2,
     mend_s=0.1,
-    mend=mend.Mending(batch_size=2),
+    mend=mend.Mending(batch_size=2, other_sides_px=(128, 384)),
     autoencoder=AutoencoderTraining(batch_size=4, crop_px=64),
     distil=Distillation(
         small_count=3,
@@ -85,7 +87,7 @@ def test_compiling_ahead_runs_every_stage_and_leaves_nothing(tmp_path):
     run = Run(PLAN, pack, tmp_path / "work", tmp_path / "out", deadline_s=600, spec=SMALL)
     try:
         warm.compile_autoencoder(SMALL, PLAN, run.source)
-        warm.compile_flow(SMALL, PLAN, run.source, run.empty(), num_steps=4)
+        warm.compile_flow(SMALL, PLAN, run.source, run.empty(), run.sentences(), num_steps=1)
     finally:
         run.source.close()
     assert not (tmp_path / "work").exists()
