@@ -342,6 +342,8 @@ _NAMES = {
     "regions.strength": "the strength of a region",
     "t5_tokens": "the length of the prompt in tokens",
     "look": "what to look for",
+    "size_px": "the size",
+    "samples": "the prompts of samples",
 }
 _FORMS = {
     FILE_NAME: "a file name without a folder, of 1 to 200 characters",
@@ -380,8 +382,8 @@ def parse_request(text: str | bytes) -> GenerationRequest:
         raise RequestInvalid(*explain(err)) from None
 
 
-def explain(err: ValidationError) -> tuple[str, str]:
-    """Turns pydantic's report into (message, hint) for a person.
+def explain(err: ValidationError, model: type[BaseModel] = GenerationRequest) -> tuple[str, str]:
+    """Turns pydantic's report about `model` into (message, hint) for a person.
 
     Never repeats a value or a name longer than 40 characters, so a prompt of a million characters
     stays out of the message.
@@ -402,8 +404,8 @@ def explain(err: ValidationError) -> tuple[str, str]:
         return f"{_cut(name)}: {reason}.", "Change it and try again."
     if first["type"] == "union_tag_invalid":
         return f"{_cut(name)}: there is no such kind.", f"Choose one of: {', '.join(LookKind)}."
-    is_ours = is_inside or err.title == GenerationRequest.__name__
-    may_be = allowed(GenerationRequest, where, _FORMS) if is_ours else ""
+    is_ours = is_inside or err.title == model.__name__
+    may_be = allowed(model, where, _FORMS) if is_ours else ""
     if first["type"] == "string_pattern_mismatch":
         reason = "It has another form"
     why = f"it must be {may_be}" if may_be else f"{reason[0].lower()}{reason[1:]}"

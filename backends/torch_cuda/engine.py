@@ -58,7 +58,7 @@ class TorchEngine(FluxEngine):
         try:
             return super().run(request, read_blob, say, is_cancelled)
         except RuntimeError as err:
-            if not _is_out_of_memory(err):
+            if not is_out_of_memory(err):
                 raise
             self.release()
             if torch.cuda.is_available():
@@ -71,7 +71,7 @@ def create(models_dirs: tuple[Path, ...]) -> TorchEngine:
     return TorchEngine("cuda" if torch.cuda.is_available() else "cpu", models_dirs)
 
 
-def _is_out_of_memory(err: RuntimeError) -> bool:
+def is_out_of_memory(err: RuntimeError) -> bool:
     """Torch has a class for its CUDA allocator only; the processor and CUDA's libraries say it in words."""
     return isinstance(err, torch.OutOfMemoryError) or any(words in str(err) for words in _NO_MEMORY)
 

@@ -31,7 +31,7 @@ _DIFFUSERS = "diffusers from_pretrained"
 _FIXED_GB = 1.49  # two double blocks and what stands before and after the blocks
 _SINGLE_BLOCK_GB = 0.2833
 
-app = typer.Typer(help="Measurements: first-picture, load, family.", no_args_is_help=True)
+app = typer.Typer(help="Measurements: first-picture, load, family, lora.", no_args_is_help=True)
 app.command("family")(bench_family.family)
 
 
@@ -235,12 +235,12 @@ def _report(screen: Screen, found: FirstPicture) -> None:
     screen.result(asdict(found))
 
 
-def start_service(home: Path) -> subprocess.Popen[bytes]:
-    """A service of its own, so that nothing is warm; models are found where they always are."""
+def start_service(home: Path, models_dirs: tuple[Path, ...] = ()) -> subprocess.Popen[bytes]:
+    """A service of its own, so that nothing is warm; by default models are found where they always are."""
     from backends.service.state_folder import default_home, default_models_dirs
 
     command = [sys.executable, "-m", "desktop.commands", "serve", "--home", str(home)]
-    for folder in default_models_dirs(default_home(os.environ)):
+    for folder in models_dirs or default_models_dirs(default_home(os.environ)):
         command += ["--models", str(folder)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 

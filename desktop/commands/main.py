@@ -16,6 +16,7 @@ import typer
 
 from desktop.commands import (
     bench,
+    bench_lora,
     control,
     demo,
     depth,
@@ -32,6 +33,7 @@ from desktop.commands import (
     score,
     segment,
     serve,
+    train,
     upscale,
     vary,
     window,
@@ -65,8 +67,10 @@ app.add_typer(project.app, name="project")
 app.command("serve")(serve.serve)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+bench.app.command("lora")(bench_lora.lora)
 app.add_typer(bench.app, name="bench")
 
 

@@ -197,6 +197,15 @@ FIELD_OPTIONS = {
     "t5_tokens": "--tokens",
     "region_base": "--region-base",
     "upscaler": "--upscaler",
+    "name": "--output",
+    "rank": "--rank",
+    "repeats": "--repeats",
+    "learning_rate": "--lr",
+    "size_px": "--size",
+    "batch_size": "--batch",
+    "samples": "--sample",
+    "sample_every": "--sample-every",
+    "save_every": "--save-every",
 }
 """Field of a request -> the option that sets it."""
 

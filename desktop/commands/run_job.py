@@ -135,17 +135,24 @@ def wait_through(
 def _interrupt_flag() -> Generator[threading.Event]:
     """Turns the first Ctrl-C into a flag; the second one is an ordinary KeyboardInterrupt."""
     flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    with on_interrupt(flag.set):
         yield flag
+
+
+@contextlib.contextmanager
+def on_interrupt(act: Callable[[], None]) -> Generator[None]:
+    """Has the first Ctrl-C call `act`; the second one is an ordinary KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def set_flag(number: int, frame: FrameType | None) -> None:
-        flag.set()
+    def once(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
+        act()
 
-    signal.signal(signal.SIGINT, set_flag)
+    signal.signal(signal.SIGINT, once)
     try:
-        yield flag
+        yield
     finally:
         signal.signal(signal.SIGINT, before)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Watcher = Callable[["JobEvent"], None]
 ByteWatcher = Callable[[str, int, int], None]
 CountWatcher = Callable[[int, int], None]
+StageWatcher = Callable[[str, str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,20 @@ class Screen:
             def watch(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
                 plain.tell(what, f"{done}/{total}")
+
+            yield watch
+
+    @contextlib.contextmanager
+    def stage_progress(self) -> Generator[StageWatcher]:
+        """As `progress`, told (stage, detail, done in [0, 1])."""
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with self._bar(columns, "Starting", 1.0) as (bar, task, plain):
+
+            def watch(stage: str, detail: str, done: float) -> None:
+                bar.update(task, completed=done, description=f"{stage} {detail}".strip())
+                plain.tell(stage, detail)
 
             yield watch
 

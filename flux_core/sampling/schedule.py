@@ -23,11 +23,16 @@ def sigmas(num_steps: int, image_tokens: int, has_time_shift: bool) -> NDArray[n
     grid = np.linspace(1.0, 0.0, num_steps + 1)
     if not has_time_shift:
         return grid
+    shifted = np.zeros_like(grid)
+    shifted[:-1] = time_shift(grid[:-1], image_tokens)
+    return shifted
+
+
+def time_shift(levels: NDArray[np.float64], image_tokens: int) -> NDArray[np.float64]:
+    """Noise levels in (0, 1] moved towards 1, the more the more tokens a picture has."""
     slope = (MAX_SHIFT - BASE_SHIFT) / (MAX_TOKENS - BASE_TOKENS)
     mu = BASE_SHIFT + slope * (image_tokens - BASE_TOKENS)
-    shifted = np.zeros_like(grid)
-    shifted[:-1] = np.exp(mu) / (np.exp(mu) + (1.0 / grid[:-1] - 1.0))
-    return shifted
+    return np.exp(mu) / (np.exp(mu) + (1.0 / levels - 1.0))
 
 
 def start_step(num_steps: int, strength: float) -> int:

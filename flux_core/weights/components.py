@@ -36,18 +36,20 @@ def load_transformer(spec: ModelSpec, folder: Path, backend: Backend, precision:
         ModelMissing: The file is not there.
         Corrupt: It is damaged, or does not hold exactly this model.
     """
+    return Transformer(
+        backend.ops, backend.leaves(transformer_source(spec, folder), precision), spec.transformer
+    )
 
-    def build(ops: Ops, make: LeafFactory) -> Transformer:
-        return Transformer(ops, make, spec.transformer)
 
-    source = open_checked(
+def transformer_source(spec: ModelSpec, folder: Path) -> TensorSource:
+    """The transformer's tensors under its own names, checked and not loaded; raises as load_transformer."""
+    return open_checked(
         folder / spec.files.transformer,
         synonyms.transformer_name,
-        build,
+        lambda ops, make: Transformer(ops, make, spec.transformer),
         part=all_in_one.TRANSFORMER,
         recipes=transformer_recipes(spec.transformer),
     )
-    return build(backend.ops, backend.leaves(source, precision))
 
 
 def load_encoder(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> Encoder:

@@ -7,11 +7,12 @@ parameters; their names are the checkpoint's names, so a trained network is a ch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backends.torch_cuda.leaves import Parameter, TorchLeaves
 from backends.torch_cuda.ops import TorchOps
@@ -20,7 +21,28 @@ from flux_core.ops import LeafFactory, Ops
 M = TypeVar("M")
 
 
-class Network(Generic[M]):
+class Named:
+    """What is trained, by the names of the file that it becomes."""
+
+    parameters: dict[str, nn.Parameter]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    def state(self, prefix: str = "") -> dict[str, Tensor]:
+        """Copies of all parameters by name."""
+        return {prefix + name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Sets every parameter; a missing name is a KeyError."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[prefix + name])
+
+
+class Network(Named, Generic[M]):
     """A model and its parameters by checkpoint name.
 
     Args:
@@ -31,26 +53,11 @@ class Network(Generic[M]):
     def __init__(self, build: Callable[[Ops, LeafFactory], M], device: torch.device) -> None:
         self.leaves = leaves = TorchLeaves(device=device)
         self.model = build(TorchOps(), leaves)
-        self.parameters: dict[str, nn.Parameter] = {
+        self.parameters = {
             name if isinstance(leaf, Parameter) else f"{name}.{key}": parameter
             for name, leaf in leaves.modules.items()
             for key, parameter in leaf.named_parameters()
         }
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(p.numel() for p in self.parameters.values())
-
-    def state(self, prefix: str = "") -> dict[str, Tensor]:
-        """Copies of all parameters by name."""
-        return {prefix + name: p.detach().clone() for name, p in self.parameters.items()}
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor], prefix: str = "") -> None:
-        """Sets every parameter; a missing name is a KeyError."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[prefix + name])
 
     @torch.no_grad()
     def fill(self, suffixes: Iterable[str], deviation: float) -> None:
@@ -99,6 +106,23 @@ def compile_calls(owners: list[Any], attribute: str) -> None:
         blocks = getattr(owner, attribute)
         compiled = torch.compile(type(blocks[0]).__call__, dynamic=False)
         setattr(owner, attribute, [functools.partial(compiled, block) for block in blocks])
+
+
+def checkpoint_calls(owner: Any, attribute: str) -> None:
+    """Has the blocks in `owner.attribute` (a list) computed again on the way back instead of remembered.
+
+    Memory is then that of one block and of what passes between blocks, for a third more time. Weights that
+    are decoded when they are used (leaves with packed weights) are not all kept decoded, either.
+
+    Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
+    """
+
+    def call(block: Any, *inputs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return block(*inputs)
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    setattr(owner, attribute, [functools.partial(call, block) for block in getattr(owner, attribute)])
 
 
 def adamw(

@@ -9,8 +9,9 @@ import pytest
 
 from backends.torch_cuda.training import checkpoint, judge
 from backends.torch_cuda.training.data.feed import LABELS
-from desktop.commands import bench, bench_family
+from desktop.commands import bench, bench_family, bench_lora
 from flux_core.errors import Internal
+from flux_core.imaging import codec
 from tests.support.training_pack import disc_pack
 
 
@@ -119,3 +120,11 @@ def test_a_pack_or_a_judge_that_is_none_is_told(family, pack, flowbrush):
     said = family("--judge", pack, "--into", "out", "--only", "two", "--count", 2)
     assert said.code == 2
     assert "is not a judge" in said.out
+
+
+def test_pictures_of_the_trained_look_are_no_way_from_it_and_others_are():
+    shown = [bench_lora.composed(number, 64) for number in range(5)]
+    alike = bench_lora._look(1.0, [codec.encode_png(pixels) for pixels in shown], shown)
+    assert (alike.colour_distance, alike.mean_distance) == (0.0, 0.0)
+    grey = codec.encode_png(shown[0] * 0 + 128)
+    assert bench_lora._look(None, [grey] * 5, shown).colour_distance > 50

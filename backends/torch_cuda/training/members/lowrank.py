@@ -14,34 +14,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backends.torch_cuda.leaves import Linear, RMSNorm
-from backends.torch_cuda.training.network import Network
+from backends.torch_cuda.training.network import Named, Network
 from flux_core.models.transformer import Transformer
 
 FIRST = "img_in"
 
 
 class Pair(nn.Module):
-    """What hangs on one linear leaf: up(down(x)) + bias.
+    """What hangs on one linear leaf: up(down(x)) + bias, in the dtype of x; the matrices stay float32.
 
     Args:
         in_dim, out_dim: Of the leaf; more inputs than its weight has are the pair's alone.
         rank: At most both of them.
         device: Where the matrices live.
+        has_bias: Control LoRAs have one, others do not.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, rank: int, device: torch.device) -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, rank: int, device: torch.device, has_bias: bool = True
+    ) -> None:
         super().__init__()
-        rank = min(rank, in_dim, out_dim)
-        self.down = nn.Parameter(torch.randn(rank, in_dim, device=device) * in_dim**-0.5)
-        self.up = nn.Parameter(torch.zeros(out_dim, rank, device=device))
-        self.bias = nn.Parameter(torch.zeros(out_dim, device=device))
+        self.rank = min(rank, in_dim, out_dim)
+        self.down = nn.Parameter(torch.randn(self.rank, in_dim, device=device) * in_dim**-0.5)
+        self.up = nn.Parameter(torch.zeros(out_dim, self.rank, device=device))
+        self.bias = nn.Parameter(torch.zeros(out_dim, device=device)) if has_bias else None
 
     def forward(self, leaf: Linear, x: Tensor, y: Tensor) -> Tensor:
         del leaf
-        return y + functional.linear(functional.linear(x, self.down), self.up, self.bias)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        inner = functional.linear(x, self.down.to(x.dtype))
+        return y + functional.linear(inner, self.up.to(x.dtype), bias)
 
 
-class LowRank:
+class LowRank(Named):
     """The trained part of a transformer; attached when made.
 
     Args:
@@ -57,7 +62,7 @@ class LowRank:
         leaves = network.leaves.modules
         for parameter in network.parameters.values():
             parameter.requires_grad_(False)
-        self.parameters: dict[str, nn.Parameter] = {}
+        self.parameters = {}
         for name, leaf in leaves.items():
             if isinstance(leaf, RMSNorm):
                 scale = getattr(leaf, leaf.key).requires_grad_(True)
@@ -75,19 +80,5 @@ class LowRank:
             leaf.adapters.append(pair)
             self.parameters[f"{name}.lora_A.weight"] = pair.down
             self.parameters[f"{name}.lora_B.weight"] = pair.up
+            assert pair.bias is not None
             self.parameters[f"{name}.lora_B.bias"] = pair.bias
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Sets every trained value; a missing name is a KeyError."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name])
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of what is trained, by the names of the file."""
-        return {name: p.detach().clone() for name, p in self.parameters.items()}
-
-    @property
-    def size(self) -> int:
-        """Number of trained values."""
-        return sum(p.numel() for p in self.parameters.values())
