@@ -400,7 +400,8 @@ class GeneratePanel(QWidget):
             text = tr("What fits") if fits is None else tr("What fits: {model}", model=fits.title)
             self.model.setItemText(0, text)
         spec = catalog.MODELS.get(chosen) if chosen else fits
-        self.about_model.setVisible(chosen is not None and spec is not None and spec.is_bundled)
+        is_bundled = spec is not None and spec.is_bundled and not action.is_look
+        self.about_model.setVisible(chosen is not None and is_bundled)
 
     def _fitting(self, action: Action) -> ModelSpec | None:
         """What the job takes where no model is chosen; None if nothing that is here can do it."""

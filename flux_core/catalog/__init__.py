@@ -5,7 +5,7 @@ are on this machine, `lookup` finds rows, `choice` takes one where nobody has na
 others need is imported from here.
 """
 
-from flux_core.catalog.choice import choose, follower
+from flux_core.catalog.choice import choose, follower, follows
 from flux_core.catalog.configs import (
     AutoencoderConfig,
     ClipTextConfig,
@@ -83,6 +83,7 @@ __all__ = [
     "find_row",
     "folder_of",
     "follower",
+    "follows",
     "locate",
     "missing_parts",
     "model_infos",

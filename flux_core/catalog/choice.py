@@ -34,7 +34,9 @@ def choose(
     Raises:
         RequestInvalid: No model of the catalog can do it.
     """
-    able = [spec for spec in MODELS.values() if task in spec.tasks and _can_follow(spec, task, kind)]
+    able = [spec for spec in MODELS.values() if task in spec.tasks]
+    if task is Task.CONTROL:
+        able = [spec for spec in able if follows(spec, kind)]
     if is_quick:
         able = [spec for spec in able if spec.num_steps <= _FEW_STEPS]
 
@@ -56,10 +58,8 @@ def follower(spec: ModelSpec, kind: ControlKind) -> str:
     return next((row for row in spec.control_loras if kind in PARTS[row].kinds), "")
 
 
-def _can_follow(spec: ModelSpec, task: Task, kind: ControlKind | None) -> bool:
-    """Whether a map of this kind can be given to it; without a kind, ControlNets follow."""
-    if task is not Task.CONTROL:
-        return True
+def follows(spec: ModelSpec, kind: ControlKind | None) -> bool:
+    """Whether a model takes a map of this kind; without a kind, one that a ControlNet follows."""
     if kind is None:
         return spec.control_kind is None
     return spec.control_kind is kind or bool(follower(spec, kind))

@@ -14,7 +14,7 @@ from desktop.views.forms.looks import DescribeForm, MapForm, ScoreForm, SelectFo
 from desktop.views.forms.pictures import PictureList, PicturePicker
 from desktop.views.forms.task_form import LayerNames, TaskForm, choice_box, choose
 from desktop.views.theme import Theme
-from flux_core.catalog import MODELS, follower
+from flux_core.catalog import MODELS, follows
 from flux_core.request import MAX_REFERENCES, ControlKind
 
 _INTENTS = (
@@ -171,10 +171,8 @@ class ControlForm(TaskForm):
         spec = MODELS.get(model)
         if spec is None:  # the service knows it, and will say
             return True
-        if self.model.text().strip():
-            return spec.control_kind is None
-        kind = self.kind.currentData()
-        return spec.control_kind is kind or bool(follower(spec, kind))
+        is_followed = bool(self.model.text().strip())
+        return follows(spec, None if is_followed else ControlKind(str(self.kind.currentData())))
 
     def if_none_fits(self) -> str:
         return "" if self.model.text().strip() else tr("No model follows this by itself; name a ControlNet")
