@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ PLACES = {
 FORMS_OF = {"transformer": "fp8", "ae": "fp8", "text_encoder": "fp8", "text_encoder_2": "nf4"}
 """The form of each part of the base; T5 loses least by fewer bits."""
 MEMBER_FORM = "fp8"
+HELPERS = {"clip": "tiny-clip", "depth-estimator": "tiny-depth"}
+"""Folders of the members' export that go as they are, for the library that loads them -> their rows."""
 
 
 def assemble(exported: Path, folder: Path, is_coded: bool = True) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def assemble_members(exported: Path, models_dir: Path, is_coded: bool = True) ->
         is_coded: As in `assemble`.
 
     Returns:
-        Ids of the rows whose file is not in `exported`.
+        Ids of the rows of which nothing is in `exported`.
     """
     missing: list[str] = []
     for row, name in member_files():
@@ -106,6 +109,13 @@ def assemble_members(exported: Path, models_dir: Path, is_coded: bool = True) ->
         if row.kind is Kind.PREVIEW_AUTOENCODER:  # nothing looks through its encoder
             tensors = {key: value for key, value in tensors.items() if key.startswith("decoder.")}
         write(tensors, models_dir / row.model / name, MEMBER_FORM if is_coded else PLAIN)
+    for name, row in HELPERS.items():
+        if (exported / name).is_dir():
+            shutil.copytree(exported / name, models_dir / row, dirs_exist_ok=True)
+            for file in (models_dir / row).iterdir():
+                file.chmod(0o644)
+        else:
+            missing.append(row)
     return missing
 
 
@@ -217,7 +227,7 @@ def main() -> None:
         numbers = assemble(arguments.exported, arguments.into / TINY.model, not arguments.plain)
     if arguments.members is not None:
         for model in assemble_members(arguments.members, arguments.into, not arguments.plain):
-            say(f"{model}: its file is not in {arguments.members}.\n")
+            say(f"{model}: nothing of it is in {arguments.members}.\n")
     found = sizes(arguments.into)
     for name, size in found.items():
         say(f"{size / 1e6:8.3f} MB  {name}\n")

@@ -63,7 +63,7 @@ def models(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(BUNDLED, folder / TINY.model)
     assemble.assemble(exported, folder / TINY.model)
-    assert assemble.assemble_members(exported / "members", folder) == []
+    assert assemble.assemble_members(exported / "members", folder) == list(assemble.HELPERS.values())
     return folder
 
 
@@ -121,5 +121,12 @@ def test_what_the_catalog_says_otherwise_is_said(models: Path) -> None:
 
 def test_members_that_are_not_there_are_named(tmp_path: Path) -> None:
     missing = assemble.assemble_members(tmp_path, tmp_path / "models")
-    assert missing == [row.model for row, _ in assemble.member_files()]
-    assert len(missing) == 8
+    assert missing == [*(row.model for row, _ in assemble.member_files()), "tiny-clip", "tiny-depth"]
+    assert len(missing) == 10
+
+
+def test_helpers_go_as_they_are_for_the_library_that_loads_them(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text("{}")
+    assert "tiny-clip" not in assemble.assemble_members(tmp_path, tmp_path / "models")
+    assert (tmp_path / "models" / "tiny-clip" / "config.json").read_text() == "{}"
