@@ -86,7 +86,7 @@ INTENTS: tuple[IntentRow, ...] = (
         grow_px=4,
         feather_share=0.04,
         addition="an empty place, the background alone",
-        without_words="an empty place, the background alone, continued without a break",
+        without_words="an empty place, the background alone",
     ),
     IntentRow(
         Intent.REPLACE_BACKGROUND,

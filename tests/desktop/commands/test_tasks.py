@@ -320,7 +320,9 @@ def test_an_intent_sets_words_strength_and_reach(flowbrush, write, noise, tmp_pa
     mask[30:60, 40:80] = 255
     write("photo.png", picture)
     write("m.png", mask)
-    said = flowbrush("fill", "photo.png", "--mask", "m.png", "--intent", "remove", "-o", "a.png")
+    said = flowbrush(
+        "fill", "photo.png", "--mask", "m.png", "--intent", "remove", "--model", "tiny", "-o", "a.png"
+    )
     assert said.code == 0, said.err
     request = request_in(tmp_path / "a.png")
     assert "background" in request.prompt

@@ -180,11 +180,12 @@ def test_a_map_is_followed_by_a_model_made_for_it_or_through_a_controlnet(panel)
     panel.set_models([model(name, "generate", "control") for name in names])
     panel.choose_task(Action.CONTROL)
     choose(panel.form.kind, ControlKind.DEPTH.value)
+    panel.model.setCurrentIndex(1)
     panel.form.changed.emit()
     assert panel.button.toolTip() == "Flux1-Dev cannot do this; choose Flux1-Depth-Dev"
     panel.form.model.setText("depth-net")
     assert panel.button.isEnabled(), "a ControlNet follows for it"
-    panel.model.setCurrentIndex(2)
+    panel.model.setCurrentIndex(3)
     assert panel.button.toolTip() == "Flux1-Canny-Dev cannot do this; choose Flux1-Dev / Flux1-Schnell"
     panel.form.model.clear()
     choose(panel.form.kind, ControlKind.POSE.value)

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backends.torch_cuda.training.data import edits
+from backends.torch_cuda.training.data import edits, word_ids
 from backends.torch_cuda.training.data.captions import background_text, caption
 from backends.torch_cuda.training.data.feed import LABELS, Arrays, arrays
 from backends.torch_cuda.training.data.scenes import BACKGROUNDS, Sampler, Scene
 from backends.torch_cuda.training.data.word_ids import Words
+from flux_core.imaging.intents import Intent, row_of
 
 AFTER, OTHER = "after/", "other/"
 """Prefixes of the picture to learn, and of the one beside it: what hides in a hole, or the picture before."""
@@ -92,7 +93,8 @@ def hole(sampler: Sampler, rng: Random, way: str) -> Hole:
     while True:
         scene = sampler.scene(rng)
         if way in ("box", "border"):
-            return Hole(scene, scene, caption(scene, rng), BOX if way == "box" else BORDER)
+            text = caption(scene, rng) if way == "box" else _border_text(scene, rng)
+            return Hole(scene, scene, text, BOX if way == "box" else BORDER)
         number = rng.randrange(len(scene.items))
         hidden = edits.emptied(scene)
         hidden.items = [scene.items[number]]
@@ -116,11 +118,33 @@ def _object_text(sampler: Sampler, hidden: Scene, rng: Random) -> str:
 
 
 def _removal_text(kept: Scene, rng: Random) -> str:
-    """What a person says who wants nothing there: the background, or no word."""
-    chance = rng.random()
-    if chance < 0.35:
+    """What is said where nothing shall be: no word, the background, or the application's own words."""
+    row, chance = row_of(Intent.REMOVE), rng.random()
+    if chance < 0.25:
         return ""
-    return background_text(kept, rng, has_article=chance < 0.6)
+    if chance < 0.45:
+        return row.without_words
+    background = background_text(kept, rng, has_article=chance < 0.7)
+    return _fitting(f"{background}, {row.addition}", background) if chance < 0.6 else background
+
+
+def _border_text(scene: Scene, rng: Random) -> str:
+    """What is said where a picture grows: what it shows, perhaps with the application's own words."""
+    row, text, chance = row_of(Intent.EXPAND), caption(scene, rng), rng.random()
+    if chance < 0.15:
+        return row.without_words
+    return _fitting(f"{text.rstrip('.')}, {row.addition}", text) if chance < 0.4 else text
+
+
+def _fitting(text: str, shorter: str) -> str:
+    return text if word_ids.committed().fits(text) else shorter
+
+
+def words() -> list[str]:
+    """Every word of the application's own sentences."""
+    rows = (row_of(Intent.REMOVE), row_of(Intent.EXPAND))
+    text = " ".join(sentence for row in rows for sentence in (row.addition, row.without_words))
+    return list(dict.fromkeys(text.replace(",", " ").split()))
 
 
 def _box(rng: Random, hole: int) -> tuple[float, float, float, float]:

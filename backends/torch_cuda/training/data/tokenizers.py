@@ -22,7 +22,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from backends.torch_cuda.training.data import edits
+from backends.torch_cuda.training.data import edits, pairs
 from backends.torch_cuda.training.data.captions import caption, words
 from backends.torch_cuda.training.data.pack import Pack
 from backends.torch_cuda.training.data.scenes import Sampler
@@ -135,7 +135,7 @@ def open_clip(folder: Path) -> Tokenizer:
 
 def word_table(clip: Tokenizer, t5: Tokenizer) -> dict[str, Any]:
     """Ids of every caption word, alone and before a comma or a full stop, without special tokens."""
-    known = dict.fromkeys([*words(), *edits.words()])
+    known = dict.fromkeys([*words(), *edits.words(), *pairs.words()])
     parts = [word + mark for word in known for mark in ("", ",", ".")]
     return {
         "clip_start": clip.token_to_id(CLIP_START),

@@ -36,7 +36,7 @@ class MemberPlan:
     held_out: int = 128  # examples of each way of filling and each kind of edit together
     save_every_s: float = 45.0
     is_graphed: bool = True
-    fill: ToolTraining = field(default_factory=ToolTraining)
+    fill: ToolTraining = ToolTraining(caption_dropout=0.0)  # no words mean that nothing shall be there
     kontext: ToolTraining = _EDITS
     canny: ToolTraining = _CONTROL
     depth: ToolTraining = _CONTROL

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--base", type=Path, default=BUNDLED, help="folder of the base, if not the one that ships"
     )
+    parser.add_argument("--start", type=Path, help="folder of models whose members go on learning")
     parser.add_argument("--plan", type=Path, help="JSON with fields of MemberPlan to replace")
     parser.add_argument("--deadline-s", type=float, default=1e9, help="seconds from now")
     parser.add_argument("--deadline-at", type=float, help="the same in seconds since 1970")
@@ -49,7 +50,7 @@ def main() -> None:
         deadline_s = arguments.deadline_at - time.time()
     run = MemberRun(
         MemberPlan.read(arguments.plan), arguments.pack, arguments.work, arguments.out, deadline_s,
-        bundled=arguments.base, num_workers=arguments.workers,
+        bundled=arguments.base, num_workers=arguments.workers, start=arguments.start,
     )  # fmt: skip
     failed: list[str] = []
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backends.torch_cuda.training import autoencoder, checkpoint, flow
+from backends.torch_cuda.training import assemble, autoencoder, checkpoint, export, flow
 from backends.torch_cuda.training.clock import Stage
 from backends.torch_cuda.training.data import feed
 from backends.torch_cuda.training.distil import Texts
@@ -43,6 +43,8 @@ from flux_core.conditioning.packing import unpack
 
 _LOG = logging.getLogger("training")
 Size = tuple[int, int]
+FILES = {"redux": ("redux", "siglip")}
+"""Stage -> stems of the files it writes, where they are not its name."""
 
 
 class MemberRun(Run):
@@ -57,6 +59,7 @@ class MemberRun(Run):
         spec: Sizes of the base.
         bundled: Folder of the base.
         num_workers: Processes that sample, for each kind of material.
+        start: Folder of models whose members a stage goes on from, where it has no checkpoint of its own.
     """
 
     def __init__(
@@ -69,11 +72,13 @@ class MemberRun(Run):
         spec: ModelSpec = TINY,
         bundled: Path = BUNDLED,
         num_workers: int = 1,
+        start: Path | None = None,
     ) -> None:
         super().__init__(numbers.base, pack, work, out, deadline_s, spec, bundled, num_workers)
         self.numbers = numbers
         self.plan = dataclasses.replace(numbers.base, judge_s=numbers.judge_s)
         self.left: tuple[str, ...] = ()
+        self.start = start
         self.tables = flow.Conditioner(spec, self.device)
 
     # --- stages ---------------------------------------------------------------------------------
@@ -339,9 +344,11 @@ class MemberRun(Run):
         train: Callable[[Stage, flow.RunState], None],
     ) -> None:
         """Trains what a stage trains for as long as its share of the time, from where it stopped."""
-        state = flow.RunState(parameters, lr)
         path = self.work / f"{name}.safetensors"
         used_s, first = 0.0, 0
+        if self.start is not None and not path.exists():
+            self._start_from(self.start, name, parameters)
+        state = flow.RunState(parameters, lr)
         if path.exists():
             tensors, facts = checkpoint.load(path, self.device)
             with torch.no_grad():
@@ -376,6 +383,16 @@ class MemberRun(Run):
         )
         train(stage, state)
         _LOG.info("%s: %d steps in %.0f s", name, stage.step, stage.used_s)
+
+    @torch.no_grad()
+    def _start_from(self, models_dir: Path, name: str, parameters: dict[str, nn.Parameter]) -> None:
+        """Sets what a member's shipped files hold; heads that were thrown away stay fresh."""
+        for row, file in assemble.member_files():
+            path = models_dir / row.model / file
+            if path.stem in FILES.get(name, (name,)) and path.is_file():
+                _LOG.info("%s goes on from %s", name, row.model)
+                for key, value in export.read(path, self.device).items():
+                    parameters[key].copy_(value)
 
     def _export(self, name: str, mean: dict[str, Tensor]) -> None:
         """The member's files in bfloat16, in the layouts that are published."""
