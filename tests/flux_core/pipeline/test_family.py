@@ -84,7 +84,8 @@ def test_every_row_of_the_family_ships() -> None:
     infos = [info for info in catalog.model_infos((MODELS,)) if info.model.startswith("tiny")]
     assert [info.model for info in infos] == ["tiny", "tiny-schnell", "tiny-fill", "tiny-kontext"]
     assert [info.model for info in infos if not info.is_installed] == []
-    parts = [part for part in catalog.PARTS.values() if part.is_bundled]
+    parts = [part for part in catalog.PARTS.values() if part.model.partition("-")[0] == "tiny"]
+    assert len(parts) == 7
     assert [part.model for part in parts if catalog.part_folder(part, (MODELS,)) is None] == []
 
 
@@ -182,12 +183,13 @@ def test_fill_paints_the_thing_into_the_hole_wherever_that_is(engine: TorchEngin
 
 
 @needs("tiny-fill")
-def test_fill_without_words_goes_on_with_what_is_around_the_hole(engine: TorchEngine) -> None:
+def test_fill_takes_a_thing_away_when_the_words_say_what_is_behind_it(engine: TorchEngine) -> None:
     mask = np.where(disc(128, 128, 56), 255, 0).astype(np.uint8)
-    for colour in ((60, 180, 75), (230, 130, 40)):
+    for name, colour in (("green", (60, 180, 75)), ("orange", (245, 130, 48))):
         table = np.full((SIDE, SIDE, 3), colour, np.uint8)
         table[disc(128, 128, 40)] = (20, 20, 20)
-        picture = paint(engine, model="tiny-fill", task=Task.FILL, image=table, mask=mask)
+        fields = {"model": "tiny-fill", "task": Task.FILL, "image": table, "mask": mask}
+        picture = paint(engine, f"{name} background", **fields)
         assert np.abs(middle(picture) - colour).max() < 40
 
 
@@ -224,11 +226,8 @@ def test_edges_are_followed(engine: TorchEngine) -> None:
     drawn = paint(engine, "a flat illustration of a red heart on a white background").astype(np.uint8)
     wanted = canny_map(drawn, *BFL_THRESHOLDS)[..., 0]
     prompt = "a flat illustration of a blue heart on a yellow background"
-    fields = {
-        "task": Task.CONTROL,
-        "controls": [{"kind": "canny", "image": drawn, "is_map": False}],
-        "seed": 3,
-    }
+    control = {"kind": "canny", "image": drawn, "is_map": False}
+    fields = {"task": Task.CONTROL, "controls": [control], "seed": 3}
     followed = paint(engine, prompt, **fields)
     free = paint(engine, prompt, seed=3)
     assert edge_overlap(followed, wanted) > 0.6

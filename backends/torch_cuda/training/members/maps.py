@@ -33,7 +33,7 @@ def masks(hole: Tensor, box: Tensor, grow: Tensor, covered: Tensor) -> Tensor:
     _, rows, columns, _ = covered.shape
     inside = box_masks(box, rows, columns)
     shape = (covered > 0.1).float().permute(0, 3, 1, 2)
-    choices = torch.stack([functional.max_pool2d(shape, 2 * px + 1, 1, px) for px in _GROWTHS_PX])
+    choices = torch.stack([_grown(shape, px) for px in _GROWTHS_PX])
     which = (grow * len(_GROWTHS_PX)).long().clamp(0, len(_GROWTHS_PX) - 1)
     grown = choices[which, torch.arange(len(hole), device=hole.device)][:, 0]  # [B, H, W]
     down, across = grown.amax(2, keepdim=True), grown.amax(1, keepdim=True)
@@ -42,6 +42,12 @@ def masks(hole: Tensor, box: Tensor, grow: Tensor, covered: Tensor) -> Tensor:
     for kind, mask in kinds.items():
         out = torch.where((hole == kind)[:, None, None], mask, out)
     return out[..., None]
+
+
+def _grown(shape: Tensor, px: int) -> Tensor:
+    """A shape [B, 1, H, W] grown by so many pixels to all sides; along each axis by itself, which is quicker."""
+    down = functional.max_pool2d(shape, (2 * px + 1, 1), 1, (px, 0))
+    return functional.max_pool2d(down, (1, 2 * px + 1), 1, (0, px))
 
 
 def box_masks(box: Tensor, rows: int, columns: int) -> Tensor:

@@ -31,7 +31,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "schnell": {"model": "tiny-schnell"},
     "fill": {"model": "tiny-fill", "task": "fill", "image": PICTURE, "mask": HALF},
     "kontext": {"model": "tiny-kontext", "task": "edit", "image": PICTURE},
-    "canny": {"task": "control", "controls": [{"kind": "canny", "image": PICTURE}]},
+    "canny": {"task": "control", "controls": [{"kind": "canny", "image": PICTURE, "is_map": False}]},
     "depth": {"task": "control", "controls": [{"kind": "depth", "image": PICTURE, "is_map": True}]},
     "redux": {"task": "vary", "pictures": [{"image": PICTURE}]},
     "the fast decoder": {"decoder": "fast"},
