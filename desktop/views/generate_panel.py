@@ -384,7 +384,9 @@ class GeneratePanel(QWidget):
             return advice
         here = [one.title for one in able if one.is_installed]
         model = next((one for one in self.models if one.model == self.model.currentData()), None)
-        if not self.models or (model in able if model is not None else here):
+        if not any(one.is_installed for one in self.models):
+            return ""  # the service says what to do then
+        if model in able if model is not None else here:
             return ""
         others = " / ".join(here or [one.title for one in able[:_MOST_NAMED]])
         if model is None:

@@ -1,7 +1,8 @@
 """Which model does what, where a person has named none: the one place that decides it.
 
-What is on this machine goes before what is not, published models before the bundled family, which is there so
-that something is, and a model that was made for the task alone before one that can do it, too.
+What is on this machine goes before what is not. Of what is here, published models go before the bundled
+family, which is there so that something is; of what is not, the bundled ones, which should be. A model that
+was made for the task alone goes before one that can do it, too.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def choose(
 
     def rank(spec: ModelSpec) -> tuple[bool, ...]:
         is_few = spec.num_steps <= _FEW_STEPS
-        return spec.model not in here, spec.is_bundled, is_few, len(spec.tasks) > 1
+        is_here = spec.model in here
+        return not is_here, spec.is_bundled == is_here, is_few, len(spec.tasks) > 1
 
     if able:
         return min(able, key=rank)

@@ -53,4 +53,5 @@ def test_a_map_goes_to_a_model_that_follows_its_kind() -> None:
 
 def test_what_is_here_goes_before_what_would_be_better() -> None:
     assert catalog.choose(Task.FILL, {"tiny"}).model == "tiny"
-    assert catalog.choose(Task.EDIT, set()).model == "flux1-kontext-dev"
+    assert catalog.choose(Task.EDIT, {"tiny", "flux1-kontext-dev"}).model == "flux1-kontext-dev"
+    assert catalog.choose(Task.EDIT, set()).model == "tiny-kontext", "it should be here"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -32,6 +32,9 @@ MANIFEST = "exercises.json"
 SIDE_PX = 256
 FILL_WAYS = ("object", "around", "remove", "remove_intent")
 """As data.pairs has them; a removal is asked for without words, and by the intent."""
+
+BEFORE = "before/"
+"""Prefix of the columns of what a person has before filling."""
 
 GUIDANCES = (1.0, 2.0, 3.5, 5.0)
 SIZES = (
@@ -190,19 +193,33 @@ def fill(maker: Maker) -> None:
     """Holes to fill as a prompt says, and things to take away."""
     for way in FILL_WAYS:
         rng, section = Random(HELD_OUT_SEED + 3), f"fill_{way}"
-        drawn = way.partition("_")[0]
-        made = [pairs.hole(maker.sampler, rng, drawn) for _ in range(maker.share(0.25))]
-        columns = maker.keep(section, pairs.hole_columns(maker.sampler, maker.words, rng, made))
-        before, mask = holes(maker.composer, columns, is_removal=drawn == "remove")
-        for index, one in enumerate(made):
+        is_removal = way.startswith("remove")
+        drawn = [pairs.hole(maker.sampler, rng, way.partition("_")[0]) for _ in range(maker.share(0.25))]
+        columns = pairs.hole_columns(maker.sampler, maker.words, rng, drawn)
+        texts = [one.text for one in drawn]
+        scenes = [_with(one) if is_removal else _without(one) for one in drawn]
+        had = arrays(maker.sampler, scenes, texts, maker.words)
+        kept = maker.keep(section, columns | {BEFORE + key: value for key, value in had.items()})
+        before, mask = holes(maker.composer, kept)
+        for index, text in enumerate(texts):
             names = (
                 maker.picture(f"{section}/before-{index:03}.png", before[index]),
                 maker.picture(f"{section}/mask-{index:03}.png", mask[index]),
             )
-            words = {"remove": (), "remove_intent": ("--intent", "remove")}.get(way, (one.text,))
+            words = {"remove": (), "remove_intent": ("--intent", "remove")}.get(way, (text,))
             maker.ask(
                 section, way, index, "fill", names[0], *words, "--mask", names[1], "--model", "tiny-fill"
             )
+
+
+def _with(one: pairs.Hole) -> Scene:
+    """What a person has before something is taken away."""
+    return replace(one.whole, items=[*one.whole.items, *one.shape.items])
+
+
+def _without(one: pairs.Hole) -> Scene:
+    """What a person has before something comes there."""
+    return replace(one.whole, items=[item for item in one.whole.items if item is not one.shape.items[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +227,12 @@ class _Drawing:
     composer: Composer
 
 
-def holes(composer: Composer, columns: dict[str, Tensor], is_removal: bool) -> tuple[Tensor, Tensor]:
+def holes(composer: Composer, columns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The pictures [B, H, W, 3] that a person has before filling, and masks [B, H, W, 1]."""
     size = (SIDE_PX, SIDE_PX)
-    shown = lessons.show_fill(_Drawing(composer), columns, size)
-    assert shown.mask is not None
-    if not is_removal:
-        return shown.seen, shown.mask
-    hidden, covered = composer.with_masks(lessons.part(columns, pairs.OTHER), size)
-    return shown.truth * (1 - covered) + hidden * covered, shown.mask
+    mask = lessons.show_fill(_Drawing(composer), columns, size).mask
+    assert mask is not None
+    return composer(lessons.part(columns, BEFORE), size), mask
 
 
 def kontext(maker: Maker) -> None:

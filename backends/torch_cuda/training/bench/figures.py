@@ -85,11 +85,12 @@ class Answers:
 
     def sheet(self, section: str, *rows: Tensor) -> None:
         """Pictures of the same examples below each other, a few examples side by side."""
-        few = [row[: _SHEET_ROWS * _SHEET_COLUMNS] for row in rows]
-        if len(few) > 1:
-            few = [torch.stack([row[i] for row in few for i in range(min(_SHEET_COLUMNS, len(few[0])))])]
-        columns = min(_SHEET_COLUMNS, len(few[0]))
-        evaluate.save_sheet(few[0], self.folder / "sheets" / f"{section}.jpg", columns=columns)
+        if len(rows) == 1:
+            few, columns = rows[0][: _SHEET_ROWS * _SHEET_COLUMNS], _SHEET_COLUMNS
+        else:
+            columns = min(_SHEET_COLUMNS, len(rows[0]))
+            few = torch.cat([row[:columns] for row in rows])
+        evaluate.save_sheet(few, self.folder / "sheets" / f"{section}.jpg", columns=columns)
 
 
 def judge_itself(answers: Answers, section: str) -> Figures:
@@ -145,7 +146,7 @@ def fill(answers: Answers, way: str) -> Figures:
     section = f"fill_{way}"
     columns = columns_of(answers.folder, section)
     is_removal = way.startswith("remove")
-    before, mask = holes(answers.composer, columns, is_removal)
+    before, mask = holes(answers.composer, columns)
     truth = answers.composer(lessons.part(columns, pairs.AFTER), _SIZE)
     made = answers.pictures(section, way)
     answers.sheet(section, before, made, truth)

@@ -45,7 +45,7 @@ def masks(hole: Tensor, box: Tensor, grow: Tensor, covered: Tensor) -> Tensor:
 
 
 def _grown(shape: Tensor, px: int) -> Tensor:
-    """A shape [B, 1, H, W] grown by so many pixels to all sides; along each axis by itself, which is quicker."""
+    """A shape [B, 1, H, W] grown by so many pixels to all sides, one axis after the other, which is quick."""
     down = functional.max_pool2d(shape, (2 * px + 1, 1), 1, (px, 0))
     return functional.max_pool2d(down, (1, 2 * px + 1), 1, (0, px))
 
