@@ -16,6 +16,7 @@ import pytest
 from backends.torch_cuda.engine import TorchEngine
 from flux_core import catalog
 from flux_core.imaging.edges import BFL_THRESHOLDS, canny_map
+from flux_core.imaging.intents import Intent, row_of
 from flux_core.request import Task
 from tests.support.engine_runs import psnr_db, run
 
@@ -183,13 +184,16 @@ def test_fill_paints_the_thing_into_the_hole_wherever_that_is(engine: TorchEngin
 
 
 @needs("tiny-fill")
-def test_fill_takes_a_thing_away_when_the_words_say_what_is_behind_it(engine: TorchEngine) -> None:
+@pytest.mark.parametrize("words", ["", row_of(Intent.REMOVE).without_words, "{colour} background"])
+def test_fill_takes_a_thing_away_without_words_and_with_those_that_say_so(
+    engine: TorchEngine, words: str
+) -> None:
     mask = np.where(disc(128, 128, 56), 255, 0).astype(np.uint8)
     for name, colour in (("green", (60, 180, 75)), ("orange", (245, 130, 48))):
         table = np.full((SIDE, SIDE, 3), colour, np.uint8)
         table[disc(128, 128, 40)] = (20, 20, 20)
         fields = {"model": "tiny-fill", "task": Task.FILL, "image": table, "mask": mask}
-        picture = paint(engine, f"{name} background", **fields)
+        picture = paint(engine, words.format(colour=name), **fields)
         assert np.abs(middle(picture) - colour).max() < 40
 
 
