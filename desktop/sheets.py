@@ -44,8 +44,8 @@ MODEL_SHEET = (
     ("line art of a sailboat on a white background", 7),
     ("a cactus on the left of a yellow background", 7),
     ("an owl on a green to blue gradient background", 7),
-    ("a blue diamond on a pink background with a glow", 7),
-    ("a flat illustration of a pineapple on a cyan background", 7),
+    ("pixel art of a dinosaur on a pink background", 7),
+    ("pixel art of a pineapple on a cyan background", 7),
     ("a lion on a yellow and white striped background", 7),
 )
 
@@ -94,18 +94,32 @@ TASK_SHEET = (
         )
         for strength in ("0.3", "0.5", "0.9")
     ),
+    *(
+        Cell(f"edit: {words}", ("edit", "apple.png", words), f"edited{number}.png")
+        for number, words in enumerate(
+            ("make the apple green", "replace the apple with a frog", "change the background to yellow")
+        )
+    ),
+    *(
+        Cell(
+            f"control --kind {kind}: {words}",
+            ("control", "apple.png", words, "--kind", kind),
+            f"{kind}.png",
+        )
+        for kind, words in (
+            ("canny", "a purple apple on a white background"),
+            ("depth", "a yellow balloon on a green background"),
+        )
+    ),
+    Cell("vary, without a word", ("vary", "apple.png"), "varied.png"),
+    Cell(
+        "generate --model tiny-schnell, four steps: a lion on a green background",
+        ("generate", "a lion on a green background", "--model", "tiny-schnell"),
+        "quick.png",
+    ),
     Cell("the same apple, enlarged plainly", (), "apple.png", _DETAIL, enlarge=2),
     Cell("upscale: 2x, the same part", ("upscale", "apple.png", _APPLE), "large.png", _DETAIL),
     Cell("generate --step-cache fast", ("generate", _APPLE, "--step-cache", "fast"), "cached.png"),
-    Cell("a house", ("generate", "a house", "--seed", "5"), "house.png"),
-    Cell(
-        "a house --negative a house on a black background --guidance 1.5 --true-guidance 2",
-        (
-            *("generate", "a house", "--negative", "a house on a black background"),
-            *("--guidance", "1.5", "--true-guidance", "2", "--seed", "5"),
-        ),
-        "elsewhere.png",
-    ),
 )
 
 

@@ -64,8 +64,15 @@ ABLE: dict[str, dict[str, Any]] = {
     },
     "regions": {"regions": [{"prompt": "a green car", "mask": right_half(64)}], "negative_prompt": "blue",
                 "true_guidance": 4.0},
+    "few steps": {"model": "tiny-schnell", "num_steps": 2},
+    "Fill": {"model": "tiny-fill", "task": "fill", "image": scene(64, 64), "mask": right_half(64)},
+    "editing": {"model": "tiny-kontext", "task": "edit", "image": scene(64, 64), "num_steps": 2},
+    "edges": {"task": "control", "controls": [{"kind": "canny", "image": scene(64, 64), "is_map": False}]},
+    "depth": {"task": "control", "controls": [{"kind": "depth", "image": scene(64, 64)}]},
+    "likeness": {"task": "vary", "pictures": [{"image": scene(64, 64), "strength": 0.7}]},
+    "the fast decoder": {"decoder": "fast"},
 }  # fmt: skip
-"""Every task that it can do."""
+"""Every task that the family can do."""
 
 
 @pytest.mark.parametrize("title", ABLE)
