@@ -29,13 +29,15 @@ def test_a_helper_s_weights_are_sound_if_their_header_is(tmp_path: Path) -> None
 
 def test_a_download_gets_the_files_of_a_helper_that_are_not_here(tmp_path: Path) -> None:
     _put(tmp_path, "sam2.1-tiny")
-    row = catalog.find_row("sam2.1-tiny")
+    row = catalog.PARTS["sam2.1-tiny"]
     wanted = hub.wanted_files(row, tmp_path, (tmp_path,))
     assert [(one.repository, one.file.path) for one in wanted] == [
         ("facebook/sam2.1-hiera-tiny", "config.json"),
         ("facebook/sam2.1-hiera-tiny", "preprocessor_config.json"),
     ]
-    assert catalog.part_folder(catalog.PARTS["sam2.1-tiny"], (tmp_path,)) == tmp_path / "sam2.1-tiny"
+    assert catalog.part_folder(row, (tmp_path,)) is None, "weights alone cannot look"
+    (tmp_path / "sam2.1-tiny" / "config.json").write_text("{}")
+    assert catalog.part_folder(row, (tmp_path,)) == tmp_path / "sam2.1-tiny"
 
 
 def test_a_helper_can_be_deleted(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_seed_after_the_last_is_the_first(engine: FluxEngine) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (100, 70), (65, 127), (80, 64)])
-@pytest.mark.parametrize("task", MICRO.tasks)
+@pytest.mark.parametrize("task", [task for task in MICRO.tasks if task not in (Task.CONTROL, Task.VARY)])
 def test_every_size_comes_out_exact(engine: FluxEngine, task: Task, width: int, height: int) -> None:
     inputs = {}
     if task is not Task.GENERATE:
