@@ -34,6 +34,8 @@ _MIN_DIFFERENCE = 8.0  # levels; less is seen by nobody
 _MIN_AREA_SHARE = 2e-4  # of the picture; smaller specks go out
 _MIN_AREA_PX = 100.0
 _TRIM_ROUNDS = 4
+_MAX_SHIFT = 8.0  # of a Lab channel; a model's drift of tones is less, a background of another colour is more
+_LEAST_KEPT = 0.05  # of the picture, below which nobody can tell a drift from a change
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]
@@ -156,11 +158,17 @@ def _difference(source: Pixels, edited: Pixels) -> Plane:
 
 
 def _common_shift(one: Plane, other: Plane) -> Plane:
-    """[H, W, 3]: per channel a + b * value, fitted to the pixels that follow it; the others drop out."""
+    """[H, W, 3]: per channel a + b * value, fitted to the pixels that follow it; the others drop out.
+
+    Most pixels may follow what was asked for, a new background, so only small differences take part.
+    """
     rows = max(one.shape[0] * one.shape[1] // 60_000, 1)
     x = one.reshape(-1, 3)[::rows].astype(np.float64)
     y = other.reshape(-1, 3)[::rows].astype(np.float64) - x
-    follows = np.ones(len(x), bool)
+    is_small = np.abs(y).max(axis=1) <= _MAX_SHIFT
+    if is_small.mean() < _LEAST_KEPT:
+        return np.zeros_like(one)
+    x, y = x[is_small], y[is_small]
     gain, offset = np.zeros(3), np.median(y, axis=0)
     for _ in range(_TRIM_ROUNDS):
         error = np.square(y - offset - gain * x).sum(axis=1)
@@ -170,7 +178,7 @@ def _common_shift(one: Plane, other: Plane) -> Plane:
         gain = ((x[follows] - mean_x) * (y[follows] - mean_y)).mean(axis=0) / (spread + 25.0)
         gain = np.clip(gain, -0.25, 0.25)
         offset = mean_y - gain * mean_x
-    return (offset + gain * one).astype(np.float32)
+    return np.clip(offset + gain * one, -_MAX_SHIFT, _MAX_SHIFT).astype(np.float32)
 
 
 def _noise(source: Pixels, difference: Plane) -> Plane:

@@ -120,3 +120,20 @@ def test_sizes_must_agree():
         change_mask(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 31, 3), np.uint8))
     with pytest.raises(RequestInvalid):
         keep_unchanged(*[np.zeros((9, 9, 3), np.uint8)] * 2, np.zeros((9, 8), np.uint8))
+
+
+def test_a_new_background_is_a_change_however_much_of_the_picture_it_is():
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:256, :256]
+    thing = np.hypot(y - 128, x - 128) < 60
+    source = np.full((256, 256, 3), (20, 80, 210), float)
+    edited = np.full((256, 256, 3), (250, 210, 50), float)
+    shading = 200 - 0.4 * (y + x)[thing]
+    for picture in (source, edited):
+        picture[thing] = np.stack([shading, 0.3 * shading, 0.2 * shading], axis=1)
+    source, edited = (to_bytes(each + rng.normal(0, 1, each.shape)) for each in (source, edited))
+    settled = settle_edit(source, edited)
+    inner = np.hypot(y - 128, x - 128) < 45
+    assert (settled.mask[~thing] == 255).mean() > 0.97
+    assert (settled.mask[inner] > 0).mean() < 0.02
+    assert np.abs(settled.pixels[~thing].astype(int) - (250, 210, 50)).mean() < 6
