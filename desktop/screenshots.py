@@ -190,8 +190,8 @@ def take(program: Program, photo: Path, prompt: str, into: Path, suffix: str) ->
     return photographer.files
 
 
-def take_forms(program: Program, photo: Path, into: Path, suffix: str) -> list[Path]:
-    """Takes the panel's forms in every language with a program that was not begun yet; returns the files."""
+def _begun(program: Program, photo: Path, into: Path, suffix: str) -> Photographer:
+    """Shows a program that was not begun yet, with a picture open and its service there."""
     photographer = Photographer(program, into, suffix)
     program.window.resize(*SIZE)
     program.window.show()
@@ -199,6 +199,12 @@ def take_forms(program: Program, photo: Path, into: Path, suffix: str) -> list[P
     program.begin()
     ready.wait()
     photographer.open(photo)
+    return photographer
+
+
+def take_forms(program: Program, photo: Path, into: Path, suffix: str) -> list[Path]:
+    """Takes the panel's forms in every language with a program that was not begun yet; returns the files."""
+    photographer = _begun(program, photo, into, suffix)
     for language in LANGUAGES:
         program.set_language(language)
         program.window.resize(*SIZE)
@@ -208,13 +214,7 @@ def take_forms(program: Program, photo: Path, into: Path, suffix: str) -> list[P
 
 def take_answers(program: Program, photo: Path, into: Path, suffix: str) -> list[Path]:
     """Takes what looks find out, with a program that was not begun yet; returns the files."""
-    photographer = Photographer(program, into, suffix)
-    program.window.resize(*SIZE)
-    program.window.show()
-    ready = _Wait(program.jobs.service_known, program.jobs.failed)
-    program.begin()
-    ready.wait()
-    photographer.open(photo)
+    photographer = _begun(program, photo, into, suffix)
     photographer.paint(_ANSWERED, 3)
     for language in LANGUAGES:
         program.set_language(language)

@@ -190,7 +190,7 @@ def _service() -> Generator[None]:
             os.environ["FLOWBRUSH_HOME"] = home
             yield
         finally:
-            os.environ.pop("FLOWBRUSH_HOME")
+            os.environ.pop("FLOWBRUSH_HOME", None)
             if before is not None:
                 os.environ["FLOWBRUSH_HOME"] = before
             process.terminate()

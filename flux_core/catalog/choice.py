@@ -43,7 +43,9 @@ def choose(
 
     def rank(spec: ModelSpec) -> tuple[bool, ...]:
         is_few = spec.num_steps <= _FEW_STEPS
-        is_here = spec.model in here
+        is_here = (
+            spec.model in here
+        )  # of those that are here the published come first, of the others the bundled
         return not is_here, spec.is_bundled == is_here, is_few, len(spec.tasks) > 1
 
     if able:

@@ -33,13 +33,6 @@ def engine() -> TorchEngine:
     return TorchEngine("cpu", (MODELS,))
 
 
-def needs(*rows: str) -> pytest.MarkDecorator:
-    """Skips a test while the weights of a member are not trained."""
-    here = {info.model for info in catalog.model_infos((MODELS,)) if info.is_installed}
-    here |= {row.model for row in catalog.PARTS.values() if catalog.part_folder(row, (MODELS,)) is not None}
-    return pytest.mark.skipif(not here.issuperset(rows), reason=f"{', '.join({*rows} - here)} has no weights")
-
-
 def paint(engine: TorchEngine, prompt: str = "", **fields: Any) -> np.ndarray:
     """A picture [256, 256, 3] in ten steps."""
     usual = {"model": "tiny", "seed": 7, "num_steps": 10, "width_px": SIDE, "height_px": SIDE}
@@ -147,7 +140,6 @@ def test_words_that_only_clip_hears_count(engine: TorchEngine) -> None:
         assert is_right(border(picture)), colour
 
 
-@needs("tiny-schnell")
 def test_four_steps_are_enough_for_schnell(engine: TorchEngine) -> None:
     fields = {"model": "tiny-schnell", "num_steps": 4}
     picture = paint(engine, "a red apple on a blue background", **fields)
@@ -171,7 +163,6 @@ def test_a_hole_is_filled_with_what_was_asked_for(engine: TorchEngine) -> None:
     assert np.abs(border(picture) - table[0, 0]).max() < 25
 
 
-@needs("tiny-fill")
 def test_fill_paints_the_thing_into_the_hole_wherever_that_is(engine: TorchEngine) -> None:
     table = np.full((SIDE, SIDE, 3), (60, 110, 220), np.uint8)
     for row, column in ((84, 84), (172, 172)):
@@ -183,7 +174,6 @@ def test_fill_paints_the_thing_into_the_hole_wherever_that_is(engine: TorchEngin
         assert np.abs(picture[mask == 0] - table[0, 0]).mean() < 12, "the picture outside the hole goes on"
 
 
-@needs("tiny-fill")
 @pytest.mark.parametrize("words", ["", row_of(Intent.REMOVE).without_words, "{colour} background"])
 def test_fill_takes_a_thing_away_without_words_and_with_those_that_say_so(
     engine: TorchEngine, words: str
@@ -200,7 +190,6 @@ def test_fill_takes_a_thing_away_without_words_and_with_those_that_say_so(
 # Kontext
 
 
-@needs("tiny-kontext")
 def test_an_edit_changes_what_it_names_and_leaves_the_rest_where_it_is(engine: TorchEngine) -> None:
     before = paint(engine, STAR).astype(np.uint8)
     fields = {"model": "tiny-kontext", "task": Task.EDIT, "image": before}
@@ -225,7 +214,6 @@ def edge_overlap(picture: np.ndarray, wanted: np.ndarray) -> float:
     return float(near[wanted > 0].mean())
 
 
-@needs("tiny-canny-lora")
 def test_edges_are_followed(engine: TorchEngine) -> None:
     drawn = paint(engine, "a flat illustration of a red heart on a white background").astype(np.uint8)
     wanted = canny_map(drawn, *BFL_THRESHOLDS)[..., 0]
@@ -239,7 +227,6 @@ def test_edges_are_followed(engine: TorchEngine) -> None:
     assert min(border(followed)[:2]) > border(followed)[2] + 60, "the words say the colours"
 
 
-@needs("tiny-depth-lora")
 def test_what_is_near_on_a_depth_map_is_where_the_thing_is(engine: TorchEngine) -> None:
     for row, column in ((88, 88), (168, 168)):
         near = np.where(disc(row, column, 56), 220, 0).astype(np.uint8)[..., None].repeat(3, axis=-1)
@@ -253,7 +240,6 @@ def test_what_is_near_on_a_depth_map_is_where_the_thing_is(engine: TorchEngine) 
 # Redux
 
 
-@needs("tiny-redux", "tiny-siglip")
 def test_without_words_a_picture_is_like_its_reference(engine: TorchEngine) -> None:
     prompts = ("a red apple on a blue background", "a yellow banana on a purple background")
     references = [paint(engine, prompt).astype(np.uint8) for prompt in prompts]
@@ -267,7 +253,6 @@ def test_without_words_a_picture_is_like_its_reference(engine: TorchEngine) -> N
     assert psnr_db(like[0].astype(np.uint8), like[1].astype(np.uint8)) < 20
 
 
-@needs("tiny-fast-decoder")
 def test_the_fast_decoder_shows_the_same_picture(engine: TorchEngine) -> None:
     whole, fast = (
         paint(engine, "a red apple on a blue background", decoder=decoder).astype(np.uint8)

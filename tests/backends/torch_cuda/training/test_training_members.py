@@ -227,3 +227,15 @@ def test_an_instruction_carries_what_it_says(sampler):
             }[edits.KINDS[kind]]
         )
         assert known
+
+
+def test_a_member_goes_on_from_the_file_that_ships(trained, tmp_path):
+    folder, run = trained
+    for row, name in (("tiny-canny-lora", "canny"), ("tiny-kontext", "kontext")):
+        (tmp_path / row).mkdir()
+        shutil.copy(folder / "out" / "export" / f"{name}.safetensors", tmp_path / row)
+    change = LowRank(run.bundled_nets().transformer, 4, lessons.CANNY.channels)
+    run._start_from(tmp_path, "canny", change.parameters)
+    shipped = load_file(tmp_path / "tiny-canny-lora" / "canny.safetensors")
+    assert change.parameters.keys() == shipped.keys()
+    assert all(torch.equal(change.parameters[name], value.float()) for name, value in shipped.items())
