@@ -62,8 +62,8 @@ LatentBatch = Callable[[int], tuple[Tensor, Captions, tuple[int, int]]]
 class Mixing:
     """Shares of the captions in which one text encoder is silent or wrong, so that the other must count."""
 
-    without_clip: float = 0.35
-    other_clip: float = 0.2  # CLIP's state of another caption
+    without_clip: float = 0.25
+    other_clip: float = 0.1  # CLIP's state of another caption
     without_t5: float = 0.1
 
 

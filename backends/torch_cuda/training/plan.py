@@ -26,6 +26,7 @@ class Plan:
     start_s: float = 12.0  # until a stage's first step, once its shapes are compiled
     small_until: float = 0.2  # fraction of the flow stage that sees 128 px only
     rare_from: float = 0.4  # fraction from which it sees `pools.RARE` too
+    rare_every: int = 8  # steps; 4 or a multiple of it
     batch_small: int = 512
     batch_large: int = 256
     pool_small: int = 40_960

@@ -21,7 +21,9 @@ _LOG = logging.getLogger("training")
 
 
 RARE = ((512, 512), (128, 256), (384, 384), (256, 512), (256, 128), (512, 256))
-"""Heights and widths in pixels that take turns in an eighth of the later steps."""
+"""Heights and widths in pixels that take turns in every `rare_every`-th of the later steps."""
+
+_RARE_AT = 2  # of every `rare_every` steps; no other size has that turn
 
 
 class Batches:
@@ -61,8 +63,9 @@ class Batches:
             return self.SMALL
         if step % 8 == 4:
             return self.WIDE if step % 16 == 4 else self.TALL
-        if step % 8 == 2 and fraction >= self._plan.rare_from:
-            return RARE[step // 8 % len(RARE)]
+        turn, rest = divmod(step, self._plan.rare_every)
+        if rest == _RARE_AT and fraction >= self._plan.rare_from:
+            return RARE[turn % len(RARE)]
         return self.LARGE
 
     def _pool(self, size: tuple[int, int]) -> LatentPool:

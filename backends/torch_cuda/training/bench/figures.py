@@ -81,7 +81,12 @@ class Answers:
     def right(self, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         """Label -> [B], whether the judge sees what was asked for; counts nothing where it does not apply."""
         seen = judge.answers(self.eye, images, contextlib.nullcontext)
-        return {name: seen[name] == labels[name] for name in seen}
+        out = {name: seen[name] == labels[name] for name in seen}
+        pair = [(each["background_colour"], each["background_second"]) for each in (seen, labels)]
+        is_same = (pair[0][0] == pair[1][0]) & (pair[0][1] == pair[1][1])
+        is_swapped = (pair[0][0] == pair[1][1]) & (pair[0][1] == pair[1][0])
+        out["pattern"] = out["background"] & (is_same | (is_swapped & _is_even(labels["background"])))
+        return out
 
     def sheet(self, section: str, *rows: Tensor) -> None:
         """Pictures of the same examples below each other, a few examples side by side."""
@@ -178,7 +183,7 @@ def kontext(answers: Answers, kind: str) -> Figures:
     amp = contextlib.nullcontext
     done = measures.edit_done(answers.eye, labels, made, truth, kind, amp)
     seen = measures.edit_done(answers.eye, labels, truth, truth, kind, amp)
-    kept = measures.kept_db(made, before, truth)
+    kept = measures.kept_db(made, before, truth, kind in measures.OWN_SHAPE)
     both = done & (kept >= measures.KEPT_DB)
     return {"both": _mean(both), "done": _mean(done), "kept_db": _mean(kept), "judge_done": _mean(seen)}
 
@@ -262,7 +267,10 @@ def rounded(figures: Figures) -> Figures:
 
 
 def _single(right: dict[str, Tensor], labels: Labels) -> Figures:
-    """Label -> share that is right: object, colour, place of single objects, style and background of all."""
+    """Label -> share that is right: object, colour, place of single objects, style of all, and backgrounds.
+
+    `background` and `background_colour` are of plain ones; `pattern` is kind and both colours of all others.
+    """
     is_one = (labels["count"] == 0) & (labels["second"] < 0)
     where = {
         "object": is_one,
@@ -270,10 +278,16 @@ def _single(right: dict[str, Tensor], labels: Labels) -> Figures:
         "place": is_one & (labels["place"] >= 0),
         "style": torch.ones_like(is_one),
         "background": labels["background"] == _PLAIN,
-        "background_colour": labels["background_colour"] >= 0,
+        "background_colour": labels["background"] == _PLAIN,
+        "pattern": labels["background_second"] >= 0,
         "count": labels["count"] >= 0,
     }
     return {name: _mean(right[name], known) for name, known in where.items() if bool(known.any())}
+
+
+def _is_even(background: Tensor) -> Tensor:
+    """[B], whether captions name its two colours in any order: those of stripes and squares."""
+    return torch.isin(background, torch.tensor([BACKGROUNDS.index(name) for name in ("stripes", "checker")]))
 
 
 def _score(figures: Figures) -> float:

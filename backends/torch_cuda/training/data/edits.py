@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from backends.torch_cuda.training.data import word_ids
-from backends.torch_cuda.training.data.captions import background_text, with_article
+from backends.torch_cuda.training.data.captions import background_text, place_text, with_article
 from backends.torch_cuda.training.data.objects import THINGS
 from backends.torch_cuda.training.data.palette import COLOURS, contrasts, luma
 from backends.torch_cuda.training.data.scenes import (
@@ -39,7 +39,7 @@ _RECOLOUR = (
     "turn the {0} {1}",
 )
 _REPLACE = ("replace the {0} with {1}", "change the {0} to {1}", "turn the {0} into {1}")
-_ADD = ("add {0}", "add {0} {1}")
+_ADD = "add {0} {1}"
 _REMOVE = ("remove the {0}", "remove the {0} from the picture")
 _BACKGROUND = (
     "change the background to {1}",
@@ -86,7 +86,7 @@ def edit(sampler: Sampler, rng: Random, kind: str | None = None) -> Edit:
 
 def words() -> list[str]:
     """Every word of the instructions beside those of captions."""
-    sentences = [*_RECOLOUR, *_REPLACE, *_ADD, *_REMOVE, *_BACKGROUND, *_STYLED]
+    sentences = [*_RECOLOUR, *_REPLACE, _ADD, *_REMOVE, *_BACKGROUND, *_STYLED]
     found = (word for text in sentences for word in text.split() if not word.startswith("{"))
     return list(dict.fromkeys(found))
 
@@ -142,17 +142,21 @@ def _replace(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
 
 
 def _add(sampler: Sampler, scene: Scene, rng: Random) -> Edit | None:
-    """The last item comes to the others; a single one comes to an empty background."""
-    if scene.is_same or (scene.place and len(scene.items) == 1):
+    """An item comes beside the other; a single one comes to an empty background, where the words say."""
+    if scene.is_same:
         return None
     number = rng.randrange(len(scene.items))
     new = scene.items[number]
     before = _without_item(scene, number)
-    where = "" if not before.items else "on the left" if number == 0 else "on the right"
-    text = rng.choice(_ADD).format(described(new, rng, new.colour), where).strip()
+    place = scene.place
+    if before.items:
+        place = PLACES.index("left" if number == 0 else "right")
+    is_told = before.items or place or rng.random() < 0.5  # alone and unsaid means the middle
+    where = place_text(place, rng) if is_told else ""
+    text = _ADD.format(described(new, rng, new.colour), where).strip()
     asked = {"second": new.thing, "second_colour": new.colour}
-    if where:
-        asked["place"] = PLACES.index("left" if number == 0 else "right")
+    if is_told:
+        asked["place"] = place
     return Edit(before, scene, text, KINDS.index("add"), asked)
 
 

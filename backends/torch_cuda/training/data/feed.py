@@ -45,6 +45,9 @@ LABELS: dict[str, int] = {
 }
 """Label name -> number of classes; -1 in a batch means that the label does not apply."""
 
+LEARNT_PAIR_SHARE = 0.25
+"""Of the scenes to learn from that show two different things: those are the harder ones."""
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 Make = Callable[[Sampler, Words, Random, int], Arrays]
 """(sampler, word table, chance, count) -> columns of that many; a function of a module, for spawning."""
@@ -166,7 +169,7 @@ def captioned(sampler: Sampler, words: Words, rng: Random, count: int) -> Arrays
 
 
 def _work(out: Any, pack: str, seed: int, batch_size: int, make: Make) -> None:
-    sampler = Sampler(Pack.load(pack))
+    sampler = Sampler(Pack.load(pack), LEARNT_PAIR_SHARE)
     words = Words()
     rng = Random(seed)
     while True:

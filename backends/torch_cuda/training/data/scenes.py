@@ -29,6 +29,9 @@ _STRIPE_ANGLES = (0.0, math.pi / 2, math.pi / 4)
 MAX_ITEMS = 3
 HELD_OUT_SEED = 7_777_777
 
+PAIR_SHARE = 0.15
+"""Of the scenes that show two different things, in the world that the held-out lists are drawn from."""
+
 _STYLE_WEIGHTS = (46, 20, 17, 17)
 _BACKGROUND_WEIGHTS = (50, 12, 8, 12, 7, 5, 6)
 _BLACK_BODY = (50, 50, 53)  # lit black: its shading and features must stay visible
@@ -93,9 +96,14 @@ class Scene:
 
 
 class Sampler:
-    """Draws scenes for the sprites of one pack."""
+    """Draws scenes for the sprites of one pack.
 
-    def __init__(self, pack: Pack) -> None:
+    Args:
+        pack: The opened pack.
+        pair_share: Of the scenes that show two different things.
+    """
+
+    def __init__(self, pack: Pack, pair_share: float = PAIR_SHARE) -> None:
         if pack.names != tuple(thing.name for thing in THINGS):
             raise ValueError("the pack was built from another list of objects")
         styles = len(pack.styles)
@@ -103,6 +111,7 @@ class Sampler:
         sides = [(info.box[2] - info.box[0], info.box[3] - info.box[1]) for info in pack.infos]
         self._heights = [height / max(width, height) for width, height in sides]
         self.num_styles = styles
+        self._pairs_from = 0.95 - pair_share
         self._indices = range(len(THINGS))
         self._against = [_backgrounds_for(colour, is_line=False) for colour in range(len(COLOURS))]
         self._against_line = [_backgrounds_for(colour, is_line=True) for colour in range(len(COLOURS))]
@@ -124,7 +133,7 @@ class Sampler:
         kind = rng.random()
         background = rng.choices(range(len(BACKGROUNDS)), _BACKGROUND_WEIGHTS)[0]
         place = 0
-        if kind < 0.80:
+        if kind < self._pairs_from:
             item, place = self._single(rng, style, background)
             items = [item]
         elif kind < 0.95:

@@ -91,7 +91,7 @@ def kontext(run: MemberRun) -> Figures:
             made = _drawn(run, "kontext", held, guidance)
             labels = run.source.composer.labels(lessons.part(held.arrays, pairs.AFTER))
             done = measures.edit_done(run.eye(), labels, made, held.shown.truth, kind, run.source.amp)
-            kept = measures.kept_db(made, held.shown.seen, held.shown.truth)
+            kept = measures.kept_db(made, held.shown.seen, held.shown.truth, kind in measures.OWN_SHAPE)
             both.append(done & (kept >= measures.KEPT_DB))
             out[f"{kind}_g{guidance}_done"] = done.float().mean().item()
             if kind != "style":

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from backends.torch_cuda.training import autoencoder
 from backends.torch_cuda.training.data import pairs
@@ -25,6 +26,10 @@ from flux_core.imaging.edges import BFL_THRESHOLDS
 
 Arrays = dict[str, Tensor]
 Size = tuple[int, int]
+
+_DRAWN_LARGER = 1.5  # than asked for, where pieces are cut out
+_WHOLE = 0.3  # of the pictures stay whole
+_CONTEXT = 0.25, 0.7  # around a hole, as shares of its longer side
 
 
 class Lesson(NamedTuple):
@@ -64,6 +69,7 @@ class Member:
         channels: What img_in reads.
         is_reference: Whether it sees a picture as tokens behind its own, rather than as channels.
         make: What workers sample for it; None for plain scenes.
+        is_near: Whether it also learns from pieces round the hole, enlarged, as the window sends them.
         show: (source, arrays, size) -> pictures.
     """
 
@@ -72,6 +78,7 @@ class Member:
     show: Callable[[Drawing, Arrays, Size], Shown]
     make: Make | None = None
     is_reference: bool = False
+    is_near: bool = False
 
 
 class Latents:
@@ -96,7 +103,11 @@ class Latents:
 
 def lesson(member: Member, source: SceneSource, arrays: Arrays, size: Size, latents: Latents) -> Lesson:
     """What a member learns from scene descriptions, at (height, width) in pixels."""
-    shown = member.show(source, arrays, size)
+    if member.is_near:
+        drawn_px = round(size[0] * _DRAWN_LARGER), round(size[1] * _DRAWN_LARGER)
+        shown = nearer(member.show(source, arrays, drawn_px), size)
+    else:
+        shown = member.show(source, arrays, size)
     return Lesson(latents(shown.truth), extra_tokens(shown, latents), captions_of(arrays))
 
 
@@ -111,6 +122,47 @@ def show_fill(source: Drawing, arrays: Arrays, size: Size) -> Shown:
     truth = source.composer(part(arrays, pairs.AFTER), size)
     _, covered = source.composer.with_masks(part(arrays, pairs.OTHER), size)
     mask = maps.masks(arrays["hole"].long(), arrays["box"], arrays["grow"], covered)
+    return _hollow(truth, mask)
+
+
+def nearer(shown: Shown, size: Size) -> Shown:
+    """Pictures with holes at (height, width) in pixels, most as a piece round the hole and some whole.
+
+    A piece has the picture's proportions, shows a share of the hole's longer side around it, lies in the
+    picture, and is enlarged at most twice, as flux_core.imaging.geometry.fit_box has it.
+    """
+    truth, mask = shown.truth, shown.mask
+    assert mask is not None
+    chance, context = torch.rand(2, len(truth), device=truth.device)
+    spans = [_span(mask.amax((3, axis))) for axis in (1, 2)]  # across, down: each [2, B]
+    longest = torch.stack([span[1] - span[0] for span in spans]).amax(0)
+    side = (longest * (1 + 2 * (_CONTEXT[0] + (_CONTEXT[1] - _CONTEXT[0]) * context))).clamp(0.5, 1.0)
+    side = torch.where(chance < _WHOLE, torch.ones_like(side), side)
+    middle = [torch.minimum(span.mean(0).maximum(side / 2), 1 - side / 2) for span in spans]
+    y, x = (torch.linspace(-1 + 1 / n, 1 - 1 / n, n, device=truth.device) for n in size)
+    across = 2 * middle[0][:, None] - 1 + side[:, None] * x
+    down = 2 * middle[1][:, None] - 1 + side[:, None] * y
+    places = torch.stack(
+        [across[:, None].expand(-1, size[0], -1), down[:, :, None].expand(-1, -1, size[1])], dim=3
+    )
+
+    def cut(images: Tensor, how: str) -> Tensor:
+        out = functional.grid_sample(
+            images.permute(0, 3, 1, 2), places, mode=how, padding_mode="border", align_corners=False
+        )
+        return out.permute(0, 2, 3, 1)
+
+    return _hollow(cut(truth, "bilinear"), cut(mask, "nearest"))
+
+
+def _span(covered: Tensor) -> Tensor:
+    """First and last place of each row [B, N] that is covered, as fractions of N: [2, B]."""
+    number = covered.shape[1]
+    is_covered = (covered > 0.5).float()
+    return torch.stack([is_covered.argmax(1), number - is_covered.flip(1).argmax(1)]).float() / number
+
+
+def _hollow(truth: Tensor, mask: Tensor) -> Shown:
     return Shown(truth, truth * (1 - mask) + 0.5 * mask, mask)
 
 
@@ -138,7 +190,7 @@ def part(arrays: Arrays, prefix: str) -> Arrays:
     return {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
 
 
-FILL = Member("fill", 384, show_fill, pairs.fill_pairs)
+FILL = Member("fill", 384, show_fill, pairs.fill_pairs, is_near=True)
 KONTEXT = Member("kontext", 64, show_edit, pairs.edit_pairs, is_reference=True)
 CANNY = Member("canny", 128, show_edges)
 DEPTH = Member("depth", 128, show_depth)

@@ -15,6 +15,9 @@ from backends.torch_cuda.training import judge
 from backends.torch_cuda.training.members import maps
 from flux_core.imaging.edges import BFL_THRESHOLDS
 
+OWN_SHAPE = ("add", "replace")
+"""Kinds of edits whose words leave the size and shape of the new thing open."""
+
 KEPT_DB = 28.0
 """PSNR from which what an edit had no reason to change counts as kept."""
 _GONE = 0.08  # mean absolute error in a hole, below which it shows its background
@@ -63,13 +66,42 @@ def edit_done(
     return torch.where(is_empty, is_clean, done)
 
 
-def kept_db(made: Tensor, before: Tensor, truth: Tensor) -> Tensor:
-    """[B], PSNR of what an edit had no reason to change, against the picture before it, in dB."""
-    changed = ((truth - before).abs().amax(-1) > _CHANGED).float()[:, None]
+def kept_db(made: Tensor, before: Tensor, truth: Tensor, has_own_shape: bool = False) -> Tensor:
+    """[B], PSNR of what an edit had no reason to change, against the picture before it, in dB.
+
+    Args:
+        made: What the model painted.
+        before: What it was given.
+        truth: What it should have painted.
+        has_own_shape: The words leave open how large and of which shape the new thing is. Then the one
+            region that changed and reaches into the truth's region is the change, too, unless together they
+            are over twice the truth's: damage to the rest stays damage.
+    """
+    changed = _is_changed(truth, before)
+    if has_own_shape:
+        own = _connected(_is_changed(made, before), changed)
+        both = torch.maximum(own, changed)
+        is_small = both.flatten(1).sum(1) <= 2 * changed.flatten(1).sum(1)
+        changed = torch.where(is_small[:, None, None, None], both, changed)
     kept = 1 - functional.max_pool2d(changed, 17, 1, 8)[:, 0, ..., None]
     error = ((made - before).pow(2) * kept).flatten(1).sum(1)
     mean = error / (3 * kept.flatten(1).sum(1)).clamp_min(1)
     return -10 * mean.clamp_min(1e-10).log10()
+
+
+def _is_changed(images: Tensor, before: Tensor) -> Tensor:
+    """[B, 1, H, W], 1 where pictures differ by more than noise."""
+    return ((images - before).abs().amax(-1) > _CHANGED).float()[:, None]
+
+
+def _connected(region: Tensor, start: Tensor) -> Tensor:
+    """What of a region [B, 1, H, W] hangs together with where it meets `start`."""
+    found = region * start
+    while True:
+        more = functional.max_pool2d(found, 3, 1, 1) * region
+        if torch.equal(more, found):
+            return found
+        found = more
 
 
 def edge_f1(made: Tensor, wanted: Tensor) -> float:

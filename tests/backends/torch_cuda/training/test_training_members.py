@@ -15,7 +15,7 @@ from backends.torch_cuda.training.data import edits, pairs
 from backends.torch_cuda.training.data.feed import LABELS
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.data.word_ids import Words
-from backends.torch_cuda.training.members import lessons, maps, tools
+from backends.torch_cuda.training.members import lessons, maps, measures, tools
 from backends.torch_cuda.training.members.few_steps import FewSteps
 from backends.torch_cuda.training.members.lowrank import LowRank
 from backends.torch_cuda.training.members.pictures import FastDecoding, ReduxTraining
@@ -116,6 +116,49 @@ def test_a_removal_shows_the_background_where_its_hole_is(sampler, trained):
     assert float((covered * (hidden > 0.5)).mean()) < 0.02
     grey = shown.seen[shown.mask.expand_as(shown.seen) > 0.5]
     assert torch.equal(grey, torch.full_like(grey, 0.5))
+
+
+def test_what_is_added_alone_comes_where_the_words_say_or_to_the_middle(sampler):
+    rng, placed = Random(6), 0
+    for _ in range(200):
+        made = edits.edit(sampler, rng, "add")
+        if made.before.items:
+            assert made.text.rpartition(" on the ")[2].startswith(("left", "right"))
+            continue
+        says_where = made.after.place > 0
+        placed += says_where
+        assert ("place" in made.asked) or not says_where
+        assert any(f" {word}" in made.text for word in ("on the", "at the", "in the")) or not says_where
+    assert placed > 20
+
+
+def test_a_piece_round_a_hole_shows_all_of_it_and_is_enlarged_at_most_twice(sampler, trained):
+    _, run = trained
+    arrays = to_device(pairs.fill_pairs(sampler, Words(), Random(7), 48, "around"), run.device)
+    whole = lessons.show_fill(run.source, arrays, (192, 192))
+    near = lessons.nearer(whole, (128, 128))
+    share_whole, share_near = (shown.mask.flatten(1).mean(1) for shown in (whole, near))
+    enlarged = (share_near / share_whole).sqrt()
+    assert float(enlarged.min()) > 0.97
+    assert float(enlarged.max()) < 2.1
+    assert float((enlarged > 1.1).float().mean()) > 0.1
+    assert set(near.mask.unique().tolist()) <= {0.0, 1.0}
+    grey = near.seen[near.mask.expand_as(near.seen) > 0.5]
+    assert torch.equal(grey, torch.full_like(grey, 0.5))
+
+
+def test_a_new_thing_of_another_shape_is_no_damage_but_a_changed_rest_is():
+    before = torch.full((3, 64, 64, 3), 0.5)
+    truth = before.clone()
+    truth[:, 20:36, 20:36] = 1.0
+    made = before.clone()
+    made[0, 20:48, 22:38] = 1.0  # taller than the truth, which reaches 12 rows further than may be excused
+    made[1, 20:36, 20:36] = 1.0
+    made[1, 52:60, 2:10] = 0.0  # and something else changed
+    made[2] = 0.8  # everything changed
+    kept = measures.kept_db(made, before, truth, has_own_shape=True) >= measures.KEPT_DB
+    assert kept.tolist() == [True, False, False]
+    assert not bool(measures.kept_db(made, before, truth)[0] >= measures.KEPT_DB)
 
 
 def test_masks_become_the_tokens_that_inference_makes():

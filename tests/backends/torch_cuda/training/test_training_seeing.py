@@ -232,7 +232,8 @@ def test_a_cut_stage_goes_on_from_its_weights(trained):
     folder, run = trained
     for name in FOLDERS:
         _, before = checkpoint.load(folder / "work" / f"{name}.safetensors", run.device)
-        run.numbers = dataclasses.replace(PLAN, clip_s=0.5, estimator_s=0.5)
+        more_s = before["used_s"] + 0.5
+        run.numbers = dataclasses.replace(PLAN, clip_s=more_s, estimator_s=more_s)
         try:
             getattr(run, name)()
         finally:
