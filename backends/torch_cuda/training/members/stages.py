@@ -357,7 +357,8 @@ class MemberRun(Run):
             state.average.mean = [tensors[f"mean/{key}"] for key in parameters]
             checkpoint.load_optimiser(state.optimiser, tensors, "optimiser/")
             used_s, first = facts["used_s"], facts["step"]
-        total_s = self.numbers.share(name, self.left or (name,), self.left_s)
+        share_s = self.numbers.share(name, self.left or (name,), self.left_s)
+        total_s = min(self.numbers.seconds(name), used_s + share_s)
         if used_s >= total_s:
             _LOG.info("no time is left for %s: it has had %.0f s", name, used_s)
             return
