@@ -48,6 +48,8 @@ LABELS: dict[str, int] = {
 LEARNT_PAIR_SHARE = 0.25
 """Of the scenes to learn from that show two different things: those are the harder ones."""
 
+_PLAIN_SEED = 1
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 Make = Callable[[Sampler, Words, Random, int], Arrays]
 """(sampler, word table, chance, count) -> columns of that many; a function of a module, for spawning."""
@@ -166,6 +168,13 @@ def captioned(sampler: Sampler, words: Words, rng: Random, count: int) -> Arrays
     """Columns of plain scenes with their captions."""
     scenes = [sampler.scene(rng) for _ in range(count)]
     return arrays(sampler, scenes, [caption(scene, rng) for scene in scenes], words)
+
+
+def plainly_captioned(sampler: Sampler, words: Words, rng: Random, count: int) -> Arrays:
+    """Columns of plain scenes with captions that leave nothing out and are worded alike for scenes alike."""
+    scenes = [sampler.scene(rng) for _ in range(count)]
+    captions = [caption(scene, Random(_PLAIN_SEED), is_complete=True) for scene in scenes]
+    return arrays(sampler, scenes, captions, words)
 
 
 def _work(out: Any, pack: str, seed: int, batch_size: int, make: Make) -> None:

@@ -47,10 +47,10 @@ class ReduxTraining:
     warmup_steps: int = 200
     decay_from: float = 0.5
     ema: float = 0.999
-    naming_alone_until: float = 0.4  # fraction of the stage that only names, which is ten times quicker
-    naming_until: float = 0.7  # fraction until which the weight of naming falls to its least
-    naming_weight: float = 1.0
-    naming_least: float = 0.1
+    telling_until: float = 0.5  # fraction of the stage without the base, which is several times quicker
+    naming_weight: float = 0.3
+    words_weight: float = 1.0
+    told_share: float = 0.1  # of naming and words once the base is asked, too
     no_words: float = 0.85  # share of empty prompts
     side_px: int = 256  # of the pictures that the base denoises
     batch_size: int = 160
@@ -122,7 +122,7 @@ def worn(images: Tensor) -> Tensor:
     return x.clamp(0, 1).permute(0, 2, 3, 1)
 
 
-_NAMING_ALONE = (0, 0)  # in place of a size in latents
+_TELLING = (0, 0)  # in place of a size in latents
 
 
 def redux_table(tables: Conditioner, size: Size, num_tokens: int) -> Tensor:
@@ -149,29 +149,31 @@ def train_redux(
 ) -> None:
     """Trains tower and adapter in place; `draw` gives tokens, pictures in bytes, labels [B, K], captions.
 
-    First they only name what pictures show: a small tower learns what things are from that, and hardly from
-    what the base lacks.
+    What a picture shows is told in the language of the base: its tokens learn to be the states that T5 gives
+    for a complete caption, over and over, and their mean to name every label. The velocity that the base
+    lacks teaches a small tower colours and places, and hardly what things are; it has the last word.
+
     `head` is a linear layer from the adapter's mean token to all labels, and is thrown away afterwards.
     """
     size = numbers.side_px // 8, numbers.side_px // 8
     table = redux_table(tables, size, (numbers.image_px // numbers.patch_px) ** 2)
 
-    def loss(
-        key: tuple[int, ...], z: Tensor, image: Tensor, labels: Tensor, naming: Tensor, *text: Tensor
-    ) -> Tensor:
-        is_alone = key == _NAMING_ALONE
+    def loss(key: tuple[int, ...], z: Tensor, image: Tensor, labels: Tensor, *text: Tensor) -> Tensor:
         x, target, sigma = noised(z, 0.3)
         with amp():
+            with torch.no_grad():
+                states, _ = tables.text(nets, Captions(*text))
             tokens = eye.tokens(image.float() / 127.5 - 1)
             logits = head(tokens.mean(1)).float()
             named = label_loss(logits, heads, dict(zip(heads, labels.long().unbind(1), strict=True)))
-            if is_alone:
-                return named
+            told = numbers.naming_weight * named + numbers.words_weight * _apart(tokens, states)
+            if key == _TELLING:
+                return told
             with torch.no_grad():
                 txt, vec = tables.text(nets, Captions(*text).dropped(numbers.no_words, empty))
             words = torch.cat([txt, tokens.to(txt.dtype)], dim=1)
             v = nets.transformer.model(x, words, vec, sigma, torch.ones_like(sigma), table)
-        return (v.float() - target).pow(2).mean() + naming * named
+        return (v.float() - target).pow(2).mean() + numbers.told_share * told
 
     parameters = [*eye.parameters.values(), *head.parameters()]
     step_once = Stepper(loss, parameters, state.optimiser, is_graphed and tables.device.type == "cuda")
@@ -180,13 +182,17 @@ def train_redux(
         lr = numbers.lr * warm * hold_then_fall(stage.fraction, numbers.decay_from)
         set_rate(state.optimiser, lr)
         z, image, labels, captions = draw(step)
-        naming = numbers.naming_weight * max(
-            numbers.naming_least, 1.0 - stage.fraction / numbers.naming_until
-        )
-        key = _NAMING_ALONE if stage.fraction < numbers.naming_alone_until else size
-        value, norm = step_once(key, z, image, labels, torch.tensor(naming, device=z.device), *captions)
+        key = _TELLING if stage.fraction < numbers.telling_until else size
+        value, norm = step_once(key, z, image, labels, *captions)
         state.average.update(step, numbers.ema)
-        stage.log(step, loss=value, norm=norm, naming=naming, lr=lr)
+        stage.log(step, loss=value, norm=norm, lr=lr)
+
+
+def _apart(tokens: Tensor, states: Tensor) -> Tensor:
+    """How far picture tokens [B, N, D] are from T5 states [B, L, D] repeated, in the states' own variance."""
+    times = tokens.shape[1] // states.shape[1]
+    said = tokens[:, : times * states.shape[1]].float().unflatten(1, (times, -1))
+    return (said - states.float()[:, None]).pow(2).mean() / states.float().var()
 
 
 class FastNets(NamedTuple):

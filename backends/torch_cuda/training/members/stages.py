@@ -135,11 +135,14 @@ class MemberRun(Run):
         eye = pictures.build_eye(numbers, self.spec.transformer.context_in_dim, self.device)
         head = nn.Linear(self.spec.transformer.context_in_dim, sum(feed.LABELS.values())).to(self.device)
         latents = self.latents_of()
+        source = SceneSource(
+            self.pack, self.device, self.num_workers, 6000, make=feed.plainly_captioned, like=self.source
+        )
 
         def make(count: int) -> list[Tensor]:
-            arrays = self.source.arrays(count)
-            images = self.source.composer(arrays, (numbers.side_px, numbers.side_px))
-            seen = ((pictures.shown(images, numbers.image_px) + 1) * 127.5).round().byte()
+            arrays = source.arrays(count)
+            images, small = (source.composer(arrays, (px, px)) for px in (numbers.side_px, numbers.image_px))
+            seen = ((pictures.shown(small, numbers.image_px) + 1) * 127.5).round().byte()
             beside = torch.cat([seen.flatten(1), (arrays["label"].long() + 1).byte()], dim=1)
             return Lesson(latents(images), beside, captions_of(arrays)).columns
 
@@ -161,7 +164,10 @@ class MemberRun(Run):
                 state, head, self.numbers.is_graphed,
             )  # fmt: skip
 
-        self._trained("redux", parameters, numbers.lr, train)
+        try:
+            self._trained("redux", parameters, numbers.lr, train)
+        finally:
+            source.close()
 
     def fast(self) -> None:
         """A small autoencoder in TAEF1's layout."""
