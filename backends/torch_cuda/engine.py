@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.eight_bit import computes_in_eight_bits
 from backends.torch_cuda.helpers import TorchHelpers
 from flux_core import machine
 from flux_core.engine import EngineResult
@@ -47,7 +46,7 @@ class TorchEngine(FluxEngine):
             auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
             memory_budget_bytes=int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY),
             helpers=TorchHelpers(backend.device, models_dirs),
-            has_fp8=computes_in_eight_bits(backend.device),
+            has_fp8=backend.has_fp8,
         )
 
     def run(
