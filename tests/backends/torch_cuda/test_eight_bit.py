@@ -167,4 +167,4 @@ def test_the_gpus_product_is_that_of_the_codes() -> None:
     with torch.inference_mode():
         found = linear(x.cuda()).float().cpu()
         wanted = linear.cpu()(x).float()
-    assert (found - wanted).norm() / wanted.norm() < 5e-3
+    assert (found - wanted).norm() / wanted.norm() < 1e-2  # fast sums, and a bfloat16 result
