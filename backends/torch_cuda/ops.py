@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flux_core.ops import ComposedOps
 
-class TorchOps:
+
+class TorchOps(ComposedOps):
     """flux_core.ops.Ops on torch."""
 
     def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
