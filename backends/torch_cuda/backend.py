@@ -6,6 +6,7 @@ device leaf by leaf, so loading never holds a second copy of a model.
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
 from backends.torch_cuda.fetch import TorchFetcher
+from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
@@ -43,12 +45,16 @@ class TorchBackend:
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
+
+    Attributes:
+        graphs: What it has recorded.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
-        self.ops: Ops = TorchOps()
+        self.ops: Ops = _ops(self.device)
+        self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
         """Inference mode: no gradients are recorded. Valid for the thread that enters it."""
@@ -69,7 +75,7 @@ class TorchBackend:
         )
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
-        return TorchAdapters(leaves.modules, self.device, self._dtype(precision))
+        return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(x)).to(self.device)
@@ -93,6 +99,14 @@ class TorchBackend:
         if precision is Precision.AUTO:
             return torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return torch.bfloat16 if precision is Precision.BF16 else torch.float32
+
+
+def _ops(device: torch.device) -> Ops:
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from backends.torch_cuda.fused_images import FusedImageOps
+
+        return FusedImageOps()
+    return TorchOps()
 
 
 def _weight(raw: RawTensor, fetcher: TorchFetcher, dtype: torch.dtype) -> Tensor:

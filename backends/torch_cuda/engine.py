@@ -51,6 +51,7 @@ class TorchEngine(FluxEngine):
             auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
             memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
+            ready=backend.graphs.ready,
         )
 
     def run(
