@@ -32,12 +32,14 @@ PIECES: dict[str, Piece] = {
     "two": step.two,
 }
 """In the order in which they are run."""
+NO_DEVICE = 3
+"""The exit status where there is no CUDA device."""
 
 
 def main() -> None:
     options = _options()
     if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("There is no CUDA device here: run it on a machine with one, or try --tiny on this processor.")
+        sys.exit(NO_DEVICE)
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
     wanted = sizes.SMALL if options.tiny else sizes.FULL
     sizes.put_into_catalog(wanted)
