@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.fetch import TorchFetcher
+from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
@@ -63,15 +63,16 @@ class TorchBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
         dtype = self._dtype(precision)
 
-        fetcher = TorchFetcher(self.device)
+        source = Ahead(tensors)
+        fetcher = TorchFetcher(self.device, after=source.after)
         kept = dtype if self._keeps_decoded(tensors, dtype) else None
 
         def packed(name: str) -> PackedWeight | None:
-            raw = tensors.read(name)
+            raw = source.read(name)
             return PackedWeight(raw, self.device, fetcher.codes(raw), kept) if raw.is_quantised else None
 
         return TorchLeaves(
-            lambda name: _weight(tensors.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
+            lambda name: _weight(source.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
         )
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
