@@ -140,9 +140,7 @@ class FluxEngine:
             is_last = not self._bench.is_resident(job)
             if is_last:
                 self._bench.parts.seal(Component.TRANSFORMER)
-            return walk_all(
-                self._backend, job, conditions, transformer, nets, preview, self._ready, is_last
-            )
+            return walk_all(self._backend, job, conditions, transformer, nets, preview, self._ready, is_last)
 
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:

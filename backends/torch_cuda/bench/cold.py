@@ -39,7 +39,9 @@ def cold(bench: Bench) -> None:
             note = f"imports and device {told['ready'] - started:.2f}, {stages}"
             if turn == "first":
                 note += "; the file may have come from the disk"
-            bench.results.add(Figure("cold", f"{what}, {turn}", "s", told["done"] - started, reach=8.0, note=note))
+            bench.results.add(
+                Figure("cold", f"{what}, {turn}", "s", told["done"] - started, reach=8.0, note=note)
+            )
 
 
 def main() -> None:

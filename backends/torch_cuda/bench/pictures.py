@@ -135,7 +135,14 @@ def kontext(bench: Bench) -> None:
         name = painter.precision.value
         reach = 5.2 if name == "fp8" else None
         bench.results.add(
-            Figure("kontext", f"{what}, {name}", "s", seconds, reach=reach, note=f"encoder, {_INCLUDED}: {painter.stages}")
+            Figure(
+                "kontext",
+                f"{what}, {name}",
+                "s",
+                seconds,
+                reach=reach,
+                note=f"encoder, {_INCLUDED}: {painter.stages}",
+            )
         )
 
 
@@ -149,7 +156,9 @@ def resolution(bench: Bench) -> None:
         first = painter.paint(width_px=width, height_px=height, **short)
         second = min(painter.paint(width_px=width, height_px=height, **short) for _ in range(2))
         bench.results.add(
-            Figure("resolution", f"{what}, {painter.precision.value}", "ms", 1e3 * (first - second), reach=100.0)
+            Figure(
+                "resolution", f"{what}, {painter.precision.value}", "ms", 1e3 * (first - second), reach=100.0
+            )
         )
 
 
@@ -160,7 +169,9 @@ def memory(bench: Bench) -> None:
         precision = known_precision(name)
         what = f"peak in the walk, {name}"
         if precision is None or bench.device.type != "cuda":
-            bench.results.add(Figure("memory", what, "GB", None, note="not built" if precision is None else "no GPU"))
+            bench.results.add(
+                Figure("memory", what, "GB", None, note="not built" if precision is None else "no GPU")
+            )
             continue
         painter = Painter(bench, precision, is_roomy=False)
         peaks: list[int] = []
@@ -172,7 +183,9 @@ def memory(bench: Bench) -> None:
 
         painter.paint(listen, num_steps=bench.sizes.few_steps)
         note = f"with the modulation's weights, before the first step: {peaks[1] / 1e9:.1f} GB"
-        bench.results.add(Figure("memory", what, "GB", max(peaks[2:]) / 1e9, reach=reach.get(name), note=note))
+        bench.results.add(
+            Figure("memory", what, "GB", max(peaks[2:]) / 1e9, reach=reach.get(name), note=note)
+        )
         painter.engine.release()
         give_back(bench.device)
 
@@ -187,7 +200,9 @@ def lora(bench: Bench) -> None:
         with_lora = painter.median(loras=(LoraUse(name=LORA),), **short)
         weighed = painter.paint(loras=(LoraUse(name=LORA, strength=0.5),), **short)
         for what, seconds in (("hang on", first - with_lora), ("other strength", weighed - with_lora)):
-            bench.results.add(Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0))
+            bench.results.add(
+                Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0)
+            )
         loss = 100.0 * (with_lora - plain) / plain
         bench.results.add(Figure("lora", f"slower by, rank {rank}, {name}", "%", loss, reach=3.0))
 
