@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.eight_bit import computes_in_eight_bits
 from backends.torch_cuda.helpers import TorchHelpers
 from flux_core import machine
 from flux_core.engine import EngineResult
@@ -52,6 +53,7 @@ class TorchEngine(FluxEngine):
             memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
             ready=backend.graphs.ready,
+            has_fp8=computes_in_eight_bits(backend.device),
         )
 
     def run(
