@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.fused_images import FusedImageOps
 from backends.torch_cuda.kernels.heads import Projected, joint_heads
 from backends.torch_cuda.kernels.rows import (
     Forms,
