@@ -26,10 +26,9 @@ def cold(bench: Bench) -> None:
             continue
         for turn in ("first", "again"):
             started = time.time()
-            done = subprocess.run(
-                [sys.executable, "-m", "backends.torch_cuda.bench.cold", str(base), name, small, str(bench.device)],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            command = [sys.executable, "-m", "backends.torch_cuda.bench.cold"]
+            command += [str(base), name, small, str(bench.device)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
                 bench.results.add(Figure("cold", what, "s", None, note=reason))
@@ -45,7 +44,7 @@ def cold(bench: Bench) -> None:
 
 
 def main() -> None:
-    """folder, precision, sizes, device: paints one picture and tells when it was ready and done (Unix time)."""
+    """Paints one picture and tells when the engine was ready and it was done (Unix time)."""
     from pathlib import Path
 
     base, name, size, device = sys.argv[1:]

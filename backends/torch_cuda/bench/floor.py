@@ -1,7 +1,7 @@
-"""What the library kernels need for FLUX.1's shapes: the time that a step cannot fall below without better ones.
+"""What the library kernels need for FLUX.1's shapes: a step cannot be quicker without better ones.
 
-The seven GEMMs of a step (the text's and the image's share of a double block's four, a single block's two) and
-its attention, each queued behind itself so that the device is as warm as in a step.
+The products of a step (the text's and the image's share of a double block's four, a single block's two) and
+its attention are each queued behind themselves, so that the device is as warm as in a step.
 """
 
 from __future__ import annotations

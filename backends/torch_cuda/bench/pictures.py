@@ -59,8 +59,14 @@ class Painter:
         self._words += 1
         letters = "".join(chr(ord("a") + int(digit)) for digit in str(self._words))
         side = sizes.side_px
-        common = {"model": sizes.spec.model, "prompt": f"a picture {letters}", "width_px": side, "height_px": side,
-                  "num_steps": sizes.num_steps, "precision": self.precision}  # fmt: skip
+        common = {
+            "model": sizes.spec.model,
+            "prompt": f"a picture {letters}",
+            "width_px": side,
+            "height_px": side,
+            "num_steps": sizes.num_steps,
+            "precision": self.precision,
+        }
         return build_request(**common | fields)
 
     def paint(self, on_message: Callable[[Progress | Preview], None] | None = None, **fields: Any) -> float:
@@ -107,7 +113,8 @@ def dev(bench: Bench) -> None:
             reach = 1.35 if name == "fp8" else None
             bench.results.add(
                 Figure("dev", f"{what}, {name}, cache {cache.value}", "s", seconds, theirs,
-                       _peer_name(bench), reach=reach, note=f"lossy, and random weights say nothing of how often: {painter.stages}")
+                       _peer_name(bench), reach=reach,
+                       note=f"lossy, and random weights say nothing of how often: {painter.stages}")
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run as a picture: ours and the peer's side by side, and how much of the peer's time ours is.
+"""The figures of a run as a picture: ours and the peer's side by side, and the ratio.
 
 Hand-written SVG, because a library for four kinds of shapes would be one more thing to install.
 """

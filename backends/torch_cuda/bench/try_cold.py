@@ -18,10 +18,8 @@ say("cuda.init")
 torch.zeros(1, device="cuda")
 torch.cuda.synchronize()
 say("context")
-import backends.torch_cuda.engine
 
 say("import engine")
-import triton
 
 say("triton")
 a = torch.randn(512, 512, device="cuda", dtype=torch.bfloat16)
@@ -43,7 +41,8 @@ torch.cuda.synchronize()
 say("conv")
 p = torch.empty(2**27, dtype=torch.uint8, pin_memory=True)
 say("pin 128 MB")
-import os, numpy as np, threading
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 path = "/dev/shm/fbm/bench/flux1-dev.safetensors"
@@ -75,10 +74,11 @@ if os.path.exists(path):
     torch.cuda.synchronize()
     print("h2d", 20 * 2**27 / (time.time() - t) / 1e9)
     from pathlib import Path
+
     from backends.torch_cuda.backend import TorchBackend
     from backends.torch_cuda.bench import sizes
-    from flux_core.weights import components
     from flux_core.request import Precision
+    from flux_core.weights import components
 
     sizes.put_into_catalog(sizes.FULL)
     b = TorchBackend("cuda")
@@ -90,7 +90,8 @@ if os.path.exists(path):
             torch.cuda.synchronize()
             print(f.__name__, time.time() - t, flush=True)
             del m
-    import cProfile, pstats
+    import cProfile
+    import pstats
 
     pr = cProfile.Profile()
     pr.enable()

@@ -1,12 +1,13 @@
-import sys, torch
+import torch
 from torch.nn import functional as F
-from torch.profiler import profile, ProfilerActivity
+from torch.profiler import ProfilerActivity, profile
+
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench import sizes
 from backends.torch_cuda.bench.figures import timed
 from backends.torch_cuda.bench.weights import RandomSource, model_shapes
-from backends.torch_cuda.kernels_vae.group_norm import group_norm_silu
-from backends.torch_cuda.kernels_vae.wide_attention import wide_attention
+from backends.torch_cuda.kernels.image_norm import group_norm_silu
+from backends.torch_cuda.kernels.wide_attention import wide_attention
 from backends.torch_cuda.ops import TorchOps
 from flux_core.models.autoencoder import Decoder
 from flux_core.models.t5 import T5Encoder, relative_buckets
