@@ -1,8 +1,9 @@
-"""GroupNorm and SiLU of an image [B, H, W, C] in two passes over it, by Triton.
+"""GroupNorm and SiLU of an image [B, H, W, C] in two passes over it.
 
 Torch's own group norm wants [B, C, H, W], so between two convolutions over [B, H, W, C] it copies the picture
 twice, and SiLU reads and writes it once more. Here the first pass takes each channel's mean and squared
-distances (merged as in Chan et al. 1983, so that a large mean costs no digits), the second norms and activates.
+distances (merged as in Chan et al. 1983, so that a large mean costs no digits), the second norms and
+activates. The bias of the convolution before is added on the way.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PART_ROWS = 1024  # pixels that one program of the first pass looks at
+_MAX_PART_ROWS = 1024  # pixels that one program of the first pass looks at, at most
+_PARTS = 512  # programs of the first pass, at least, where the picture has enough pixels
 _TILE_VALUES = 8192  # that one program holds at a time
 _MIN_ROWS = 4
 
 
 def is_fit(x: Tensor, groups: int) -> bool:
-    """Whether the kernels take it: on a GPU, laid out [B, H, W, C], channels a power of two."""
+    """Whether the kernels take it: laid out [B, H, W, C], channels a power of two."""
     channels = x.shape[-1]
     return (
-        x.is_cuda
-        and x.ndim == 4
+        x.ndim == 4
         and x.is_contiguous()
         and channels & (channels - 1) == 0
         and groups <= channels <= _TILE_VALUES // _MIN_ROWS
@@ -31,30 +32,40 @@ def is_fit(x: Tensor, groups: int) -> bool:
 
 
 def group_norm_silu(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, has_silu: bool = True
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, shift: Tensor | None = None
 ) -> Tensor:
-    """silu(group_norm(x)), or without the SiLU; x: [B, H, W, C] that `is_fit`, weight and bias: [C]."""
+    """silu(group_norm(x + shift)).
+
+    Args:
+        x: [B, H, W, C] that `is_fit`.
+        weight, bias: [C] of the norm.
+        groups: Of channels that share their statistics.
+        eps: Of the norm.
+        shift: [C], or None for nothing.
+    """
     batch, height, width, channels = x.shape
     pixels = height * width
-    parts = triton.cdiv(pixels, _PART_ROWS)
     rows = max(_TILE_VALUES // channels, _MIN_ROWS)
+    part_rows = min(max(rows, triton.cdiv(pixels, _PARTS * rows) * rows), _MAX_PART_ROWS)
+    parts = triton.cdiv(pixels, part_rows)
     found = torch.empty((2, batch, parts, channels), dtype=torch.float32, device=x.device)
     affine = torch.empty((2, batch, channels), dtype=torch.float32, device=x.device)
     out = torch.empty_like(x)
-    _look[(parts, batch)](x, found, pixels, parts, batch, channels, rows, _PART_ROWS)
+    moved = bias if shift is None else shift
+    _look[(parts, batch)](x, moved, found, pixels, parts, batch, part_rows, channels, rows, shift is not None)
     per_group = channels // groups
     _merge[(groups, batch)](
-        found, weight, bias, affine, pixels, parts, batch, channels, eps, per_group,
-        max(1024 // per_group, 1), _PART_ROWS,
+        found, weight, bias, moved, affine, pixels, parts, batch, part_rows, channels, eps, per_group,
+        max(2048 // per_group, 1), shift is not None,
     )  # fmt: skip
-    _apply[(triton.cdiv(pixels, rows), batch)](x, affine, out, pixels, batch, channels, rows, has_silu)
+    _apply[(triton.cdiv(pixels, rows), batch)](x, affine, out, pixels, batch, channels, rows)
     return out
 
 
-@triton.jit(do_not_specialize=["pixels", "parts", "batch"])
+@triton.jit(do_not_specialize=["pixels", "parts", "batch", "part_rows"])
 def _look(
-    x, found, pixels, parts, batch,
-    channels: tl.constexpr, rows: tl.constexpr, part_rows: tl.constexpr,
+    x, moved, found, pixels, parts, batch, part_rows,
+    channels: tl.constexpr, rows: tl.constexpr, has_shift: tl.constexpr,
 ):  # fmt: skip
     """Of one part's pixels: each channel's mean and sum of squared distances from it, [2, B, parts, C]."""
     part, image = tl.program_id(0), tl.program_id(1)
@@ -78,16 +89,18 @@ def _look(
         delta = here - mean
         squares += tl.sum(away * away, 0) + delta * delta * before * share
         mean += delta * share
+    if has_shift:
+        mean += tl.load(moved + channel).to(tl.float32)
     at_found = (image * parts + part) * channels + channel
     tl.store(found + at_found, mean)
     tl.store(found + batch * parts * channels + at_found, squares)
 
 
-@triton.jit(do_not_specialize=["pixels", "parts", "batch"])
+@triton.jit(do_not_specialize=["pixels", "parts", "batch", "part_rows"])
 def _merge(
-    found, weight, bias, affine, pixels, parts, batch,
+    found, weight, bias, moved, affine, pixels, parts, batch, part_rows,
     channels: tl.constexpr, eps: tl.constexpr, per_group: tl.constexpr, step: tl.constexpr,
-    part_rows: tl.constexpr,
+    has_shift: tl.constexpr,
 ):  # fmt: skip
     """Of one group: the factor and the offset of each of its channels, [2, B, C]."""
     group, image = tl.program_id(0), tl.program_id(1)
@@ -113,15 +126,14 @@ def _merge(
     rstd = 1.0 / tl.sqrt(tl.sum(squares) / total + eps)
     factor = tl.load(weight + channel).to(tl.float32) * rstd
     offset = tl.load(bias + channel).to(tl.float32) - mean * factor
+    if has_shift:
+        offset += tl.load(moved + channel).to(tl.float32) * factor
     tl.store(affine + image * channels + channel, factor)
     tl.store(affine + (batch + image) * channels + channel, offset)
 
 
 @triton.jit(do_not_specialize=["pixels", "batch"])
-def _apply(
-    x, affine, out, pixels, batch,
-    channels: tl.constexpr, rows: tl.constexpr, has_silu: tl.constexpr,
-):  # fmt: skip
+def _apply(x, affine, out, pixels, batch, channels: tl.constexpr, rows: tl.constexpr):
     """The second pass."""
     image = tl.program_id(1)
     channel = tl.arange(0, channels)
@@ -131,6 +143,4 @@ def _apply(
     factor = tl.load(affine + image * channels + channel)
     offset = tl.load(affine + (batch + image) * channels + channel)
     y = tl.load(x + where, mask=is_in, other=0.0).to(tl.float32) * factor[None, :] + offset[None, :]
-    if has_silu:
-        y = y * tl.sigmoid(y)
-    tl.store(out + where, y.to(out.dtype.element_ty), mask=is_in)
+    tl.store(out + where, (y * tl.sigmoid(y)).to(out.dtype.element_ty), mask=is_in)
