@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.eight_bit import computes_in_eight_bits
 from backends.torch_cuda.helpers import TorchHelpers
@@ -44,6 +45,7 @@ class TorchEngine(FluxEngine):
 
         if memory_budget_bytes is None:
             memory_budget_bytes = int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY)
+        self._cold: TorchBackend | None = backend  # until the first job has begun
         super().__init__(
             name="torch",
             backend=backend,
@@ -63,6 +65,9 @@ class TorchEngine(FluxEngine):
         say: Callable[[Progress | Preview], None],
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
+        if self._cold is not None and request.look is None:
+            warm_up.start(self._cold, request.precision)
+            self._cold = None
         try:
             return super().run(request, read_blob, say, is_cancelled)
         except RuntimeError as err:

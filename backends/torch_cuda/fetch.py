@@ -18,9 +18,9 @@ from torch import Tensor
 from flux_core.weights.fetch import Fetcher
 from flux_core.weights.tensors import RawTensor, TensorSource
 
-_PIECE_BYTES = 2**22
-_BUFFERS_PER_THREAD = 2
+_PIECE_BYTES = 2**23
 _SENDING = 2  # buffers whose bytes are on their way to the device
+_WAITING = 2  # that were read and wait for it
 _MAX_THREADS = 16
 
 
@@ -130,7 +130,7 @@ class TorchFetcher:
     def _make_ring(self) -> list[_Buffer]:
         self._ring = [
             _Buffer(torch.empty(_PIECE_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available()))
-            for _ in range(_BUFFERS_PER_THREAD * self._fetcher.num_threads + _SENDING)
+            for _ in range(self._fetcher.num_threads + _WAITING + _SENDING)
         ]
         return self._ring
 
@@ -169,16 +169,18 @@ class _Buffer:
 
     bytes: Tensor
     sent: torch.cuda.Event | None = None
+    is_sent: bool = True
 
     def mark(self) -> None:
         if torch.cuda.is_available():
-            self.sent = torch.cuda.Event()
+            self.sent = self.sent or torch.cuda.Event()
             self.sent.record()
+            self.is_sent = False
 
     def wait(self) -> None:
-        if self.sent is not None:
+        if self.sent is not None and not self.is_sent:
             self.sent.synchronize()
-            self.sent = None
+        self.is_sent = True
 
 
 @dataclass(frozen=True, slots=True)

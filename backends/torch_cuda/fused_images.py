@@ -5,6 +5,7 @@ Where a kernel does not fit (another layout, gradients, an unknown leaf), the pl
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from backends.torch_cuda.ops import TorchOps
 
 
 class FusedImageOps(TorchOps):
-    """The operations on images [B, H, W, C] that are worth a kernel."""
+    """The operations on images [B, H, W, C] that are worth a kernel, and attention as T5 and they have it."""
+
+    _bias: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def norm_silu(self, x: Tensor, norm: Any) -> Tensor:
         if not _takes(norm, x):
@@ -43,7 +46,9 @@ class FusedImageOps(TorchOps):
         if not _is_forward(x) or not image_moves.is_fit(x) or not _has_bias(conv):
             return super().upsample_conv(x, conv)
         out = conv.without_bias(image_moves.doubled(x))
-        return image_moves.add_bias(out, conv.bias) if image_moves.is_fit(out) else conv(image_moves.doubled(x))
+        return (
+            image_moves.add_bias(out, conv.bias) if image_moves.is_fit(out) else conv(image_moves.doubled(x))
+        )
 
     def attention(
         self,
@@ -55,12 +60,27 @@ class FusedImageOps(TorchOps):
         bias: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        if bias is not None and q.is_cuda:  # as T5's is laid out, torch would compute it in float32, unfused
-            bias = bias.contiguous()
+        if bias is not None and q.is_cuda:
+            bias = self._laid_out(bias)
         is_wide = q.is_cuda and q.shape[-1] > MAX_FUSED_DIM and bias is None and not is_causal
         if not is_wide or not _is_forward(q):
             return super().attention(q, k, v, scale=scale, bias=bias, is_causal=is_causal)
         return wide_attention(q, k, v, scale).transpose(1, 2).flatten(2)
+
+    def _laid_out(self, bias: Tensor) -> Tensor:
+        """A bias as fused attention takes it; as T5's comes, torch would compute in float32, one kernel each.
+
+        All layers of T5 share one bias, so its copy is kept as long as the bias itself is there.
+        """
+        if bias.is_contiguous():
+            return bias
+        if self._bias is None or self._bias[0]() is not bias:
+            self._bias = weakref.ref(bias, self._forget_bias), bias.contiguous()
+        return self._bias[1]
+
+    def _forget_bias(self, reference: weakref.ref[Tensor]) -> None:
+        if self._bias is not None and self._bias[0] is reference:
+            self._bias = None
 
 
 def _takes(norm: Any, x: Tensor) -> bool:

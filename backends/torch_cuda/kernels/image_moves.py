@@ -17,9 +17,7 @@ _TILE_VALUES = 8192
 def is_fit(x: Tensor) -> bool:
     """Whether the kernels take it: laid out [B, H, W, C], channels a power of two."""
     channels = x.shape[-1]
-    return (
-        x.ndim == 4 and x.is_contiguous() and channels & (channels - 1) == 0 and channels <= _TILE_VALUES
-    )
+    return x.ndim == 4 and x.is_contiguous() and channels & (channels - 1) == 0 and channels <= _TILE_VALUES
 
 
 def add_bias(x: Tensor, bias: Tensor, more: Tensor | None = None) -> Tensor:
