@@ -155,6 +155,7 @@ def blocks(names: list[str], profiles: bool) -> dict[str, dict[str, float]]:
 def step(names: list[str], profiles: bool) -> dict[str, dict[str, float]]:
     """Times whole steps of a model of full size."""
     found: dict[str, dict[str, float]] = {}
+    wanted: Tensor | None = None
     backend = TorchBackend("cuda")
     for name in names:
         backend.ops = _ops(name)
@@ -168,9 +169,13 @@ def step(names: list[str], profiles: bool) -> dict[str, dict[str, float]]:
         def run(model: Any = model, inputs: Any = inputs, rows: Any = rows) -> Tensor:
             return model.modulated(inputs.img, inputs.txt, rows, inputs.pe)
 
+        out = run().float()
+        wanted = out if wanted is None else wanted
         torch.cuda.reset_peak_memory_stats()
         row = {"eager": milliseconds(run, 2.0), "graph": milliseconds(graphed(run), 3.0)}
         row["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+        if wanted is not out:
+            row[f"dB from {names[0]}"] = float(20 * torch.log10(wanted.norm() / (out - wanted).norm()))
         _say(f"  step {name:10}", {key: round(value, 2) for key, value in row.items()}, flush=True)
         found[name] = row
         if profiles:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_HEADS_AT_ONCE = 8
+_HEADS_AT_ONCE = 32
 
 
 class Projected(NamedTuple):
@@ -63,7 +63,7 @@ def _rotated(x, weight, cos, sin, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
     return tl.reshape(turned, (HEADS, DIM))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "start", "length"])  # one compilation for all sizes of picture
 def _heads(
     qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads, qkv_batch, qkv_row, eps,
     COPIES_V: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,

@@ -75,11 +75,12 @@ def activated(plain: Tensor | None, inner: Tensor | None, forms: Forms) -> Rows:
     batch, length = first.shape[:2]
     dims = (0 if plain is None else plain.shape[2], 0 if inner is None else inner.shape[2])
     rows = _empty_rows(first, sum(dims), forms)
-    blocks = [triton.next_power_of_2(max(dim, 16)) for dim in dims]
+    blocks = [size for dim in dims for size in _pieces(dim)]
     _activated[(batch * length,)](
         first, second, *_pointers(rows, first), length, *dims,
         first.stride(0), first.stride(1), second.stride(0), second.stride(1),
-        plain is not None, inner is not None, forms.plain, forms.codes, *blocks,
+        plain is not None, inner is not None, forms.plain, forms.codes,
+        first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks,
         num_warps=_warps(sum(dims)),
     )  # fmt: skip
     return rows
@@ -104,7 +105,7 @@ def _norm(
         x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim,
         x.stride(0), x.stride(1), other.stride(0), other.stride(1),
         *(_batch_stride(each, batch) for each in (gate, shift, scale)),
-        eps, y is not None, forms.plain, forms.codes, triton.next_power_of_2(dim),
+        eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
         num_warps=_warps(dim),
     )  # fmt: skip
     return out, rows
@@ -145,85 +146,123 @@ def _batch_stride(x: Tensor, batch: int) -> int:
     return x.stride(0) if batch > 1 and x.shape[0] > 1 else 0
 
 
+def _pieces(dim: int) -> tuple[int, int]:
+    """Two powers of two that hold a row with little left over: 2048 and 1024 for 3072."""
+    first = max(triton.next_power_of_2(dim) // 2, 16)
+    return first, triton.next_power_of_2(max(dim - first, 16))
+
+
 def _warps(dim: int) -> int:
-    return 16 if dim > 8192 else 8 if dim > 1024 else 4
+    return 8 if dim > 8192 else 4
 
 
 @triton.jit
-def _store_row(n, mask, row, first, dim, cols, plain, HAS_PLAIN: tl.constexpr):
-    """Part of a plain row that begins at column `first`."""
-    if HAS_PLAIN:
-        tl.store(plain + row * dim + first + cols, n.to(plain.dtype.element_ty), mask)
+def _loaded(pointer, cols, mask):
+    return tl.load(pointer + cols, mask, 0.0).to(tl.float32)
 
 
 @triton.jit
-def _coded(n, inverse):
-    """Values as codes of one scale."""
-    return tl.minimum(tl.maximum(n * inverse, -_LARGEST), _LARGEST).to(tl.float8e4nv)
+def _stored(pointer, cols, mask, n):
+    tl.store(pointer + cols, n.to(pointer.dtype.element_ty), mask)
 
 
 @triton.jit
+def _gelu(n, IS_ROUGH: tl.constexpr):
+    """gelu_tanh(n), float32; roughly: with the GPU's own tanh, whose error is below a code's."""
+    if IS_ROUGH:
+        u = 0.7978845608028654 * n * (1.0 + 0.044715 * n * n)
+        tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], tl.float32, True, 1)
+        return 0.5 * n * (1.0 + tanh)
+    return n * tl.sigmoid(1.5957691216057308 * (n + 0.044715 * n * n * n))  # the same, by 2 sigmoid(2 u)
+
+
+@triton.jit
+def _added(x, gate, y, out, cols, mask, HAS_ADD: tl.constexpr):
+    """x + gate * y as it is stored, or x alone."""
+    v = _loaded(x, cols, mask)
+    if HAS_ADD:
+        v = (v + _loaded(gate, cols, mask) * _loaded(y, cols, mask)).to(out.dtype.element_ty)
+        tl.store(out + cols, v, mask)
+        v = v.to(tl.float32)
+    return v
+
+
+@triton.jit(do_not_specialize=["length"])  # one compilation for all sizes of picture
 def _norm_kernel(
     x, y, gate, shift, scale, out, plain, codes, scales, length, dim,
     x_batch, x_row, y_batch, y_row, gate_batch, shift_batch, scale_batch,
-    eps, HAS_ADD: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr, BLOCK: tl.constexpr,
+    eps, HAS_ADD: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
+    FIRST: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // length, row % length
-    cols = tl.arange(0, BLOCK)
-    mask = cols < dim
-    v = tl.load(x + batch * x_batch + place * x_row + cols, mask, 0.0).to(tl.float32)
-    if HAS_ADD:
-        g = tl.load(gate + batch * gate_batch + cols, mask, 0.0).to(tl.float32)
-        v += g * tl.load(y + batch * y_batch + place * y_row + cols, mask, 0.0).to(tl.float32)
-        rounded = v.to(out.dtype.element_ty)
-        tl.store(out + row * dim + cols, rounded, mask)
-        v = rounded.to(tl.float32)
-    centred = tl.where(mask, v - tl.sum(v, 0) / dim, 0.0)
-    n = centred * (1.0 / tl.sqrt(tl.sum(centred * centred, 0) / dim + eps))
-    n = n * (1.0 + tl.load(scale + batch * scale_batch + cols, mask, 0.0).to(tl.float32))
-    n += tl.load(shift + batch * shift_batch + cols, mask, 0.0).to(tl.float32)
-    _store_row(n, mask, row, 0, dim, cols, plain, HAS_PLAIN)
+    cols1, cols2 = tl.arange(0, FIRST), FIRST + tl.arange(0, REST)
+    mask1, mask2 = cols1 < dim, cols2 < dim
+    x += batch * x_batch + place * x_row
+    y += batch * y_batch + place * y_row
+    gate, shift, scale = gate + batch * gate_batch, shift + batch * shift_batch, scale + batch * scale_batch
+    out, plain, codes = out + row * dim, plain + row * dim, codes + row * dim
+
+    v1 = _added(x, gate, y, out, cols1, mask1, HAS_ADD)
+    v2 = _added(x, gate, y, out, cols2, mask2, HAS_ADD)
+    mean = (tl.sum(v1, 0) + tl.sum(v2, 0)) / dim
+    v1, v2 = tl.where(mask1, v1 - mean, 0.0), tl.where(mask2, v2 - mean, 0.0)
+    spread = 1.0 / tl.sqrt((tl.sum(v1 * v1, 0) + tl.sum(v2 * v2, 0)) / dim + eps)
+    n1 = v1 * spread * (1.0 + _loaded(scale, cols1, mask1)) + _loaded(shift, cols1, mask1)
+    n2 = v2 * spread * (1.0 + _loaded(scale, cols2, mask2)) + _loaded(shift, cols2, mask2)
+    if HAS_PLAIN:
+        _stored(plain, cols1, mask1, n1)
+        _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
-        s = tl.maximum(tl.max(tl.abs(n), 0) / _LARGEST, _SMALLEST_SCALE)
-        tl.store(codes + row * dim + cols, _coded(n, 1.0 / s), mask)
+        largest = tl.maximum(tl.max(tl.abs(n1), 0), tl.max(tl.abs(n2), 0))
+        s = tl.maximum(largest / _LARGEST, _SMALLEST_SCALE)
+        _stored(codes, cols1, mask1, n1 * (1.0 / s))
+        _stored(codes, cols2, mask2, n2 * (1.0 / s))
         tl.store(scales + row, s)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _activated(
     a, b, plain, codes, scales, length, a_dim, b_dim, a_batch, a_row, b_batch, b_row,
     HAS_A: tl.constexpr, HAS_B: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
-    A_BLOCK: tl.constexpr, B_BLOCK: tl.constexpr,
+    IS_ROUGH: tl.constexpr,
+    A_FIRST: tl.constexpr, A_REST: tl.constexpr, B_FIRST: tl.constexpr, B_REST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // length, row % length
-    dim = a_dim + b_dim
+    plain += row * (a_dim + b_dim)
+    codes += row * (a_dim + b_dim)
     largest = 0.0
     if HAS_B:
-        b_cols = tl.arange(0, B_BLOCK)
-        b_mask = b_cols < b_dim
-        n = tl.load(b + batch * b_batch + place * b_row + b_cols, b_mask, 0.0).to(tl.float32)
-        # gelu_tanh(n) = n * sigmoid(2 u), u = sqrt(2 / pi) (n + 0.044715 n^3)
-        n = n * tl.sigmoid(1.5957691216057308 * (n + 0.044715 * n * n * n))
-        _store_row(n, b_mask, row, a_dim, dim, b_cols, plain, HAS_PLAIN)
-        largest = tl.max(tl.abs(n), 0)
+        b += batch * b_batch + place * b_row
+        cols3, cols4 = tl.arange(0, B_FIRST), B_FIRST + tl.arange(0, B_REST)
+        mask3, mask4 = cols3 < b_dim, cols4 < b_dim
+        n3, n4 = _gelu(_loaded(b, cols3, mask3), IS_ROUGH), _gelu(_loaded(b, cols4, mask4), IS_ROUGH)
+        largest = tl.maximum(tl.max(tl.abs(n3), 0), tl.max(tl.abs(n4), 0))
+        if HAS_PLAIN:
+            _stored(plain + a_dim, cols3, mask3, n3)
+            _stored(plain + a_dim, cols4, mask4, n4)
     if HAS_A:
-        a_cols = tl.arange(0, A_BLOCK)
-        a_mask = a_cols < a_dim
-        m = tl.load(a + batch * a_batch + place * a_row + a_cols, a_mask, 0.0).to(tl.float32)
-        _store_row(m, a_mask, row, 0, dim, a_cols, plain, HAS_PLAIN)
-        largest = tl.maximum(largest, tl.max(tl.abs(m), 0))
+        a += batch * a_batch + place * a_row
+        cols1, cols2 = tl.arange(0, A_FIRST), A_FIRST + tl.arange(0, A_REST)
+        mask1, mask2 = cols1 < a_dim, cols2 < a_dim
+        n1, n2 = _loaded(a, cols1, mask1), _loaded(a, cols2, mask2)
+        largest = tl.maximum(largest, tl.maximum(tl.max(tl.abs(n1), 0), tl.max(tl.abs(n2), 0)))
+        if HAS_PLAIN:
+            _stored(plain, cols1, mask1, n1)
+            _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
         s = tl.maximum(largest / _LARGEST, _SMALLEST_SCALE)
         tl.store(scales + row, s)
         if HAS_B:
-            tl.store(codes + row * dim + a_dim + b_cols, _coded(n, 1.0 / s), b_mask)
+            _stored(codes + a_dim, cols3, mask3, n3 * (1.0 / s))
+            _stored(codes + a_dim, cols4, mask4, n4 * (1.0 / s))
         if HAS_A:
-            tl.store(codes + row * dim + a_cols, _coded(m, 1.0 / s), a_mask)
+            _stored(codes, cols1, mask1, n1 * (1.0 / s))
+            _stored(codes, cols2, mask2, n2 * (1.0 / s))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _gated_add(x, y, gate, out, length, dim, x_batch, x_row, y_batch, y_row, gate_batch, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // length, row % length
