@@ -108,10 +108,12 @@ class Adapter(nn.Module):
         first, last = self.rows
         if self.delta is not None:
             x = x[..., : self.columns]
-            added = (
-                self.delta(x, self.strength) if self.gain is None else self._with_lengths(leaf, x, self.gain)
-            )
-            y[..., first:last] += added
+            if self.gain is not None:
+                y[..., first:last] += self._with_lengths(leaf, x, self.gain)
+            elif isinstance(self.delta, LowRankDelta):
+                self.delta.add_to(y[..., first:last], x, self.strength)
+            else:
+                y[..., first:last] += self.delta(x, self.strength)
         if self.bias is not None:
             y[..., first:last] += (self.strength * self.bias).to(y.dtype)
         return y
@@ -154,7 +156,15 @@ class LowRankDelta(nn.Module):
         self.register_buffer("down", torch.tensor(delta.down, device=device))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        return functional.linear(_scaled(functional.linear(x, self.down.to(x.dtype)), s), self.up.to(x.dtype))
+        return functional.linear(self._inner(x, s), self.up.to(x.dtype))
+
+    def add_to(self, y: Tensor, x: Tensor, s: Tensor) -> None:
+        """Adds what calling gives to y [..., rows] in one pass over it; y may be columns of more."""
+        inner = self._inner(x, s).reshape(-1, self.up.shape[1])
+        y.view(-1, y.shape[-1]).addmm_(inner, self.up.to(x.dtype).t())
+
+    def _inner(self, x: Tensor, s: Tensor) -> Tensor:
+        return _scaled(functional.linear(x, self.down.to(x.dtype)), s)  # [..., rank]
 
     def dense(self) -> Tensor:
         return self.up @ self.down

@@ -11,19 +11,24 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from backends.torch_cuda.adapters import Adapter
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench_full import RandomLeaves, random_step, random_transformer
 from backends.torch_cuda.eight_bit import coded, multiplied
+from backends.torch_cuda.leaves import Linear
 from backends.torch_cuda.ops import TorchOps
 from flux_core.catalog import TransformerConfig
 from flux_core.models.modulation import DoubleModulation, Modulation
-from flux_core.models.transformer import DoubleBlock, SingleBlock
+from flux_core.models.transformer import BLOCK_MATRIX, DoubleBlock, SingleBlock
+from flux_core.plan import Component
 from flux_core.request import Precision
+from flux_core.weights.lora.patches import LowRank, Patch
 
 FLUX = TransformerConfig()
 TEXT, IMAGE = 512, 4096
@@ -113,6 +118,8 @@ class Blocks:
         leaves = RandomLeaves(backend.device, DTYPE, backend.linear_maker(_precision(way)))
         self.double = DoubleBlock(ops, leaves, "double_blocks.0", FLUX)
         self.single = SingleBlock(ops, leaves, "single_blocks.0", FLUX)
+        if "lora" in way:
+            _adapt(leaves)
         dim = FLUX.hidden_size
         self.img, self.txt = _draw(1, IMAGE, dim), _draw(1, TEXT, dim)
         self.z = _draw(1, IMAGE + TEXT, dim)
@@ -206,6 +213,16 @@ def _ops(name: str) -> Any:
 
     fused.SPLITS = "split" in name
     return fused.FusedOps()
+
+
+def _adapt(leaves: RandomLeaves, rank: int = 16) -> None:
+    """Hangs a LoRA on every matrix of the blocks."""
+    for name, leaf in leaves.modules.items():
+        if isinstance(leaf, Linear) and BLOCK_MATRIX.search(name):
+            rows, columns = leaf.weight.shape
+            up, down = (np.full(shape, 1e-3, np.float32) for shape in ((rows, rank), (rank, columns)))
+            patch = Patch(Component.TRANSFORMER, name, (0, rows), columns, LowRank(up, down))
+            leaf.adapters.append(Adapter(leaf, patch, 1.0, torch.device("cuda"), DTYPE))
 
 
 def _precision(way: str) -> Precision:
