@@ -152,7 +152,7 @@ class Ops(Protocol):
         ...
 
     def res_block(self, x: Any, norm1: Any, conv1: Any, norm2: Any, conv2: Any, shortcut: Any | None) -> Any:
-        """conv2(norm_silu(conv1(norm_silu(x, norm1)), norm2)) + shortcut(x), or + x without one; [B, H, W, C]."""
+        """conv2(norm_silu(conv1(norm_silu(x, norm1)), norm2)) + shortcut(x), or + x; [B, H, W, C]."""
         ...
 
     def upsample_conv(self, x: Any, conv: Any) -> Any:

@@ -112,7 +112,7 @@ class Parts:
         return self._loaded[key]
 
     def seal(self, component: Component) -> None:
-        """Forgets what LoRAs are hung on, so that leaves that a model lets go are freed; they stay as they are."""
+        """Forgets what LoRAs are hung on, so that what a model lets go is freed; those that hang stay."""
         self._adapters.pop(component, None)
 
     def free(self, key: PartKey) -> None:

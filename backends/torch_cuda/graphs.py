@@ -1,7 +1,7 @@
 """CUDA graphs of functions that are called many times with arrays of the same shapes, as a walk's steps are.
 
-The first call computes as always and is recorded right behind, while the device is still busy with it, so a
-graph costs nobody a wait; later calls copy their arrays into the graph's own and replay it. Whatever cannot be
+The first call computes as always and is recorded right behind, while the device is still busy with it, so
+a graph costs nobody a wait; later calls copy their arrays into the graph's own and replay it. What cannot be
 recorded runs as it did before: other devices, the step cache (which decides on the host), or a failure.
 """
 
@@ -47,7 +47,7 @@ class Graphs:
         return lambda *args, **kwargs: self._call(method, args, kwargs)
 
     def forget(self) -> None:
-        """Forgets all graphs: something was changed that they have recorded, such as which LoRAs hang where."""
+        """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
         self._kept.clear()
         self._pool = None
 
@@ -110,7 +110,7 @@ class Recording:
 
     def replay(self, arrays: list[Tensor]) -> Tensor:
         """The result for other arrays of the same shapes, in memory of its own."""
-        torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateUsage] # one launch for all
+        torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
         self._graph.replay()
         return self._out.clone()
 

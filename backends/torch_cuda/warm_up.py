@@ -1,7 +1,7 @@
 """What a process does for the first time, done beside the loading of its first model.
 
-Libraries are opened, kernels are fetched from triton's cache and products choose their algorithms at the first
-call of each kind. A block of every network at FLUX.1's own widths calls them once, on little data, in a thread
+Libraries are opened, kernels come from triton's cache and products choose their algorithms at the first call
+of each kind. A block of every network at FLUX.1's own widths calls them once, on little data, in a thread
 that mostly waits for libraries, while the main thread waits for the disk. Values and results do not matter.
 """
 

@@ -1,7 +1,7 @@
 """What the noise levels of a walk do to the model, computed for all its steps at once before the first.
 
-It depends on the level, the guidance and the prompt's pooled state alone, so every picture and every window of
-a job shares it, and the weights that make it need not be there while the job walks.
+It depends on the level, the guidance and the prompt's pooled state alone, so every picture and window of a
+job shares it, and the weights that make it need not be there while the job walks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Told:
         backend.evaluate(*self._rows.values())
 
     def at(self, branch: Branch, sigma: float) -> Any:
-        """[1, M, D] for `Transformer.modulated`: of the evaluation with a branch's words at a level of the walk."""
+        """[1, M, D] for `Transformer.modulated`, with a branch's words at a level of the walk."""
         row = self._row[sigma]
         return self._rows[id(branch)][row : row + 1]
 

@@ -172,7 +172,7 @@ def resolution(bench: Bench) -> None:
     width, height = bench.sizes.other_px
     what = f"first picture of {width} x {height} over the second"
     for painter in _each(bench, "resolution", what):
-        short = {"num_steps": bench.sizes.few_steps}
+        short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
         painter.best(**short)
         first = painter.paint(width_px=width, height_px=height, **short)
         second = min(painter.paint(width_px=width, height_px=height, **short) for _ in range(2))
@@ -215,7 +215,8 @@ def lora(bench: Bench) -> None:
     """A LoRA: hanging it on, another strength, and what it costs a step."""
     rank = bench.sizes.lora_rank
     for painter in _each(bench, "lora", f"rank {rank}"):
-        name, short = painter.precision.value, {"num_steps": bench.sizes.few_steps}
+        name = painter.precision.value
+        short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
         plain = painter.best(**short)
         first = painter.paint(loras=(LoraUse(name=LORA),), **short)
         with_lora = painter.best(loras=(LoraUse(name=LORA),), **short)

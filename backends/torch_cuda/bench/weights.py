@@ -68,7 +68,7 @@ def model_shapes(spec: ModelSpec) -> dict[str, Shapes]:
 
 
 def write_lora(path: Path, spec: ModelSpec, rank: int, seed: int = 1) -> Path:
-    """A LoRA in diffusers' names for every image projection and the singles' output, as trainers make them."""
+    """A LoRA in diffusers' names for every image projection and the singles' output."""
     dim, mlp = spec.transformer.hidden_size, spec.transformer.mlp_hidden
     shapes: dict[str, tuple[int, ...]] = {}
     layers = {

@@ -1,6 +1,6 @@
 """What happens to an image [B, H, W, C] between convolutions but for norms: biases, shortcuts, doubling.
 
-Torch adds a bias over the channels of such a layout, and doubles its pixels, at a third of the memory's speed.
+Torch adds a bias over the channels of such a layout, and doubles its pixels, at a third of memory's speed.
 """
 
 from __future__ import annotations

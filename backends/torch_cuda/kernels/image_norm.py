@@ -38,7 +38,8 @@ def group_norm_silu(
 
     Args:
         x: [B, H, W, C] that `is_fit`.
-        weight, bias: [C] of the norm.
+        weight: [C] of the norm.
+        bias: [C] of the norm.
         groups: Of channels that share their statistics.
         eps: Of the norm.
         shift: [C], or None for nothing.

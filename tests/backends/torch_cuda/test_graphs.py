@@ -1,4 +1,4 @@
-"""A recorded step gives the bytes of the step that was not recorded, and whatever cannot be recorded just runs."""
+"""A recorded step gives the bytes of one that was not recorded, and what cannot be recorded just runs."""
 
 from __future__ import annotations
 

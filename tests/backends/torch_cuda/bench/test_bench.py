@@ -1,4 +1,4 @@
-"""Every piece of the benchmark runs on a processor at small sizes, and says what it measured and beside whom."""
+"""Every piece of the benchmark runs on a processor at small sizes, and says what it measured."""
 
 from __future__ import annotations
 
