@@ -147,6 +147,18 @@ class Ops(Protocol):
         """
         ...
 
+    def norm_silu(self, x: Any, norm: Any) -> Any:
+        """silu(norm(x)); x: [B, H, W, C], norm: a group-norm leaf."""
+        ...
+
+    def res_block(self, x: Any, norm1: Any, conv1: Any, norm2: Any, conv2: Any, shortcut: Any | None) -> Any:
+        """conv2(norm_silu(conv1(norm_silu(x, norm1)), norm2)) + shortcut(x), or + x; [B, H, W, C]."""
+        ...
+
+    def upsample_conv(self, x: Any, conv: Any) -> Any:
+        """conv(upsample_nearest(x)); [B, H, W, C] -> [B, 2H, 2W, C']."""
+        ...
+
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
         """q, k and v of several streams, one behind the other, each [B, H, L, D]; L is all their tokens.
 
@@ -166,6 +178,16 @@ class ComposedOps(Ops, Protocol):
     ) -> tuple[Any, Any]:
         x = self.gated_add(x, gate, y)
         return x, down(self.gelu_tanh(up(self.modulated_norm(x, shift, scale, eps))))
+
+    def norm_silu(self, x: Any, norm: Any) -> Any:
+        return self.silu(norm(x))
+
+    def res_block(self, x: Any, norm1: Any, conv1: Any, norm2: Any, conv2: Any, shortcut: Any | None) -> Any:
+        h = conv2(self.norm_silu(conv1(self.norm_silu(x, norm1)), norm2))
+        return h + (x if shortcut is None else shortcut(x))
+
+    def upsample_conv(self, x: Any, conv: Any) -> Any:
+        return conv(self.upsample_nearest(x))
 
     def parallel_mlp(
         self,

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
 from backends.torch_cuda.eight_bit import block_matrices_in_eight_bits, coded, computes_in_eight_bits
-from backends.torch_cuda.fetch import TorchFetcher
+from backends.torch_cuda.fetch import Ahead, TorchFetcher
+from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
@@ -49,6 +50,7 @@ class TorchBackend:
     Attributes:
         has_fp8: Whether Precision.FP8 is computed in eight-bit floats. Set it where the hardware does not
             multiply them to get what it would give, slowly.
+        graphs: What it has recorded.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -56,6 +58,7 @@ class TorchBackend:
         self.name = f"torch-{self.device.type}"
         self.ops: Ops = best_ops(self.device)
         self.has_fp8 = computes_in_eight_bits(self.device)
+        self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
         """Inference mode: no gradients are recorded. Valid for the thread that enters it."""
@@ -64,15 +67,16 @@ class TorchBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
         dtype = self._dtype(precision)
 
-        fetcher = TorchFetcher(self.device)
+        source = Ahead(tensors)
+        fetcher = TorchFetcher(self.device, after=source.after)
         kept = dtype if self._keeps_decoded(tensors, dtype) else None
 
         def packed(name: str) -> PackedWeight | None:
-            raw = tensors.read(name)
+            raw = source.read(name)
             return PackedWeight.of(raw, fetcher.codes(raw), kept) if raw.is_quantised else None
 
         return TorchLeaves(
-            lambda name: _weight(tensors.read(name), fetcher, dtype),
+            lambda name: _weight(source.read(name), fetcher, dtype),
             self.device,
             dtype,
             get_packed=packed,
@@ -86,7 +90,7 @@ class TorchBackend:
         return block_matrices_in_eight_bits(self.ops.code if isinstance(self.ops, TorchOps) else coded)
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
-        return TorchAdapters(leaves.modules, self.device, self._dtype(precision))
+        return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(x)).to(self.device)

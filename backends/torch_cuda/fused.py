@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.fused_images import FusedImageOps
 from backends.torch_cuda.kernels.heads import Projected, joint_heads
 from backends.torch_cuda.kernels.rows import (
     Forms,
@@ -25,7 +26,6 @@ from backends.torch_cuda.kernels.rows import (
     modulated,
 )
 from backends.torch_cuda.leaves import Linear, RMSNorm
-from backends.torch_cuda.ops import TorchOps
 from flux_core.ops import HeadStream
 
 _ATTENTION_ORDER = [
@@ -36,7 +36,7 @@ _ATTENTION_ORDER = [
 ]
 
 
-class FusedOps(TorchOps):
+class FusedOps(FusedImageOps):
     """flux_core.ops.Ops on torch with Triton's kernels."""
 
     def code(self, x: Tensor) -> Coded:

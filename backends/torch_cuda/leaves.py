@@ -157,10 +157,17 @@ class Conv2d(nn.Module):
         self.extra = None if before == after else (before, after, before, after)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._convolved(x, self.bias)
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """For those who add the bias with something else."""
+        return self._convolved(x, None)
+
+    def _convolved(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = x.permute(0, 3, 1, 2)
         if self.extra is not None:
             x = functional.pad(x, self.extra)
-        out = functional.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.symmetric)
+        out = functional.conv2d(x, self.weight, bias, stride=self.stride, padding=self.symmetric)
         return out.permute(0, 2, 3, 1)
 
 
