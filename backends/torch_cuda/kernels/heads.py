@@ -1,6 +1,5 @@
 """Queries and keys normed and rotated on their way from one projection's rows to the attention's layout."""
 
-# pyright: reportMissingImports=false, reportCallIssue=false, reportUnboundVariable=false
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """Kernels that take rows as they lie and give rows for a linear leaf: plain, as eight-bit codes, or both."""
 
-# pyright: reportMissingImports=false, reportCallIssue=false, reportUnboundVariable=false
 from __future__ import annotations
 
 from typing import NamedTuple
