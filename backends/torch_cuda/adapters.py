@@ -53,7 +53,7 @@ class TorchAdapters(Adapters):
         self._on_change()
 
     def _set_strength(self, adapter: Adapter, strength: float) -> None:
-        adapter.strength.fill_(strength)
+        adapter.weigh(strength)
 
     def _widened(self, leaf: Linear, columns: int) -> nn.Parameter:
         weight = leaf.weight_in(self._dtype)
@@ -103,6 +103,14 @@ class Adapter(nn.Module):
         self.register_buffer("gain", self._gain(leaf, patch))
         if self.delta is not None:
             self.delta.to(dtype)
+        self.weigh(strength)
+
+    @torch.no_grad()
+    def weigh(self, strength: float) -> None:
+        """Another strength, in the same memory."""
+        self.strength.fill_(strength)
+        if isinstance(self.delta, LowRankDelta):
+            self.delta.weigh(self.strength)
 
     def forward(self, leaf: Linear, x: Tensor, y: Tensor) -> Tensor:
         first, last = self.rows
@@ -111,7 +119,7 @@ class Adapter(nn.Module):
             if self.gain is not None:
                 y[..., first:last] += self._with_lengths(leaf, x, self.gain)
             elif isinstance(self.delta, LowRankDelta):
-                self.delta.add_to(y[..., first:last], x, self.strength)
+                self.delta.add_to(y[..., first:last], x)
             else:
                 y[..., first:last] += self.delta(x, self.strength)
         if self.bias is not None:
@@ -145,26 +153,29 @@ class Adapter(nn.Module):
 
 
 class LowRankDelta(nn.Module):
-    """x [..., columns] -> up @ (s * (down @ x)), with the factor in `up`."""
+    """x [..., columns] -> up @ (s * (down @ x)), with the factor in `up`; `weighed` is s * up."""
 
     up: Tensor
     down: Tensor
+    weighed: Tensor
 
     def __init__(self, delta: LowRank, device: torch.device) -> None:
         super().__init__()
         self.register_buffer("up", torch.tensor(delta.up, device=device) * delta.scale)
         self.register_buffer("down", torch.tensor(delta.down, device=device))
+        self.register_buffer("weighed", self.up.clone())
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        return functional.linear(self._inner(x, s), self.up.to(x.dtype))
+        return functional.linear(_scaled(functional.linear(x, self.down.to(x.dtype)), s), self.up.to(x.dtype))
 
-    def add_to(self, y: Tensor, x: Tensor, s: Tensor) -> None:
-        """Adds what calling gives to y [..., rows] in one pass over it; y may be columns of more."""
-        inner = self._inner(x, s).reshape(-1, self.up.shape[1])
-        y.view(-1, y.shape[-1]).addmm_(inner, self.up.to(x.dtype).t())
+    def weigh(self, s: Tensor) -> None:
+        """Sets what `add_to` multiplies with."""
+        self.weighed.copy_(self.up.float() * s)
 
-    def _inner(self, x: Tensor, s: Tensor) -> Tensor:
-        return _scaled(functional.linear(x, self.down.to(x.dtype)), s)  # [..., rank]
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Adds weighed @ (down @ x) to y [..., rows] in one pass over it; y may be columns of more."""
+        inner = functional.linear(x, self.down.to(x.dtype)).reshape(-1, self.down.shape[0])  # [..., rank]
+        y.view(-1, y.shape[-1]).addmm_(inner, self.weighed.to(x.dtype).t())
 
     def dense(self) -> Tensor:
         return self.up @ self.down

@@ -48,6 +48,8 @@ class TorchBackend:
         device: "cpu", "cuda" or "cuda:1".
 
     Attributes:
+        has_fp8: Whether Precision.FP8 is computed in eight-bit floats. Set it where the hardware does not
+            multiply them to get what it would give, slowly.
         graphs: What it has recorded.
     """
 
@@ -55,6 +57,7 @@ class TorchBackend:
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
         self.ops: Ops = best_ops(self.device)
+        self.has_fp8 = computes_in_eight_bits(self.device)
         self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
@@ -82,7 +85,7 @@ class TorchBackend:
 
     def linear_maker(self, precision: Precision) -> LinearMaker | None:
         """Makes the linear leaves of a precision; None for plain ones."""
-        if precision is not Precision.FP8 or not computes_in_eight_bits(self.device):
+        if precision is not Precision.FP8 or not self.has_fp8:
             return None
         return block_matrices_in_eight_bits(self.ops.code if isinstance(self.ops, TorchOps) else coded)
 

@@ -13,9 +13,8 @@ import torch
 
 from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.eight_bit import computes_in_eight_bits
 from backends.torch_cuda.helpers import TorchHelpers
-from flux_core import machine
+from flux_core import catalog, machine
 from flux_core.engine import EngineResult
 from flux_core.messages import Device, Preview, Progress
 from flux_core.pipeline import FluxEngine, out_of_memory
@@ -54,8 +53,8 @@ class TorchEngine(FluxEngine):
             auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
             memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
+            has_fp8=backend.has_fp8,
             ready=backend.graphs.ready,
-            has_fp8=computes_in_eight_bits(backend.device),
         )
 
     def run(
@@ -65,8 +64,9 @@ class TorchEngine(FluxEngine):
         say: Callable[[Progress | Preview], None],
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
-        if self._cold is not None and request.look is None:
-            warm_up.start(self._cold, request.precision)
+        spec = catalog.MODELS.get(request.model)
+        if self._cold is not None and spec is not None and request.look is None:
+            warm_up.start(self._cold, request, spec)
             self._cold = None
         try:
             return super().run(request, read_blob, say, is_cancelled)

@@ -7,7 +7,6 @@ operation runs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,7 +89,7 @@ class FusedOps(FusedImageOps):
         rows = modulated(x, shift, scale, eps, _forms(linear1))
         dim = x.shape[2]
         bare1, bare2 = _bare(linear1), _bare(linear2)
-        if SPLITS and bare1 is not None and bare2 is not None:
+        if bare1 is not None and bare2 is not None:
             return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
         h = _applied(linear1, rows, x.dtype)
         attn = attend(h[..., : 3 * dim])
@@ -123,9 +122,6 @@ class FusedOps(FusedImageOps):
             return super().attention(q, k, v, scale=scale, bias=bias, is_causal=is_causal)
         with sdpa_kernel(_ATTENTION_ORDER, set_priority=True):
             return super().attention(q, k, v, scale=scale, is_causal=is_causal)
-
-
-SPLITS = os.environ.get("SPLITS", "1") == "1"
 
 
 def _is_plain_call(x: Tensor) -> bool:

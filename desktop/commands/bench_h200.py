@@ -20,7 +20,8 @@ from desktop.commands.screen import Screen
 NO_DEVICE = 3
 """What the program that measures ends with where there is no CUDA device."""
 PIECES = (
-    "floor", "step", "vae", "t5", "dev", "schnell", "kontext", "resolution", "memory", "lora", "cold", "two",
+    "floor", "step", "profile", "vae", "t5", "dev", "schnell", "kontext", "resolution", "memory", "lora",
+    "cold", "two",
 )  # fmt: skip
 _NAMES = ", ".join(PIECES)
 PEERS = ("none", "diffusers")

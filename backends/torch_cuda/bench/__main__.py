@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cold, floor, parts, pictures, sizes, step
+from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
 PIECES: dict[str, Piece] = {
     "floor": floor.floor,
     "step": step.step,
+    "profile": profile.profile,
     "vae": parts.vae,
     "t5": parts.t5,
     "dev": pictures.dev,

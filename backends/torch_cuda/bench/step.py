@@ -43,8 +43,11 @@ def two(bench: Bench) -> None:
     bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
 
 
-def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
-    """Seconds of a step by how it runs; the modulations of all steps are made before, as in a walk."""
+def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
+    """A backend, a transformer of random weights on it, and what its `modulated` is called with.
+
+    The modulations are made before, as in a walk, and their weights are gone.
+    """
     sizes, config = bench.sizes, bench.sizes.spec.transformer
     backend = TorchBackend(str(bench.device))
     shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
@@ -63,6 +66,14 @@ def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
             backend.from_numpy(rotary_table(ids, config.axes_dim, config.theta)),
         )
         model.modulator = None
+    return backend, model, arguments
+
+
+def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
+    """Seconds of a step by how it runs."""
+    sizes = bench.sizes
+    backend, model, arguments = walked_step(bench, precision)
+    with backend.session():
         ready = Graphs(bench.device).ready(model.modulated)
         found = {"eager": timed(bench.device, lambda: model.modulated(*arguments), sizes.repeats)}
         if bench.device.type == "cuda":
