@@ -1,7 +1,7 @@
 """What a process does for the first time, done beside the loading of its first model.
 
 Libraries are opened, kernels come from triton's cache, and each product's kernel is loaded at its first call.
-A block of every network at the model's own widths is called once at the picture's size, in a thread that mostly
+A block of every network at the model's widths is called once at the picture's size, in a thread that mostly
 waits for libraries, while the main thread waits for the disk; and once at another size, because products then
 have other kernels, and the first picture of another size would wait for them. Results do not matter.
 """

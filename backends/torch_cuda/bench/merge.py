@@ -1,6 +1,6 @@
 """Puts the results of several runs together: `python -m backends.torch_cuda.bench.merge FOLDER FIGURES...`.
 
-A lent machine is seldom there for as long as all pieces take, so each piece is a run, and this makes the dated
+A machine is seldom free for as long as all pieces take, so each piece is a run, and this makes the dated
 table of them. Runs must come from one kind of machine with one torch.
 """
 
