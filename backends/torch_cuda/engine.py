@@ -14,7 +14,7 @@ import torch
 from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.helpers import TorchHelpers
-from flux_core import machine
+from flux_core import catalog, machine
 from flux_core.engine import EngineResult
 from flux_core.messages import Device, Preview, Progress
 from flux_core.pipeline import FluxEngine, out_of_memory
@@ -64,8 +64,9 @@ class TorchEngine(FluxEngine):
         say: Callable[[Progress | Preview], None],
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
-        if self._cold is not None and request.look is None:
-            warm_up.start(self._cold, request.precision)
+        spec = catalog.MODELS.get(request.model)
+        if self._cold is not None and spec is not None and request.look is None:
+            warm_up.start(self._cold, request, spec)
             self._cold = None
         try:
             return super().run(request, read_blob, say, is_cancelled)

@@ -20,6 +20,8 @@ from torch import Tensor
 MAX_GRAPHS = 4
 """Of one owner; they share one pool of memory, so another costs little more than its arrays."""
 
+_MIN_FREE_SHARE = 0.15  # of a device's memory; a recording keeps what its step needed
+
 _log = logging.getLogger(__name__)
 
 
@@ -71,6 +73,9 @@ class Graphs:
     def _recorded(
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Tensor]
     ) -> Recording | None:
+        free, total = torch.cuda.mem_get_info(self._device)
+        if free < _MIN_FREE_SHARE * total:
+            return None
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         inputs = [array.clone() for array in arrays]

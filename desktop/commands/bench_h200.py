@@ -19,12 +19,17 @@ from desktop.commands.screen import Screen
 
 NO_DEVICE = 3
 """What the program that measures ends with where there is no CUDA device."""
-_PIECES = "floor, step, profile, vae, t5, dev, schnell, kontext, resolution, memory, lora, cold, two"
+PIECES = (
+    "floor", "step", "profile", "vae", "t5", "dev", "schnell", "kontext", "resolution", "memory", "lora",
+    "cold", "two",
+)  # fmt: skip
+_NAMES = ", ".join(PIECES)
+PEERS = ("none", "diffusers")
 
 
 def h200(
     only: Annotated[
-        list[str] | None, typer.Option(help=f"A piece to measure, may be given several times: {_PIECES}.")
+        list[str] | None, typer.Option(help=f"A piece to measure, may be given several times: {_NAMES}.")
     ] = None,
     peer: Annotated[str, typer.Option(help="Whom to measure beside it: diffusers or none.")] = "none",
     compile: Annotated[bool, typer.Option("--compile", help="The peer also compiled.")] = False,
@@ -40,7 +45,12 @@ def h200(
     debug: options.Debug = False,
 ) -> None:
     """Steps, whole pictures, parts, memory and first picture at FLUX.1's sizes, with random weights."""
+    from flux_core.errors import RequestInvalid
+
     screen = Screen(json)
+    for word, known in ((peer, PEERS), *((name, PIECES) for name in only or [])):
+        if word not in known:
+            raise RequestInvalid(f"The benchmark knows no {word!r}.", f"Choose one of: {', '.join(known)}.")
     command = [sys.executable, "-m", "backends.torch_cuda.bench", *(only or []), "--peer", peer]
     command += ["--compile"] * compile + ["--tiny"] * tiny
     command += [word for name in precision or [] for word in ("--precision", name)]
@@ -57,7 +67,7 @@ def measured(command: list[str], is_silent: bool) -> dict[str, Any]:
     """What the program found; what it says on the way goes to stderr, for people only.
 
     Raises:
-        RequestInvalid: There is no CUDA device, or a word was not known.
+        RequestInvalid: There is no CUDA device.
         Internal: It failed.
     """
     from flux_core.errors import Internal, RequestInvalid
@@ -71,8 +81,6 @@ def measured(command: list[str], is_silent: bool) -> dict[str, Any]:
             "There is no CUDA device on this machine.",
             "Run it on a machine with one, or add --tiny for sizes that a processor can do.",
         )
-    if done.returncode == 2:
-        raise RequestInvalid("The benchmark does not know one of these words.", f"Pieces are {_PIECES}.")
     if done.returncode:
         raise Internal(
             f"The benchmark ended with {done.returncode}.", "Run it again without --json to see why."

@@ -6,7 +6,6 @@ written anew after every figure, so that a run that is cut short keeps what it h
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from backends.torch_cuda.bench import plot
+from backends.torch_cuda.bench import merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Results:
     """All figures of a run.
 
     Args:
-        folder: Where figures.json and figures.svg are kept up to date; None keeps them nowhere.
+        folder: Where figures.json, figures.svg and figures.md are kept up to date; None keeps them nowhere.
         command: That was run.
     """
 
@@ -77,9 +76,7 @@ class Results:
         sys.stderr.write(f"{figure.piece}: {line(figure)}\n")
         sys.stderr.flush()
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "figures.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
-            (self.folder / "figures.svg").write_text(plot.svg(self.as_json()))
+            merge.write(self.as_json(), self.folder, "figures")
 
     def as_json(self) -> dict[str, Any]:
         figures = [asdict(figure) | {"ratio": figure.ratio} for figure in self.figures]

@@ -1,4 +1,4 @@
-"""The figures of a run as a picture: ours and the peer's side by side, and the ratio.
+"""The figures of a run as a picture: ours and the peer's side by side, the floor, and what was asked for.
 
 Hand-written SVG, because a library for four kinds of shapes would be one more thing to install.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 from xml.sax.saxutils import escape
 
-_ROW_PX, _LEFT_PX, _BAR_PX, _WIDTH_PX, _TOP_PX = 34, 330, 430, 900, 64
-_OURS, _PEER, _FLOOR, _INK = "#d9480f", "#adb5bd", "#1c7ed6", "#212529"
+_ROW_PX, _LEFT_PX, _BAR_PX, _WIDTH_PX, _TOP_PX = 34, 400, 400, 1120, 64
+_OURS, _PEER, _FLOOR, _REACH, _INK = "#d9480f", "#adb5bd", "#1c7ed6", "#2f9e44", "#212529"
 
 
 def svg(run: dict[str, Any]) -> str:
-    """Of `Results.as_json()`; figures without a number are left out."""
-    shown = [figure for figure in run["figures"] if figure["value"] is not None]
+    """Of `Results.as_json()`; figures without a number, or with nothing to compare it with, are left out."""
+    shown = [each for each in run["figures"] if each["value"] is not None and (each["peer"] or each["reach"])]
     height = _TOP_PX + _ROW_PX * len(shown) + 24
     machine = ", ".join(
         str(run["machine"][key]) for key in ("device", "torch", "date") if run["machine"].get(key)
@@ -23,8 +23,12 @@ def svg(run: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH_PX}" height="{height}" '
         f'font-family="sans-serif" font-size="12" fill="{_INK}">',
         f'<rect width="{_WIDTH_PX}" height="{height}" fill="white"/>',
-        _text(12, 24, "Flowbrush beside its peers: shorter is better, but for TFLOP/s", 'font-size="16"'),
-        _text(12, 44, f"{machine}; orange: Flowbrush, grey: peer, blue line: floor of the library kernels"),
+        _text(12, 24, "Flowbrush beside its peers: shorter is better", 'font-size="16"'),
+        _text(
+            12,
+            44,
+            f"{machine}. Orange: Flowbrush, grey: peer, blue: floor of library kernels, green: asked for",
+        ),
     ]
     for row, figure in enumerate(shown):
         parts += _row(_TOP_PX + _ROW_PX * row, figure)
@@ -32,8 +36,9 @@ def svg(run: dict[str, Any]) -> str:
 
 
 def _row(top: int, figure: dict[str, Any]) -> list[str]:
-    value, peer, floor = figure["value"], figure["peer"], figure["floor"]
-    most = max(value, peer or 0.0, floor or 0.0) or 1.0
+    value, peer = figure["value"], figure["peer"]
+    lines = [(figure["floor"], _FLOOR), (figure["reach"], _REACH)]
+    most = max(value, peer or 0.0, *(line or 0.0 for line, _ in lines)) or 1.0
     parts = [
         _text(_LEFT_PX - 8, top + 17, f"{figure['piece']}: {figure['what']}", 'text-anchor="end"'),
         _bar(top + 2, value / most, _OURS),
@@ -41,10 +46,11 @@ def _row(top: int, figure: dict[str, Any]) -> list[str]:
     told = f"{value:.4g} {figure['unit']}"
     if peer:
         parts.append(_bar(top + 15, peer / most, _PEER))
-        told += f" / {peer:.4g} ({figure['ratio']:.2f})"
-    if floor:
-        x = _LEFT_PX + _BAR_PX * floor / most
-        parts.append(f'<path d="M{x:.1f} {top}v28" stroke="{_FLOOR}" stroke-width="2"/>')
+        told += f" / {peer:.4g} = {figure['ratio']:.2f} {figure['peer_name']}"
+    for at, colour in lines:
+        if at:
+            x = _LEFT_PX + _BAR_PX * at / most
+            parts.append(f'<path d="M{x:.1f} {top}v28" stroke="{colour}" stroke-width="2"/>')
     return [*parts, _text(_LEFT_PX + _BAR_PX + 8, top + 17, told)]
 
 

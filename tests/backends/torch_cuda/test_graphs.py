@@ -47,38 +47,50 @@ def test_without_a_gpu_a_method_is_handed_back_as_it_is() -> None:
     assert Graphs(torch.device("cpu")).ready(model.step) == model.step
 
 
-class Untouched:
+class Refused:
     """Makes the recording itself impossible, so that what surrounds it can be tried without a GPU."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.graphs = Graphs(torch.device("cuda"))
+        self.free_bytes = 100
+        self.refused = 0
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free_bytes, 100))
 
         def refuse() -> None:
+            self.refused += 1
             raise RuntimeError("no recording here")
 
         monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
 
 
 def test_a_step_that_cannot_be_recorded_is_computed_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graphs = Model(), Untouched(monkeypatch).graphs
+    model, graphs = Model(), Refused(monkeypatch).graphs
     step = graphs.ready(model.step)
     x = torch.ones(2)
     assert [step(x, factor=3.0).tolist() for _ in range(3)] == [[3.0, 3.0]] * 3
     assert model.calls == 3
 
 
+def test_where_memory_is_short_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused, model = Refused(monkeypatch), Model()
+    refused.free_bytes = 10
+    step = refused.graphs.ready(model.step)
+    assert [step(torch.ones(1)).item() for _ in range(2)] == [2.0, 2.0]
+    assert refused.refused == 0
+
+
 def test_a_step_that_is_given_more_than_arrays_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     class Decides:
         double = (torch.ones(2),)
 
-    model, graphs = Model(), Untouched(monkeypatch).graphs
+    model, graphs = Model(), Refused(monkeypatch).graphs
     assert graphs.ready(model.step)(torch.ones(2), [Decides()]).tolist() == [3.0, 3.0]
     assert len(graphs._kept) == 0
 
 
 def test_what_was_recorded_goes_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graphs = Model(), Untouched(monkeypatch).graphs
+    model, graphs = Model(), Refused(monkeypatch).graphs
     graphs.ready(model.step)(torch.ones(2))
     assert len(graphs._kept) == 1
     del model

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from backends.torch_cuda.bench import plot
+from backends.torch_cuda.bench import merge, plot
 from backends.torch_cuda.bench.__main__ import NO_DEVICE, PIECES, run_piece
 from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, Results, line
@@ -101,12 +101,29 @@ def test_results_are_kept_after_every_figure_with_what_they_were_measured_on(tmp
     assert any("174" in (text.text or "") for text in drawn.iter())
 
 
-def test_a_drawing_leaves_out_what_has_no_number_and_escapes_words() -> None:
-    figures = [Figure("two", "one", "s", None, note="not built"), Figure("t5", "a < b", "ms", 1.0)]
+def test_a_drawing_leaves_out_what_cannot_be_compared_and_escapes_words() -> None:
+    figures = [
+        Figure("two", "one", "s", None, note="not built", reach=1.0),
+        Figure("floor", "alone", "ms", 2.0),
+        Figure("t5", "a < b", "ms", 1.0, reach=2.0),
+    ]
     results = Results(None, "", {}, figures)
     assert "a &lt; b" in plot.svg(results.as_json())
     assert "two" not in plot.svg(results.as_json())
+    assert "alone" not in plot.svg(results.as_json())
     assert line(figures[0]) == "one: not built"
+
+
+def test_runs_of_one_machine_are_put_together_and_others_are_not() -> None:
+    def run(torch_version: str) -> dict[str, Any]:
+        machine = {"device": "a GPU", "torch": torch_version}
+        return Results(None, "one piece", machine, [Figure("t5", "512", "ms", 9.0, 18.0, "peer")]).as_json()
+
+    both = merge.merged([run("2.11"), run("2.11")])
+    assert len(both["figures"]) == 2
+    assert "| t5 | 512 | 9 ms | 18 ms peer | 0.50 |" in merge.markdown(both)
+    with pytest.raises(ValueError, match="differ in torch"):
+        merge.merged([run("2.11"), run("2.12")])
 
 
 def test_a_model_is_written_once_and_gains_of_norms_are_one(tmp_path: Path) -> None:
