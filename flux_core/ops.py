@@ -7,14 +7,27 @@ Images are [B, H, W, C]; scalars enter as Python numbers, never as arrays; no op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 NumpyArray: TypeAlias = NDArray[Any]
+
+
+class HeadStream(NamedTuple):
+    """What one stream brings to a joint attention.
+
+    Attributes:
+        qkv: [B, L, 3*H*D] projected, in rows [q|k|v], head-major.
+        q_norm, k_norm: RMS-norm leaves over the head dimension.
+    """
+
+    qkv: Any
+    q_norm: Any
+    k_norm: Any
 
 
 class Ops(Protocol):
@@ -105,6 +118,116 @@ class Ops(Protocol):
     def gated_add(self, x: Any, gate: Any, y: Any) -> Any:
         """x + gate * y; gate: [B, 1, D]."""
         ...
+
+    # --- compositions: of the above by default (ComposedOps), fused where a backend can -----------
+    def modulated_linear(self, x: Any, shift: Any, scale: Any, eps: float, linear: Any) -> Any:
+        """linear(modulated_norm(x)): [B, L, D] -> [B, L, out]."""
+        ...
+
+    def gated_mlp(
+        self, x: Any, gate: Any, y: Any, shift: Any, scale: Any, eps: float, up: Any, down: Any
+    ) -> tuple[Any, Any]:
+        """x' = gated_add(x, gate, y), and down(gelu_tanh(up(modulated_norm(x')))); each [B, L, D]."""
+        ...
+
+    def parallel_mlp(
+        self,
+        x: Any,
+        shift: Any,
+        scale: Any,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Any], Any],
+    ) -> Any:
+        """Attention and MLP side by side, from one projection to one; [B, L, D] -> [B, L, D].
+
+        linear1(modulated_norm(x)) is cut into qkv [B, L, 3*D] and mlp [B, L, N];
+        linear2(concat([attend(qkv), gelu_tanh(mlp)])) is the result.
+        """
+        ...
+
+    def norm_silu(self, x: Any, norm: Any) -> Any:
+        """silu(norm(x)); x: [B, H, W, C], norm: a group-norm leaf."""
+        ...
+
+    def res_block(self, x: Any, norm1: Any, conv1: Any, norm2: Any, conv2: Any, shortcut: Any | None) -> Any:
+        """conv2(norm_silu(conv1(norm_silu(x, norm1)), norm2)) + shortcut(x), or + x; [B, H, W, C]."""
+        ...
+
+    def upsample_conv(self, x: Any, conv: Any) -> Any:
+        """conv(upsample_nearest(x)); [B, H, W, C] -> [B, 2H, 2W, C']."""
+        ...
+
+    def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
+        """q, k and v of several streams, one behind the other, each [B, H, L, D]; L is all their tokens.
+
+        q and k are normed by each stream's own leaves and rotated, as by qk_norm_rope; pe: [L, D/2, 2].
+        """
+        ...
+
+
+class ComposedOps(Ops, Protocol):
+    """What the compositions of `Ops` mean, in its other operations; a backend overrides what it has fused."""
+
+    def modulated_linear(self, x: Any, shift: Any, scale: Any, eps: float, linear: Any) -> Any:
+        return linear(self.modulated_norm(x, shift, scale, eps))
+
+    def gated_mlp(
+        self, x: Any, gate: Any, y: Any, shift: Any, scale: Any, eps: float, up: Any, down: Any
+    ) -> tuple[Any, Any]:
+        x = self.gated_add(x, gate, y)
+        return x, down(self.gelu_tanh(up(self.modulated_norm(x, shift, scale, eps))))
+
+    def norm_silu(self, x: Any, norm: Any) -> Any:
+        return self.silu(norm(x))
+
+    def res_block(self, x: Any, norm1: Any, conv1: Any, norm2: Any, conv2: Any, shortcut: Any | None) -> Any:
+        h = conv2(self.norm_silu(conv1(self.norm_silu(x, norm1)), norm2))
+        return h + (x if shortcut is None else shortcut(x))
+
+    def upsample_conv(self, x: Any, conv: Any) -> Any:
+        return conv(self.upsample_nearest(x))
+
+    def parallel_mlp(
+        self,
+        x: Any,
+        shift: Any,
+        scale: Any,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Any], Any],
+    ) -> Any:
+        h = linear1(self.modulated_norm(x, shift, scale, eps))
+        qkv_dim = 3 * int(x.shape[2])
+        qkv, mlp = self.split(h, [qkv_dim, int(h.shape[2]) - qkv_dim], axis=2)
+        return linear2(self.concat([attend(qkv), self.gelu_tanh(mlp)], axis=2))
+
+    def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
+        parts: list[tuple[Any, Any, Any]] = []
+        start = 0
+        for stream in streams:
+            q, k, v = split_heads(self, stream.qkv, num_heads)
+            end = start + int(q.shape[2])
+            q, k = self.qk_norm_rope(q, k, stream.q_norm, stream.k_norm, pe[start:end])
+            parts.append((q, k, v))
+            start = end
+        if len(parts) == 1:
+            return parts[0]
+        q, k, v = (self.concat(each, axis=2) for each in zip(*parts, strict=True))
+        return q, k, v
+
+
+def split_heads(ops: Ops, qkv: Any, num_heads: int) -> list[Any]:
+    """qkv [B, L, 3*D] in rows [q|k|v], head-major -> q, k, v, each [B, H, L, D/H]."""
+    batch, length, width = qkv.shape
+    dim = width // 3
+    parts = ops.split(qkv, [dim, dim, dim], axis=2)
+    return [
+        ops.transpose(part.reshape(batch, length, num_heads, dim // num_heads), (0, 2, 1, 3))
+        for part in parts
+    ]
 
 
 class LeafFactory(Protocol):

@@ -15,8 +15,10 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from flux_core.ops import ComposedOps
 
-class MlxOps:
+
+class MlxOps(ComposedOps):
     """flux_core.ops.Ops on MLX."""
 
     def concat(self, arrays: Sequence[mx.array], axis: int) -> mx.array:

@@ -6,6 +6,7 @@ made again. Arithmetic is in the input's dtype, scales and DoRA's lengths in flo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,10 +25,18 @@ class TorchAdapters(Adapters):
         leaves: TorchLeaves.modules.
         device: Where they live.
         dtype: Of their matrices.
+        on_change: Called when something comes, goes or is replaced; not for another strength.
     """
 
-    def __init__(self, leaves: dict[str, nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        leaves: dict[str, nn.Module],
+        device: torch.device,
+        dtype: torch.dtype,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(leaves)
+        self._on_change = on_change
         self._device = device
         self._dtype = dtype
 
@@ -37,12 +46,14 @@ class TorchAdapters(Adapters):
 
     def _insert(self, leaf: Linear, adapter: Adapter) -> None:
         leaf.adapters.append(adapter)
+        self._on_change()
 
     def _remove(self, leaf: Linear, adapter: Adapter) -> None:
         leaf.adapters = nn.ModuleList(other for other in leaf.adapters if other is not adapter)
+        self._on_change()
 
     def _set_strength(self, adapter: Adapter, strength: float) -> None:
-        adapter.strength.fill_(strength)
+        adapter.weigh(strength)
 
     def _widened(self, leaf: Linear, columns: int) -> nn.Parameter:
         weight = leaf.weight_in(self._dtype)
@@ -50,6 +61,7 @@ class TorchAdapters(Adapters):
 
     def _set_weight(self, leaf: Linear, weight: Any) -> None:
         leaf.weight = weight
+        self._on_change()
 
     def _norm(self, leaf: nn.Module, part: str) -> Tensor:
         return _norm_parameter(leaf, part).detach().clone()
@@ -91,15 +103,25 @@ class Adapter(nn.Module):
         self.register_buffer("gain", self._gain(leaf, patch))
         if self.delta is not None:
             self.delta.to(dtype)
+        self.weigh(strength)
+
+    @torch.no_grad()
+    def weigh(self, strength: float) -> None:
+        """Another strength, in the same memory."""
+        self.strength.fill_(strength)
+        if isinstance(self.delta, LowRankDelta):
+            self.delta.weigh(self.strength)
 
     def forward(self, leaf: Linear, x: Tensor, y: Tensor) -> Tensor:
         first, last = self.rows
         if self.delta is not None:
             x = x[..., : self.columns]
-            added = (
-                self.delta(x, self.strength) if self.gain is None else self._with_lengths(leaf, x, self.gain)
-            )
-            y[..., first:last] += added
+            if self.gain is not None:
+                y[..., first:last] += self._with_lengths(leaf, x, self.gain)
+            elif isinstance(self.delta, LowRankDelta):
+                self.delta.add_to(y[..., first:last], x)
+            else:
+                y[..., first:last] += self.delta(x, self.strength)
         if self.bias is not None:
             y[..., first:last] += (self.strength * self.bias).to(y.dtype)
         return y
@@ -131,18 +153,29 @@ class Adapter(nn.Module):
 
 
 class LowRankDelta(nn.Module):
-    """x [..., columns] -> up @ (s * (down @ x)), with the factor in `up`."""
+    """x [..., columns] -> up @ (s * (down @ x)), with the factor in `up`; `weighed` is s * up."""
 
     up: Tensor
     down: Tensor
+    weighed: Tensor
 
     def __init__(self, delta: LowRank, device: torch.device) -> None:
         super().__init__()
         self.register_buffer("up", torch.tensor(delta.up, device=device) * delta.scale)
         self.register_buffer("down", torch.tensor(delta.down, device=device))
+        self.register_buffer("weighed", self.up.clone())
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         return functional.linear(_scaled(functional.linear(x, self.down.to(x.dtype)), s), self.up.to(x.dtype))
+
+    def weigh(self, s: Tensor) -> None:
+        """Sets what `add_to` multiplies with."""
+        self.weighed.copy_(self.up.float() * s)
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Adds weighed @ (down @ x) to y [..., rows] in one pass over it; y may be columns of more."""
+        inner = functional.linear(x, self.down.to(x.dtype)).reshape(-1, self.down.shape[0])  # [..., rank]
+        y.view(-1, y.shape[-1]).addmm_(inner, self.weighed.to(x.dtype).t())
 
     def dense(self) -> Tensor:
         return self.up @ self.down

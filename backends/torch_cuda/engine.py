@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.helpers import TorchHelpers
-from flux_core import machine
+from flux_core import catalog, machine
 from flux_core.engine import EngineResult
 from flux_core.messages import Device, Preview, Progress
 from flux_core.pipeline import FluxEngine, out_of_memory
@@ -29,23 +30,31 @@ class TorchEngine(FluxEngine):
     Args:
         device: "cpu", "cuda" or "cuda:1".
         models_dirs: Where models are looked for.
+        memory_budget_bytes: Weights that may stay in memory between jobs; None is a share of what is free.
     """
 
-    def __init__(self, device: str, models_dirs: tuple[Path, ...]) -> None:
+    def __init__(
+        self, device: str, models_dirs: tuple[Path, ...], memory_budget_bytes: int | None = None
+    ) -> None:
         backend = TorchBackend(device)
         is_cuda = backend.device.type == "cuda"
 
         def devices() -> tuple[Device, ...]:
             return (_cuda_device(backend.device) if is_cuda else machine.processor(),)
 
+        if memory_budget_bytes is None:
+            memory_budget_bytes = int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY)
+        self._cold: TorchBackend | None = backend  # until the first job has begun
         super().__init__(
             name="torch",
             backend=backend,
             models_dirs=models_dirs,
             list_devices=devices,
             auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
-            memory_budget_bytes=int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY),
+            memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
+            has_fp8=backend.has_fp8,
+            ready=backend.graphs.ready,
         )
 
     def run(
@@ -55,6 +64,10 @@ class TorchEngine(FluxEngine):
         say: Callable[[Progress | Preview], None],
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
+        spec = catalog.MODELS.get(request.model)
+        if self._cold is not None and spec is not None and request.look is None:
+            warm_up.start(self._cold, request, spec)
+            self._cold = None
         try:
             return super().run(request, read_blob, say, is_cancelled)
         except RuntimeError as err:

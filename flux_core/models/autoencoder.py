@@ -59,7 +59,7 @@ class Encoder:
             if downsample is not None:
                 h = downsample(h)
         h = self.mid(h)
-        return self.conv_out(self.ops.silu(self.norm_out(h)))
+        return self.conv_out(self.ops.norm_silu(h, self.norm_out))
 
 
 class Decoder:
@@ -96,8 +96,8 @@ class Decoder:
             for block in blocks:
                 h = block(h)
             if upsample is not None:
-                h = upsample(self.ops.upsample_nearest(h))
-        return self.conv_out(self.ops.silu(self.norm_out(h)))
+                h = self.ops.upsample_conv(h, upsample)
+        return self.conv_out(self.ops.norm_silu(h, self.norm_out))
 
 
 class Middle:
@@ -127,9 +127,7 @@ class ResBlock:
 
     def __call__(self, x: Any) -> Any:
         """[B, H, W, in] -> [B, H, W, out]."""
-        h = self.conv1(self.ops.silu(self.norm1(x)))
-        h = self.conv2(self.ops.silu(self.norm2(h)))
-        return h + (x if self.shortcut is None else self.shortcut(x))
+        return self.ops.res_block(x, self.norm1, self.conv1, self.norm2, self.conv2, self.shortcut)
 
 
 class ImageAttention:

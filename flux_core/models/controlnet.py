@@ -15,7 +15,8 @@ from typing import Any
 
 from flux_core.catalog import ControlNetConfig, TransformerConfig
 from flux_core.conditioning.packing import pack
-from flux_core.models.transformer import Condition, DoubleBlock, Residuals, SingleBlock
+from flux_core.models.modulation import Modulator, cut
+from flux_core.models.transformer import DoubleBlock, Residuals, SingleBlock
 from flux_core.ops import LeafFactory, Ops
 from flux_core.weights.tensors import TensorInfo, count_blocks
 
@@ -40,7 +41,7 @@ class ControlNet:
         self.config = config
         self.img_in = make.linear(f"{name}img_in", blocks.in_channels, dim)
         self.txt_in = make.linear(f"{name}txt_in", blocks.context_in_dim, dim)
-        self.condition = Condition(ops, make, name, blocks)
+        self.modulator = Modulator(ops, make, name, blocks, has_final=False)
         self.hint = HintBlock(ops, make, f"{name}input_hint_block") if config.is_pixel_hint else None
         self.control_in = (
             make.linear(f"{name}pos_embed_input", 4 * HINT_CHANNELS, dim)
@@ -97,7 +98,7 @@ class ControlNet:
             ValueError: A union was given no mode, or guidance is missing.
         """
         ops = self.ops
-        vec = self.condition(vec, sigma, guidance)  # [B, D]
+        mods = cut(ops, self.modulator(vec, sigma, guidance), self.config.transformer)
         img = self.img_in(img) + self.control_in(self._tokens(control))  # [B, L_img, D]
         txt = self.txt_in(txt)  # [B, L_txt, D]
         if self.mode_embedder is not None:
@@ -109,13 +110,13 @@ class ControlNet:
         txt_len = int(txt.shape[1])
 
         double: list[Any] = []
-        for block, out in zip(self.double_blocks, self.double_out, strict=True):
-            img, txt = block(img, txt, vec, pe)
+        for block, mod, out in zip(self.double_blocks, mods.double, self.double_out, strict=True):
+            img, txt = block(img, txt, mod, pe)
             double.append(out(img) * scale)
         single: list[Any] = []
         z = ops.concat([txt, img], axis=1)  # [B, L, D]
-        for block, out in zip(self.single_blocks, self.single_out, strict=True):
-            z = block(z, vec, pe)
+        for block, mod, out in zip(self.single_blocks, mods.single, self.single_out, strict=True):
+            z = block(z, mod, pe)
             single.append(out(z[:, txt_len:]) * scale)
         return Residuals(double, single, is_repeated=self.config.is_pixel_hint)
 

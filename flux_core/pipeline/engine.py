@@ -23,7 +23,7 @@ from flux_core.pipeline.helpers import Helpers, NoHelpers
 from flux_core.pipeline.job import Job, prepare
 from flux_core.pipeline.obeyed import check_look
 from flux_core.pipeline.pictures import Pictures
-from flux_core.pipeline.walk import walk_all
+from flux_core.pipeline.walk import Ready, as_it_is, walk_all
 from flux_core.pipeline.words import Words
 from flux_core.pipeline.workbench import Workbench
 from flux_core.plan import Component
@@ -40,8 +40,10 @@ class FluxEngine:
         models_dirs: Where models are looked for, first match wins.
         list_devices: The devices it computes on, with the memory that is free now.
         auto_precision: What Precision.AUTO means on this device.
+        has_fp8: Whether it computes in Precision.FP8.
         memory_budget_bytes: Weights that may stay in memory between jobs.
         helpers: What it has beside FLUX.1.
+        ready: Makes the model ready for the many evaluations of a walk.
     """
 
     def __init__(
@@ -53,17 +55,21 @@ class FluxEngine:
         auto_precision: Precision,
         memory_budget_bytes: int,
         helpers: Helpers | None = None,
+        has_fp8: bool = False,
+        ready: Ready = as_it_is,
     ) -> None:
         self.name = name
         self._backend = backend
         self._models_dirs = models_dirs
         self._list_devices = list_devices
         self._auto_precision = auto_precision
+        self._has_fp8 = has_fp8
         self._bench = Workbench(backend, memory_budget_bytes)
         self._words = Words(self._bench)
         self._helpers = helpers or NoHelpers()
         self._conditions = ConditionMaker(self._bench, self._words, self._helpers)
         self._pictures = Pictures(self._bench)
+        self._ready = ready
 
     def devices(self) -> tuple[Device, ...]:
         return self._list_devices()
@@ -79,7 +85,7 @@ class FluxEngine:
         try:
             if request.look is not None:
                 return self._look(request, request.look, read_blob, report)
-            job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report)
+            job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report, self._has_fp8)
             self._helpers.check(request)
         except MemoryError as err:
             self.release()
@@ -134,7 +140,10 @@ class FluxEngine:
             }
             transformer = stack.enter_context(self._bench.part(job, Component.TRANSFORMER))
             stack.enter_context(job.report.stage(Stage.DENOISING))
-            return walk_all(self._backend, job, conditions, transformer, nets, preview)
+            is_last = not self._bench.is_resident(job)
+            if is_last:
+                self._bench.parts.seal(Component.TRANSFORMER)
+            return walk_all(self._backend, job, conditions, transformer, nets, preview, self._ready, is_last)
 
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:

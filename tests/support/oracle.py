@@ -1,7 +1,8 @@
 """The third implementation of ops and leaves: NumPy, float64, written for reading, never for speed.
 
-Torch and MLX are judged by their distance to this, so nothing here may share code with either. Where a
-backend uses a fused kernel, this has the textbook formula.
+Torch and MLX are judged by their distance to this, so nothing here shares code with either,
+but for what the compositions of operations mean. Where a backend uses a fused kernel, this has the
+textbook formula.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from flux_core.ops import Padding
+from flux_core.ops import ComposedOps, Padding
 from flux_core.weights.tensors import TensorSource
 
 Array = np.ndarray
 
 
-class OracleOps:
+class OracleOps(ComposedOps):
     """flux_core.ops.Ops in float64."""
 
     def concat(self, arrays: Sequence[Array], axis: int) -> Array:

@@ -124,3 +124,19 @@ if torch.cuda.is_available():  # needs a CUDA device; elsewhere there is nothing
                 model.adapters.weigh("all", strength)
                 graph.replay()
                 assert torch.allclose(out, model(model.x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_has_recorded_a_model_is_told_of_what_comes_and_goes_and_not_of_strengths() -> None:
+    told: list[int] = []
+    leaves = TorchLeaves(lambda name: torch.tensor(array(DIM, DIM)))
+    leaves.linear("a", DIM, DIM, bias=False)
+    adapters = TorchAdapters(
+        leaves.modules, torch.device("cpu"), torch.float32, on_change=lambda: told.append(len(told))
+    )
+    adapters.attach("one", [PATCHES[1]], 1.0)
+    assert told
+    count = len(told)
+    adapters.weigh("one", 0.5)
+    assert len(told) == count
+    adapters.detach("one")
+    assert len(told) > count

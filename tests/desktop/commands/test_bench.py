@@ -7,9 +7,10 @@ import json
 
 import pytest
 
+from backends.torch_cuda.bench.__main__ import PIECES
 from backends.torch_cuda.training import checkpoint, judge
 from backends.torch_cuda.training.data.feed import LABELS
-from desktop.commands import bench, bench_family, bench_lora
+from desktop.commands import bench, bench_family, bench_h200, bench_lora
 from flux_core.errors import Internal
 from flux_core.imaging import codec
 from tests.support.training_pack import disc_pack
@@ -128,3 +129,38 @@ def test_pictures_of_the_trained_look_are_no_way_from_it_and_others_are():
     assert (alike.colour_distance, alike.mean_distance) == (0.0, 0.0)
     grey = codec.encode_png(shown[0] * 0 + 128)
     assert bench_lora._look(None, [grey] * 5, shown).colour_distance > 50
+
+
+def test_sizes_of_flux_on_a_machine_without_cuda_are_refused_with_the_next_step(flowbrush):
+    found = flowbrush("bench", "h200", "--only", "t5")
+    assert found.code == 2
+    assert found.err.startswith("There is no CUDA device on this machine. Run it on a machine with one")
+    assert found.err.count("\n") == 1
+
+
+def test_a_piece_that_nobody_knows_is_refused_with_those_there_are(flowbrush):
+    found = flowbrush("bench", "h200", "--tiny", "--only", "teapot")
+    assert found.code == 2
+    assert found.err == f"The benchmark knows no 'teapot'. Choose one of: {', '.join(PIECES)}.\n"
+    assert set(bench_h200.PIECES) == set(PIECES)
+
+
+def test_small_sizes_are_a_table_for_people_and_one_object_for_machines(flowbrush, tmp_path):
+    arguments = [
+        "bench",
+        "h200",
+        "--tiny",
+        "--only",
+        "t5",
+        "--only",
+        "two",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    shown = flowbrush(*arguments).out
+    assert "not built" in shown
+    assert "32 tokens" in shown
+    found = json.loads(flowbrush(*arguments, "--json").out)
+    assert [figure["piece"] for figure in found["figures"]] == ["t5", "two"]
+    assert found["machine"]["torch"]
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".md", ".svg"]
