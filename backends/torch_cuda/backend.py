@@ -20,6 +20,7 @@ from backends.torch_cuda.fetch import TorchFetcher
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
+from backends.torch_cuda.processor import ProcessorOps
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
@@ -48,7 +49,7 @@ class TorchBackend:
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
-        self.ops: Ops = TorchOps()
+        self.ops: Ops = ProcessorOps() if self.device.type == "cpu" else TorchOps()
 
     def session(self) -> AbstractContextManager[None]:
         """Inference mode: no gradients are recorded. Valid for the thread that enters it."""
