@@ -147,6 +147,10 @@ class Ops(Protocol):
         """
         ...
 
+    def norm_silu(self, x: Any, norm: Any) -> Any:
+        """silu(norm(x)); x: [B, H, W, C], norm: a group-norm leaf."""
+        ...
+
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
         """q, k and v of several streams, one behind the other, each [B, H, L, D]; L is all their tokens.
 
@@ -166,6 +170,9 @@ class ComposedOps(Ops, Protocol):
     ) -> tuple[Any, Any]:
         x = self.gated_add(x, gate, y)
         return x, down(self.gelu_tanh(up(self.modulated_norm(x, shift, scale, eps))))
+
+    def norm_silu(self, x: Any, norm: Any) -> Any:
+        return self.silu(norm(x))
 
     def parallel_mlp(
         self,

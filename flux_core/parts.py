@@ -111,6 +111,10 @@ class Parts:
             self._adapt(self._adapters[key.component], self._wanted(key.component), key.component)
         return self._loaded[key]
 
+    def seal(self, component: Component) -> None:
+        """Forgets what LoRAs are hung on, so that leaves that a model lets go are freed; they stay as they are."""
+        self._adapters.pop(component, None)
+
     def free(self, key: PartKey) -> None:
         self._loaded.pop(key, None)
         self._adapters.pop(key.component, None)

@@ -6,6 +6,7 @@ made again. Arithmetic is in the input's dtype, scales and DoRA's lengths in flo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,10 +25,18 @@ class TorchAdapters(Adapters):
         leaves: TorchLeaves.modules.
         device: Where they live.
         dtype: Of their matrices.
+        on_change: Called when something comes, goes or is replaced; not for another strength.
     """
 
-    def __init__(self, leaves: dict[str, nn.Module], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        leaves: dict[str, nn.Module],
+        device: torch.device,
+        dtype: torch.dtype,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(leaves)
+        self._on_change = on_change
         self._device = device
         self._dtype = dtype
 
@@ -37,9 +46,11 @@ class TorchAdapters(Adapters):
 
     def _insert(self, leaf: Linear, adapter: Adapter) -> None:
         leaf.adapters.append(adapter)
+        self._on_change()
 
     def _remove(self, leaf: Linear, adapter: Adapter) -> None:
         leaf.adapters = nn.ModuleList(other for other in leaf.adapters if other is not adapter)
+        self._on_change()
 
     def _set_strength(self, adapter: Adapter, strength: float) -> None:
         adapter.strength.fill_(strength)
@@ -50,6 +61,7 @@ class TorchAdapters(Adapters):
 
     def _set_weight(self, leaf: Linear, weight: Any) -> None:
         leaf.weight = weight
+        self._on_change()
 
     def _norm(self, leaf: nn.Module, part: str) -> Tensor:
         return _norm_parameter(leaf, part).detach().clone()

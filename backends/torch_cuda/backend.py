@@ -6,6 +6,7 @@ device leaf by leaf, so loading never holds a second copy of a model.
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.fetch import TorchFetcher
+from backends.torch_cuda.fetch import Ahead, TorchFetcher
+from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
@@ -44,12 +46,16 @@ class TorchBackend:
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
+
+    Attributes:
+        graphs: What it has recorded.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
-        self.ops: Ops = ProcessorOps() if self.device.type == "cpu" else TorchOps()
+        self.ops: Ops = _ops(self.device)
+        self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
         """Inference mode: no gradients are recorded. Valid for the thread that enters it."""
@@ -58,19 +64,20 @@ class TorchBackend:
     def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
         dtype = self._dtype(precision)
 
-        fetcher = TorchFetcher(self.device)
+        source = Ahead(tensors)
+        fetcher = TorchFetcher(self.device, after=source.after)
         kept = dtype if self._keeps_decoded(tensors, dtype) else None
 
         def packed(name: str) -> PackedWeight | None:
-            raw = tensors.read(name)
+            raw = source.read(name)
             return PackedWeight(raw, self.device, fetcher.codes(raw), kept) if raw.is_quantised else None
 
         return TorchLeaves(
-            lambda name: _weight(tensors.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
+            lambda name: _weight(source.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
         )
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
-        return TorchAdapters(leaves.modules, self.device, self._dtype(precision))
+        return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(x)).to(self.device)
@@ -94,6 +101,16 @@ class TorchBackend:
         if precision is Precision.AUTO:
             return torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return torch.bfloat16 if precision is Precision.BF16 else torch.float32
+
+
+def _ops(device: torch.device) -> Ops:
+    if device.type == "cpu":
+        return ProcessorOps()
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from backends.torch_cuda.fused_images import FusedImageOps
+
+        return FusedImageOps()
+    return TorchOps()
 
 
 def _weight(raw: RawTensor, fetcher: TorchFetcher, dtype: torch.dtype) -> Tensor:

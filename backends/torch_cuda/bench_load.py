@@ -111,7 +111,7 @@ def measure(what: str, case: Case) -> Load:
     loader.prepare()
     torch.zeros(1, device=case.device)  # a device that has to wake up does so now
     process = psutil.Process()
-    _forget_peak()
+    forget_peak()
     before = process.memory_info().rss
     started = time.perf_counter()
     tensors = list(loader.load(case))
@@ -123,7 +123,7 @@ def measure(what: str, case: Case) -> Load:
     return Load(
         returned_s=returned - started,
         ready_s=ready - started,
-        peak_bytes=_peak_bytes() - before,
+        peak_bytes=peak_bytes() - before,
         left_bytes=process.memory_info().rss - before,
         weight_bytes=weight_bytes,
     )
@@ -196,7 +196,7 @@ def _read_once(tensor: torch.Tensor) -> int:
     return flat.numel()
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Linux: the highest resident size is counted anew from here."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -204,7 +204,7 @@ def _forget_peak() -> None:
         return
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Highest resident size; where the system does not tell, the present one."""
     try:
         status = Path("/proc/self/status").read_text()

@@ -30,23 +30,29 @@ class TorchEngine(FluxEngine):
     Args:
         device: "cpu", "cuda" or "cuda:1".
         models_dirs: Where models are looked for.
+        memory_budget_bytes: Weights that may stay in memory between jobs; None is a share of what is free.
     """
 
-    def __init__(self, device: str, models_dirs: tuple[Path, ...]) -> None:
+    def __init__(
+        self, device: str, models_dirs: tuple[Path, ...], memory_budget_bytes: int | None = None
+    ) -> None:
         backend = TorchBackend(device)
         is_cuda = backend.device.type == "cuda"
 
         def devices() -> tuple[Device, ...]:
             return (_cuda_device(backend.device) if is_cuda else machine.processor(),)
 
+        if memory_budget_bytes is None:
+            memory_budget_bytes = int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY)
         super().__init__(
             name="torch",
             backend=backend,
             models_dirs=models_dirs,
             list_devices=devices,
             auto_precision=Precision.BF16 if is_cuda else Precision.FP32,
-            memory_budget_bytes=int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY),
+            memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
+            ready=backend.graphs.ready,
         )
 
     def run(

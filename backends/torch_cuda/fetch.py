@@ -1,11 +1,14 @@
 """From a checkpoint's bytes to a torch tensor on its device, in its dtype, in aligned memory of its own.
 
 For the processor, threads read the file straight into the tensor, widening half precision on the way.
-For a GPU they read pieces ahead into a ring of pinned buffers while the piece before is being sent.
+For a GPU they read pieces ahead into a ring of pinned buffers while the pieces before are being sent.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
@@ -13,10 +16,12 @@ import torch
 from torch import Tensor
 
 from flux_core.weights.fetch import Fetcher
-from flux_core.weights.tensors import RawTensor
+from flux_core.weights.tensors import RawTensor, TensorSource
 
 _PIECE_BYTES = 2**22
 _BUFFERS_PER_THREAD = 2
+_SENDING = 2  # buffers whose bytes are on their way to the device
+_MAX_THREADS = 16
 
 
 class TorchFetcher:
@@ -25,12 +30,26 @@ class TorchFetcher:
     Args:
         device: Where they go.
         num_threads: That read; by default as many as processors, within reason.
+        after: The tensor that will probably be asked for after the one of a name; None where nobody knows. It
+            is read ahead, so that threads have work while a tensor ends and the next begins.
     """
 
-    def __init__(self, device: torch.device, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        num_threads: int | None = None,
+        after: Callable[[str], RawTensor | None] = lambda name: None,
+    ) -> None:
+        if device.type == "cuda":  # whose memory takes more than the usual number of threads can read
+            num_threads = num_threads or min(os.cpu_count() or 1, _MAX_THREADS)
         self.device = device
         self._fetcher = Fetcher(num_threads)
+        self._after = after
         self._ring: list[_Buffer] = []
+        self._reads: deque[_Read] = deque()
+        self._count = 0  # pieces that were begun
+        self._next: RawTensor | None = None
+        self._next_at = 0
 
     def plain(self, raw: RawTensor, stored: torch.dtype, dtype: torch.dtype) -> Tensor:
         """A plain tensor.
@@ -62,41 +81,86 @@ class TorchFetcher:
 
     def _send(self, raw: RawTensor, stored: torch.dtype, flat: Tensor) -> None:
         """Piece by piece through the ring; the GPU casts."""
-        ring = self._ring or self._make_ring()
-        starts = range(0, raw.data.size, _PIECE_BYTES)
-        pending: dict[int, Future[None]] = {}
-
-        def read_ahead(number: int) -> None:
-            if number < len(starts):
-                piece = raw.data[starts[number] : starts[number] + _PIECE_BYTES]
-                buffer = ring[number % len(ring)]
-                buffer.wait()
-                pending[number] = self._fetcher.start(piece, buffer.bytes.numpy()[: piece.size])
-
+        if not raw.data.size:
+            return
+        if not (self._reads and self._reads[0].begins(raw)):
+            self._drop()
+            self._next, self._next_at = raw, 0
+        at = 0
         try:
-            for number in range(len(ring)):
-                read_ahead(number)
-            at = 0
-            for number in range(len(starts)):
-                pending.pop(number).result()
-                buffer = ring[number % len(ring)]
-                count = min(_PIECE_BYTES, raw.data.size - starts[number]) // stored.itemsize
-                piece = buffer.bytes.view(stored)[:count].to(self.device, non_blocking=True)
-                buffer.mark()
-                flat[at : at + count].copy_(piece)
-                at += count
-                read_ahead(number + len(ring))
-        finally:
-            for future in pending.values():
-                future.cancel()
-            wait(pending.values())  # after an error: the next tensor's pieces go into the same buffers
+            while at < raw.data.size:
+                self._read_ahead()
+                read = self._reads.popleft()
+                read.future.result()
+                piece = read.buffer.bytes[: read.size].view(stored)
+                start, count = at // stored.itemsize, read.size // stored.itemsize
+                if flat.dtype != stored:  # or the processor would cast
+                    piece = piece.to(self.device, non_blocking=True)
+                flat[start : start + count].copy_(piece, non_blocking=True)
+                read.buffer.mark()
+                at += read.size
+        except BaseException:
+            self._drop()  # the next tensor's pieces go into the same buffers
+            raise
+
+    def _read_ahead(self) -> None:
+        """Keeps the threads busy: the rest of this tensor, then the ones that will be asked for next."""
+        ring = self._ring or self._make_ring()
+        # The buffers left out are still being sent; to use one of them would be to wait for the device.
+        while self._next is not None and len(self._reads) < len(ring) - _SENDING:
+            raw, start = self._next, self._next_at
+            size = min(_PIECE_BYTES, raw.data.size - start)
+            buffer = ring[self._count % len(ring)]
+            buffer.wait()
+            future = self._fetcher.start(raw.data[start : start + size], buffer.bytes.numpy()[:size])
+            self._reads.append(_Read(raw.name, start, raw.data.size, size, buffer, future))
+            self._count += 1
+            self._next_at += size
+            while self._next is not None and self._next_at >= self._next.data.size:
+                self._next, self._next_at = self._after(self._next.name), 0
+
+    def _drop(self) -> None:
+        """Forgets what was read ahead, when nothing is being written any more."""
+        for read in self._reads:
+            read.future.cancel()
+        wait([read.future for read in self._reads])
+        self._reads.clear()
+        self._next = None
 
     def _make_ring(self) -> list[_Buffer]:
         self._ring = [
             _Buffer(torch.empty(_PIECE_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available()))
-            for _ in range(_BUFFERS_PER_THREAD * self._fetcher.num_threads)
+            for _ in range(_BUFFERS_PER_THREAD * self._fetcher.num_threads + _SENDING)
         ]
         return self._ring
+
+
+class Ahead:
+    """A source that can tell what comes after a tensor, if tensors are asked for in its order.
+
+    Args:
+        tensors: The source.
+    """
+
+    def __init__(self, tensors: TensorSource) -> None:
+        self._tensors = tensors
+        self._order = list(tensors.names())
+        self._places = {name: place for place, name in enumerate(self._order)}
+        self._kept: dict[str, RawTensor] = {}  # a stacked tensor would else be stacked twice
+
+    def read(self, name: str) -> RawTensor:
+        """As TensorSource.read."""
+        place = self._places.get(name, 0)
+        self._kept = {each: raw for each, raw in self._kept.items() if self._places[each] >= place}
+        return self._kept[name] if name in self._kept else self._tensors.read(name)
+
+    def after(self, name: str) -> RawTensor | None:
+        """The next tensor that has any bytes; None after the last."""
+        for following in self._order[self._places[name] + 1 :]:
+            raw = self._kept[following] = self._tensors.read(following)
+            if raw.data.size:
+                return raw
+        return None
 
 
 @dataclass
@@ -115,3 +179,25 @@ class _Buffer:
         if self.sent is not None:
             self.sent.synchronize()
             self.sent = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A piece of a tensor on its way into a buffer.
+
+    Attributes:
+        name: Of the tensor.
+        start, size: Of the piece, in bytes.
+        total: Of the tensor, in bytes.
+    """
+
+    name: str
+    start: int
+    total: int
+    size: int
+    buffer: _Buffer
+    future: Future[None]
+
+    def begins(self, raw: RawTensor) -> bool:
+        """Whether it is the first piece of a tensor."""
+        return self.name == raw.name and self.start == 0 and self.total == raw.data.size

@@ -42,6 +42,11 @@ class ProcessorOps(TorchOps):
     def gelu_tanh(self, x: Tensor) -> Tensor:
         return _gelu(x, torch.empty_like(x)) if _is_plain(x) else super().gelu_tanh(x)
 
+    def norm_silu(self, x: Tensor, norm: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().norm_silu(x, norm)
+        return functional.silu(norm(x), inplace=True)
+
     def parallel_mlp(
         self,
         x: Tensor,

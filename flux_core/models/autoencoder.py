@@ -59,7 +59,7 @@ class Encoder:
             if downsample is not None:
                 h = downsample(h)
         h = self.mid(h)
-        return self.conv_out(self.ops.silu(self.norm_out(h)))
+        return self.conv_out(self.ops.norm_silu(h, self.norm_out))
 
 
 class Decoder:
@@ -97,7 +97,7 @@ class Decoder:
                 h = block(h)
             if upsample is not None:
                 h = upsample(self.ops.upsample_nearest(h))
-        return self.conv_out(self.ops.silu(self.norm_out(h)))
+        return self.conv_out(self.ops.norm_silu(h, self.norm_out))
 
 
 class Middle:
@@ -127,8 +127,8 @@ class ResBlock:
 
     def __call__(self, x: Any) -> Any:
         """[B, H, W, in] -> [B, H, W, out]."""
-        h = self.conv1(self.ops.silu(self.norm1(x)))
-        h = self.conv2(self.ops.silu(self.norm2(h)))
+        h = self.conv1(self.ops.norm_silu(x, self.norm1))
+        h = self.conv2(self.ops.norm_silu(h, self.norm2))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 

@@ -23,7 +23,7 @@ from flux_core.pipeline.helpers import Helpers, NoHelpers
 from flux_core.pipeline.job import Job, prepare
 from flux_core.pipeline.obeyed import check_look
 from flux_core.pipeline.pictures import Pictures
-from flux_core.pipeline.walk import walk_all
+from flux_core.pipeline.walk import Ready, as_it_is, walk_all
 from flux_core.pipeline.words import Words
 from flux_core.pipeline.workbench import Workbench
 from flux_core.plan import Component
@@ -42,6 +42,7 @@ class FluxEngine:
         auto_precision: What Precision.AUTO means on this device.
         memory_budget_bytes: Weights that may stay in memory between jobs.
         helpers: What it has beside FLUX.1.
+        ready: Makes the model ready for the many evaluations of a walk.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FluxEngine:
         auto_precision: Precision,
         memory_budget_bytes: int,
         helpers: Helpers | None = None,
+        ready: Ready = as_it_is,
     ) -> None:
         self.name = name
         self._backend = backend
@@ -64,6 +66,7 @@ class FluxEngine:
         self._helpers = helpers or NoHelpers()
         self._conditions = ConditionMaker(self._bench, self._words, self._helpers)
         self._pictures = Pictures(self._bench)
+        self._ready = ready
 
     def devices(self) -> tuple[Device, ...]:
         return self._list_devices()
@@ -134,7 +137,12 @@ class FluxEngine:
             }
             transformer = stack.enter_context(self._bench.part(job, Component.TRANSFORMER))
             stack.enter_context(job.report.stage(Stage.DENOISING))
-            return walk_all(self._backend, job, conditions, transformer, nets, preview)
+            is_last = not self._bench.is_resident(job)
+            if is_last:
+                self._bench.parts.seal(Component.TRANSFORMER)
+            return walk_all(
+                self._backend, job, conditions, transformer, nets, preview, self._ready, is_last
+            )
 
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from flux_core.conditioning.packing import pack
 from flux_core.messages import Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
+from flux_core.models.transformer import Transformer
 from flux_core.ops import Backend
 from flux_core.pipeline.conditions import Branch, Conditions, Steering, rotary
 from flux_core.pipeline.job import Job, Span
+from flux_core.pipeline.told import Told
 from flux_core.pipeline.windows import Window, windows_of
 from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
@@ -28,6 +30,13 @@ from flux_core.sampling.step_cache import PRESETS, BlockCache
 Floats = NDArray[np.float32]
 Preview = Callable[[Any], str]
 """Denoised tokens -> a small picture."""
+Ready = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""A method that will be called many times with arrays of the same shapes -> the same, quicker where a backend can."""
+
+
+def as_it_is(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The `Ready` of a backend that can do nothing about it."""
+    return method
 
 
 class Velocity:
@@ -36,9 +45,10 @@ class Velocity:
     Args:
         backend: Where it runs.
         job: What is painted.
-        transformer: The model.
+        evaluate: The model, as Transformer.modulated.
         controlnets: By name.
         conditions: What it is told.
+        told: What the noise levels do to it.
         tables: Rotary tables made so far, which windows of one size share.
         window: The part of the picture that it sees; None is all of it.
     """
@@ -47,23 +57,22 @@ class Velocity:
         self,
         backend: Backend,
         job: Job,
-        transformer: Any,
+        evaluate: Callable[..., Any],
         controlnets: dict[str, Any],
         conditions: Conditions,
+        told: Told,
         tables: dict[Any, Any],
         window: Window | None = None,
     ) -> None:
         self._backend = backend
         self._job = job
-        self._transformer = transformer
+        self._evaluate = evaluate
         self._controlnets = controlnets
         self._conditions = conditions
         self._levels = job.levels
         size = window.size if window is not None else job.latent_size
         self._num_tokens = size[0] * size[1] // 4
-        told = job.guidance if job.spec.is_guidance_distilled else 1.0
-        self._guidance = backend.from_numpy(np.full(1, told, np.float32))
-        self._has_guidance = job.spec.transformer.has_guidance
+        self._told = told
 
         def table(text_tokens: int, references: tuple[tuple[int, int], ...]) -> Any:
             key = text_tokens, size, references
@@ -115,12 +124,10 @@ class Velocity:
         shown = [number for number, each in enumerate(branch.shown) if self._is_heard(each.span, sigma)]
         steering = self._conditions.steering
         speaking = [number for number, each in enumerate(steering) if self._is_heard(each.span, sigma)]
-        v = self._transformer(
+        v = self._evaluate(
             img,
             branch.txt,
-            branch.vec,
-            backend.from_numpy(np.full(1, sigma, np.float32)),
-            self._guidance if self._has_guidance else None,
+            self._told.at(branch, sigma),
             self._tables[id(branch)],
             residuals=residuals,
             image_prompts=[branch.shown[number].prompts for number in shown],
@@ -138,7 +145,7 @@ class Velocity:
         txt = words.txt[:, : words.plain_tokens]
         return [
             self._controlnets[each.name](
-                img, condition, txt, words.vec, level, self._guidance, self._plain_table,
+                img, condition, txt, words.vec, level, self._told.guidance, self._plain_table,
                 scale=each.strength, mode=each.mode,
             )
             for each, condition in zip(self._conditions.steering, self._maps, strict=True)
@@ -192,12 +199,29 @@ def walk_all(
     backend: Backend,
     job: Job,
     conditions: Conditions,
-    transformer: Any,
+    transformer: Transformer,
     controlnets: dict[str, Any],
     preview: Preview | None,
+    ready: Ready = as_it_is,
+    is_last: bool = False,
 ) -> list[Any]:
-    """Every picture's final tokens [1, L, 64] float32."""
-    make = functools.partial(Velocity, backend, job, transformer, controlnets, conditions, {})
+    """Every picture's final tokens [1, L, 64] float32.
+
+    Args:
+        backend: Where it happens.
+        job: What is painted.
+        conditions: What the model is told.
+        transformer: The model.
+        controlnets: By name.
+        preview: Makes previews; None for none.
+        ready: Makes the model ready for many evaluations.
+        is_last: Whether nobody needs the model after this; what the walk needs not is then let go before it.
+    """
+    told = Told(backend, job, conditions, transformer)
+    if is_last:
+        transformer.modulator = None
+    evaluate = ready(transformer.modulated)
+    make = functools.partial(Velocity, backend, job, evaluate, controlnets, conditions, told, {})
     velocity = WindowedVelocity(backend, job, make) if job.is_windowed else make()
     indices = range(job.request.num_images)
     return [_walk(backend, job, conditions, velocity, index, preview) for index in indices]

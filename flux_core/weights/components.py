@@ -20,7 +20,7 @@ from flux_core.weights import all_in_one, synonyms
 from flux_core.weights.diffusers_keys import Recipes, autoencoder_recipes, from_diffusers, transformer_recipes
 from flux_core.weights.expected import Build, check_strict, expected_shapes
 from flux_core.weights.open import open_source
-from flux_core.weights.tensors import TensorSource
+from flux_core.weights.tensors import TensorSource, in_order
 
 
 def load_transformer(spec: ModelSpec, folder: Path, backend: Backend, precision: Precision) -> Transformer:
@@ -91,7 +91,7 @@ def open_checked(
     part: str | None = None,
     recipes: Recipes | None = None,
 ) -> TensorSource:
-    """A file's tensors under the models' names, after the strict check.
+    """A file's tensors under the models' names and in their order, after the strict check.
 
     Args:
         path: Anything that `open_source` opens.
@@ -106,8 +106,9 @@ def open_checked(
     if recipes is not None:
         source = from_diffusers(source, recipes)
     source = synonyms.canonical(source, rename)
-    check_strict(expected_shapes(*builds), source.names(), path)
-    return source
+    expected = expected_shapes(*builds)
+    check_strict(expected, source.names(), path)
+    return in_order(source, expected)
 
 
 def _autoencoder(spec: ModelSpec, folder: Path) -> TensorSource:

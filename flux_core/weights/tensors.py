@@ -195,6 +195,12 @@ class RenamedSource:
         return replace(self._source.read(self._original[name]), name=name)
 
 
+def in_order(source: TensorSource, names: Iterable[str]) -> TensorSource:
+    """The same tensors, those of `names` first and in that order, so that a reader can tell what comes next."""
+    found = source.names()
+    return RenamedSource(source, {name: name for name in dict.fromkeys([*names, *found]) if name in found})
+
+
 def count_blocks(names: Iterable[str], prefix: str) -> int:
     """How many different numbers follow the prefix: `count_blocks(["a.0.x", "a.1.x"], "a.")` is 2."""
     numbers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from backends.torch_cuda import fetch
 from backends.torch_cuda.backend import DTYPE_OF_NAME, TorchBackend
 from backends.torch_cuda.bench_load import LOADERS, Case, measure, write
-from backends.torch_cuda.fetch import TorchFetcher
+from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from flux_core.catalog import TransformerConfig
 from flux_core.errors import Corrupt
 from flux_core.request import Precision
@@ -59,6 +59,34 @@ def test_the_way_to_a_gpu_keeps_pieces_in_order(
         flat = torch.empty(x.shape, device=DEVICES[-1])
         fetcher._send(source.read(name), stored, flat)
         assert torch.equal(flat.cpu(), x.float())
+
+
+@pytest.mark.parametrize("asked", ["abcdef", "acbfed", "fab", "aab", "abcfdeabc"])
+def test_what_is_read_ahead_is_what_is_asked_for_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(fetch, "_PIECE_BYTES", 256)
+    sizes = {"a": 100, "b": 3000, "c": 0, "d": 64, "e": 65, "f": 2000}
+    tensors = {name: torch.randn(size) for name, size in sizes.items()}
+    save_file(tensors, tmp_path / "w")
+    source = Ahead(SafetensorsFile(tmp_path / "w"))
+    fetcher = TorchFetcher(torch.device(DEVICES[-1]), num_threads=2, after=source.after)
+    for name in asked:
+        flat = torch.empty(sizes[name], device=DEVICES[-1])
+        fetcher._send(source.read(name), torch.float32, flat)
+        assert torch.equal(flat.cpu(), tensors[name])
+
+
+def test_a_tensor_that_comes_next_is_read_once(tmp_path: Path) -> None:
+    save_file({name: torch.randn(300) for name in "abc"}, tmp_path / "w")
+    source = Ahead(SafetensorsFile(tmp_path / "w"))
+    fetcher = TorchFetcher(torch.device(DEVICES[-1]), num_threads=2, after=source.after)
+    started: list[int] = []
+    start = fetcher._fetcher.start
+    fetcher._fetcher.start = lambda data, out: (started.append(data.size), start(data, out))[1]
+    for name in "abc":
+        fetcher._send(source.read(name), torch.float32, torch.empty(300, device=DEVICES[-1]))
+    assert started == [1200] * 3
 
 
 class FirstFails(Fetcher):

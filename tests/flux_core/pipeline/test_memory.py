@@ -30,13 +30,13 @@ def test_regions_are_made_once_in_the_models_own_precision(
 ) -> None:
     """Else every attention of every step would cast its own copy of the largest array there is."""
     kinds: list[str] = []
-    call = Transformer.__call__
+    call = Transformer.modulated
 
     def spy(self: Transformer, *args: Any, **kwargs: Any) -> Any:
         kinds.append(str(kwargs["bias"].dtype))
         return call(self, *args, **kwargs)
 
-    monkeypatch.setattr(Transformer, "__call__", spy)
+    monkeypatch.setattr(Transformer, "modulated", spy)
     for engine in both:
         run(engine, model=family.DEV.model, num_steps=1, precision="bf16", regions=REGIONS)
     assert [kind.rpartition(".")[2] for kind in kinds] == ["bfloat16", "bfloat16"]
@@ -89,14 +89,14 @@ def test_a_job_that_does_not_fit_finds_nothing_of_one_that_did(
     """Its words are remembered, so nobody would come to free the text encoders during the walk."""
     engine = MlxEngine((family_dir,))
     seen: list[set[Component]] = []
-    call = Transformer.__call__
+    call = Transformer.modulated
     parts = engine._bench.parts  # pyright: ignore[reportPrivateUsage]
 
     def spy(self: Transformer, *args: Any, **kwargs: Any) -> Any:
         seen.append({part for part in Component if parts.has(PartKey(part))})
         return call(self, *args, **kwargs)
 
-    monkeypatch.setattr(Transformer, "__call__", spy)
+    monkeypatch.setattr(Transformer, "modulated", spy)
     run(engine, model=family.DEV.model, num_steps=1)
     monkeypatch.setattr(engine._bench, "_budget_bytes", 0)  # pyright: ignore[reportPrivateUsage]
     run(engine, model=family.DEV.model, num_steps=1)

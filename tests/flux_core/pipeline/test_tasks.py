@@ -270,13 +270,13 @@ def test_a_controlnet_reads_the_words_of_the_whole_and_of_pictures_but_not_of_re
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """The image tokens of every evaluation, [L, C], as they come."""
     tokens: list[np.ndarray] = []
-    call = Transformer.__call__
+    call = Transformer.modulated
 
     def spy(self: Transformer, img: Any, *args: Any, **kwargs: Any) -> Any:
         tokens.append(np.array(img)[0])
         return call(self, img, *args, **kwargs)
 
-    monkeypatch.setattr(Transformer, "__call__", spy)
+    monkeypatch.setattr(Transformer, "modulated", spy)
     return tokens
 
 

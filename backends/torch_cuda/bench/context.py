@@ -1,0 +1,60 @@
+"""What every piece of the benchmark is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from backends.torch_cuda.bench.figures import Results
+from backends.torch_cuda.bench.sizes import Sizes
+from backends.torch_cuda.bench.weights import write_lora, write_model
+from flux_core.request import Precision
+
+LORA = "bench"
+
+
+@dataclass
+class Bench:
+    """A run of the benchmark.
+
+    Attributes:
+        device: That computes.
+        sizes: What is measured.
+        results: Where figures go.
+        has_peer: Whether the peer is measured, too.
+        is_peer_compiled: Whether the peer is also measured compiled, which takes it half a minute.
+        precisions: To measure, by name; those that this build does not have are told as such.
+        base: Where a whole model lies or will be written.
+        floor_s: Seconds of a step that library kernels need, by precision, once it is known.
+    """
+
+    device: torch.device
+    sizes: Sizes
+    results: Results
+    has_peer: bool
+    is_peer_compiled: bool
+    precisions: tuple[str, ...]
+    base: Path
+    floor_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The half precision of the device; of a processor float32, which it is faster in."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def models_dir(self) -> Path:
+        """A folder of models with one in it, and a LoRA beside it; written at the first call."""
+        write_model(self.base, self.sizes.spec)
+        write_lora(self.base / "loras" / f"{LORA}.safetensors", self.sizes.spec, self.sizes.lora_rank)
+        return self.base
+
+
+Piece = Callable[[Bench], None]
+
+
+def known_precision(name: str) -> Precision | None:
+    """The precision of a name; None where this build has none of it."""
+    return Precision(name) if name in {each.value for each in Precision} else None

@@ -1,0 +1,126 @@
+"""What the library kernels need for FLUX.1's shapes: the time that a step cannot fall below without better ones.
+
+The seven GEMMs of a step (the text's and the image's share of a double block's four, a single block's two) and
+its attention, each queued behind itself so that the device is as warm as in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from backends.torch_cuda.bench.context import Bench
+from backends.torch_cuda.bench.figures import Figure, sustained
+
+_REPEATS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """[rows, inner] times [columns, inner] transposed, `count` times a step."""
+
+    name: str
+    rows: int
+    columns: int
+    inner: int
+    count: int
+
+    @property
+    def flop(self) -> float:
+        return 2.0 * self.rows * self.columns * self.inner
+
+
+def floor(bench: Bench) -> None:
+    """Measures GEMMs in each precision and attention, and adds them up to a step."""
+    attention_s = _attention(bench)
+    for precision in ("bf16", "fp8"):
+        try:
+            seconds = sum(_gemm(bench, gemm, precision) * gemm.count for gemm in gemms(bench))
+        except RuntimeError as err:
+            reason = str(err).splitlines()[0]
+            bench.results.add(Figure("floor", f"step, {precision}", "ms", None, note=f"not on this device: {reason}"))
+            continue
+        bench.floor_s[precision] = seconds + attention_s
+        note = f"GEMMs {seconds * 1e3:.1f} ms, attention {attention_s * 1e3:.1f} ms"
+        bench.results.add(Figure("floor", f"step, {precision}", "ms", 1e3 * bench.floor_s[precision], note=note))
+
+
+def gemms(bench: Bench) -> list[Gemm]:
+    """Those of one step, without modulation and what stands before and after the blocks."""
+    config, sizes = bench.sizes.spec.transformer, bench.sizes
+    dim, mlp = config.hidden_size, config.mlp_hidden
+    both = sizes.img_tokens + sizes.txt_tokens
+    found = [
+        Gemm(f"double {name}, {stream}", rows, columns, inner, config.depth)
+        for stream, rows in (("image", sizes.img_tokens), ("text", sizes.txt_tokens))
+        for name, columns, inner in (
+            ("qkv", 3 * dim, dim),
+            ("proj", dim, dim),
+            ("mlp up", mlp, dim),
+            ("mlp down", dim, mlp),
+        )
+    ]
+    return [
+        *found,
+        Gemm("single linear1", both, 3 * dim + mlp, dim, config.depth_single),
+        Gemm("single linear2", both, dim, dim + mlp, config.depth_single),
+    ]
+
+
+def _gemm(bench: Bench, gemm: Gemm, precision: str) -> float:
+    """Seconds of one."""
+    x = torch.randn(gemm.rows, gemm.inner, device=bench.device, dtype=torch.bfloat16)
+    weight = torch.randn(gemm.columns, gemm.inner, device=bench.device, dtype=torch.bfloat16)
+    call = _scaled(x, weight) if precision == "fp8" else (lambda: functional.linear(x, weight))
+    seconds = sustained(bench.device, call, _REPEATS)
+    rate = gemm.flop / seconds / 1e12
+    bench.results.add(
+        Figure("floor", f"{gemm.name} {gemm.rows}x{gemm.columns}x{gemm.inner}, {precision}", "TFLOP/s", rate)
+    )
+    return seconds
+
+
+def _scaled(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Row-wise fp8, quantised beforehand."""
+    (codes, scale), (weight_codes, weight_scale) = _rows_in_fp8(x), _rows_in_fp8(weight)
+
+    def call() -> torch.Tensor:
+        return torch._scaled_mm(  # pyright: ignore[reportPrivateUsage] # no public name for it yet
+            codes, weight_codes.t(), scale, weight_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    return call
+
+
+def _rows_in_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = x.abs().amax(1, keepdim=True).float() / torch.finfo(torch.float8_e4m3fn).max
+    return (x.float() / scale).to(torch.float8_e4m3fn), scale
+
+
+def _attention(bench: Bench) -> float:
+    """Seconds of all attention of a step, by the fastest kernel there is."""
+    config, sizes = bench.sizes.spec.transformer, bench.sizes
+    length = sizes.img_tokens + sizes.txt_tokens
+    head_dim = config.hidden_size // config.num_heads
+    shape = 1, config.num_heads, length, head_dim
+    q, k, v = (torch.randn(shape, device=bench.device, dtype=bench.dtype) for _ in range(3))
+    found: list[float] = []
+    for kernel in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        if found and kernel is SDPBackend.MATH:
+            break
+        try:
+            with sdpa_kernel([kernel]):
+                seconds = sustained(
+                    bench.device, lambda: functional.scaled_dot_product_attention(q, k, v), _REPEATS
+                )
+        except RuntimeError:
+            continue  # not on this device
+        found.append(seconds)
+        rate = 4.0 * length * length * config.hidden_size / seconds / 1e12
+        name = kernel.name.removesuffix("_ATTENTION").lower()
+        bench.results.add(Figure("floor", f"attention 1x{shape[1]}x{length}x{head_dim}, {name}", "TFLOP/s", rate))
+    return min(found) * (config.depth + config.depth_single)

@@ -1,0 +1,215 @@
+"""Whole pictures through the engine, from a request to PNG bytes: what a person waits for.
+
+The model is a folder on disk with random weights, so tokenizers, plans, caches of words, the walk, the
+decoder and the encoding of the file are all there. Weights are loaded before anything is timed, and every
+timed picture has words that the engine has not read before.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from backends.torch_cuda.bench import peer
+from backends.torch_cuda.bench.context import LORA, Bench, known_precision
+from backends.torch_cuda.bench.figures import Figure, give_back, wait
+from backends.torch_cuda.engine import TorchEngine
+from flux_core.imaging import codec
+from flux_core.messages import Preview, Progress, Stage
+from flux_core.request import GenerationRequest, LoraUse, Precision, StepCache, Task, build_request
+
+_REFERENCE = "0" * 64
+_INCLUDED = "T5, CLIP, walk, decoder, PNG"
+_REACH_S = {"bf16": 3.4, "fp8": 2.35}
+
+
+@dataclass
+class Painter:
+    """The engine, told and timed.
+
+    Args:
+        bench: The run.
+        precision: Of every picture.
+        is_roomy: Whether all parts may stay in memory; else each goes when its stage is over.
+    """
+
+    bench: Bench
+    precision: Precision
+    is_roomy: bool = True
+    engine: TorchEngine = field(init=False)
+    _words: int = 0
+
+    def __post_init__(self) -> None:
+        budget = None if self.is_roomy else 0
+        self.engine = TorchEngine(str(self.bench.device), (self.bench.models_dir(),), budget)
+
+    def request(self, **fields: Any) -> GenerationRequest:
+        """A picture of the run's size with words of its own."""
+        sizes = self.bench.sizes
+        self._words += 1
+        letters = "".join(chr(ord("a") + int(digit)) for digit in str(self._words))
+        side = sizes.side_px
+        common = {"model": sizes.spec.model, "prompt": f"a picture {letters}", "width_px": side, "height_px": side,
+                  "num_steps": sizes.num_steps, "precision": self.precision}  # fmt: skip
+        return build_request(**common | fields)
+
+    def paint(self, on_message: Callable[[Progress | Preview], None] | None = None, **fields: Any) -> float:
+        """Seconds of one picture."""
+        request, started = self.request(**fields), time.perf_counter()
+        self.engine.run(request, self._blob, on_message or (lambda message: None), lambda: False)
+        wait(self.bench.device)
+        return time.perf_counter() - started
+
+    def median(self, **fields: Any) -> float:
+        """Seconds of a picture, after two that made everything ready."""
+        for _ in range(2):
+            self.paint(**fields)
+        return statistics.median(self.paint(**fields) for _ in range(3))
+
+    def _blob(self, name: str) -> bytes:
+        side = self.bench.sizes.side_px
+        pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+        return codec.encode_png(pixels)
+
+
+def dev(bench: Bench) -> None:
+    """The long walk, beside diffusers' pipeline, and with the step cache."""
+    sizes = bench.sizes
+    what = f"{sizes.num_steps} steps, {sizes.txt_tokens} words"
+    theirs = _peer_s(bench, sizes.num_steps, sizes.txt_tokens)
+    for painter in _each(bench, "dev", what):
+        name = painter.precision.value
+        seconds = painter.median()
+        floor = bench.floor_s.get(name)
+        bench.results.add(
+            Figure("dev", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench),
+                   floor and floor * sizes.num_steps, _REACH_S.get(name), _INCLUDED)
+        )  # fmt: skip
+        for cache in (StepCache.CAREFUL, StepCache.FAST):
+            seconds = painter.median(step_cache=cache)
+            reach = 1.35 if name == "fp8" else None
+            bench.results.add(
+                Figure("dev", f"{what}, {name}, cache {cache.value}", "s", seconds, theirs,
+                       _peer_name(bench), reach=reach, note="lossy; random weights say nothing of how often it takes over")
+            )  # fmt: skip
+
+
+def schnell(bench: Bench) -> None:
+    """The short walk with a short prompt; on dev's weights, which have one small network more."""
+    sizes = bench.sizes
+    length = sizes.few_t5_tokens or sizes.txt_tokens
+    what = f"{sizes.few_steps} steps, {length} words"
+    theirs = _peer_s(bench, sizes.few_steps, length)
+    for painter in _each(bench, "schnell", what):
+        seconds = painter.median(num_steps=sizes.few_steps, t5_tokens=sizes.few_t5_tokens)
+        name = painter.precision.value
+        reach = 0.42 if name == "fp8" else None
+        bench.results.add(
+            Figure("schnell", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench), reach=reach, note=_INCLUDED)
+        )
+
+
+def kontext(bench: Bench) -> None:
+    """An edit with one reference of the picture's size, which doubles the image tokens."""
+    what = f"{bench.sizes.num_steps} steps, one reference"
+    for painter in _each(bench, "kontext", what):
+        seconds = painter.median(task=Task.EDIT, image=_REFERENCE)
+        name = painter.precision.value
+        reach = 5.2 if name == "fp8" else None
+        bench.results.add(
+            Figure("kontext", f"{what}, {name}", "s", seconds, reach=reach, note=f"encoder, {_INCLUDED}")
+        )
+
+
+def resolution(bench: Bench) -> None:
+    """What the first picture of another size takes longer than the second of that size."""
+    width, height = bench.sizes.other_px
+    what = f"first picture of {width} x {height} over the second"
+    for painter in _each(bench, "resolution", what):
+        short = {"num_steps": bench.sizes.few_steps}
+        painter.median(**short)
+        first = painter.paint(width_px=width, height_px=height, **short)
+        second = min(painter.paint(width_px=width, height_px=height, **short) for _ in range(2))
+        bench.results.add(
+            Figure("resolution", f"{what}, {painter.precision.value}", "ms", 1e3 * (first - second), reach=100.0)
+        )
+
+
+def memory(bench: Bench) -> None:
+    """The most memory in use while the walk runs, where nothing else is kept."""
+    reach = {"bf16": 18.5, "fp8": 10.0}
+    for name in bench.precisions:
+        precision = known_precision(name)
+        what = f"peak in the walk, {name}"
+        if precision is None or bench.device.type != "cuda":
+            bench.results.add(Figure("memory", what, "GB", None, note="not built" if precision is None else "no GPU"))
+            continue
+        painter = Painter(bench, precision, is_roomy=False)
+        peaks: list[int] = []
+
+        def listen(message: Progress | Preview, peaks: list[int] = peaks) -> None:
+            if isinstance(message, Progress) and message.stage is Stage.DENOISING:
+                peaks.append(torch.cuda.max_memory_allocated(bench.device))
+                torch.cuda.reset_peak_memory_stats(bench.device)
+
+        painter.paint(listen, num_steps=bench.sizes.few_steps)
+        walked = max(peaks[1:]) / 1e9  # before the first of them the transformer was loaded
+        bench.results.add(Figure("memory", what, "GB", walked, reach=reach.get(name)))
+        painter.engine.release()
+        give_back(bench.device)
+
+
+def lora(bench: Bench) -> None:
+    """A LoRA: hanging it on, another strength, and what it costs a step."""
+    rank = bench.sizes.lora_rank
+    for painter in _each(bench, "lora", f"rank {rank}"):
+        name, short = painter.precision.value, {"num_steps": bench.sizes.few_steps}
+        plain = painter.median(**short)
+        first = painter.paint(loras=(LoraUse(name=LORA),), **short)
+        with_lora = painter.median(loras=(LoraUse(name=LORA),), **short)
+        weighed = painter.paint(loras=(LoraUse(name=LORA, strength=0.5),), **short)
+        for what, seconds in (("hang on", first - with_lora), ("other strength", weighed - with_lora)):
+            bench.results.add(Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0))
+        loss = 100.0 * (with_lora - plain) / plain
+        bench.results.add(Figure("lora", f"slower by, rank {rank}, {name}", "%", loss, reach=3.0))
+
+
+def _each(bench: Bench, piece: str, what: str) -> Generator[Painter]:
+    """Painters one after the other, so that only one engine holds memory."""
+    for name in bench.precisions:
+        precision = known_precision(name)
+        if precision is None:
+            bench.results.add(Figure(piece, f"{what}, {name}", "s", None, note="not built"))
+            continue
+        painter = Painter(bench, precision)
+        yield painter
+        painter.engine.release()
+        give_back(bench.device)
+
+
+def _peer_name(bench: Bench) -> str:
+    return f"{peer.NAME}, {'compiled' if bench.is_peer_compiled else 'eager'}"
+
+
+def _peer_s(bench: Bench, num_steps: int, txt_tokens: int) -> float | None:
+    """Seconds of a picture by the peer; None where it is not asked for."""
+    if not bench.has_peer:
+        return None
+    pictures = peer.Pictures(bench, bench.is_peer_compiled)
+    for _ in range(2):
+        pictures.paint(num_steps, txt_tokens)
+    seconds: list[float] = []
+    for _ in range(3):
+        wait(bench.device)
+        started = time.perf_counter()
+        pictures.paint(num_steps, txt_tokens)
+        seconds.append(time.perf_counter() - started)
+    del pictures
+    give_back(bench.device)
+    return statistics.median(seconds)

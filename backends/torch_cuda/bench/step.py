@@ -1,0 +1,89 @@
+"""One step of the transformer, all of it, as a walk takes it: ours in each precision, and the peer's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.bench import peer
+from backends.torch_cuda.bench.context import Bench, known_precision
+from backends.torch_cuda.bench.figures import Figure, give_back, timed
+from backends.torch_cuda.bench.weights import RandomSource, model_shapes
+from backends.torch_cuda.graphs import Graphs
+from flux_core.conditioning.packing import position_ids, rotary_table
+from flux_core.models.transformer import Transformer
+from flux_core.request import Precision
+
+_REACH_MS = {"bf16": 118.0, "fp8": 80.0}
+
+
+def step(bench: Bench) -> None:
+    """Ours eager and as the walk runs it, and the peer's eager and compiled."""
+    theirs = _peer_ms(bench)
+    for name in bench.precisions:
+        precision = known_precision(name)
+        if precision is None:
+            bench.results.add(Figure("step", name, "ms", None, note="not built"))
+            continue
+        for way, seconds in _ours(bench, precision).items():
+            floor = bench.floor_s.get(name)
+            for peer_name, peer_ms in theirs.items() or [("", None)]:
+                bench.results.add(
+                    Figure("step", f"{name}, {way}", "ms", 1e3 * seconds, peer_ms, peer_name,
+                           floor and 1e3 * floor, _REACH_MS.get(name))
+                )  # fmt: skip
+
+
+def two(bench: Bench) -> None:
+    """One picture on two devices."""
+    bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
+
+
+def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
+    """Seconds of a step by how it runs; the modulations of all steps are made before, as in a walk."""
+    sizes, config = bench.sizes, bench.sizes.spec.transformer
+    backend = TorchBackend(str(bench.device))
+    shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
+    with backend.session():
+        model = Transformer(backend.ops, backend.leaves(RandomSource(shapes), precision), config)
+        side = sizes.latent_side
+        ids = position_ids(sizes.txt_tokens, side, side)
+        arguments = (
+            _random(bench, sizes.img_tokens, config.in_channels),
+            _random(bench, sizes.txt_tokens, config.context_in_dim),
+            model.modulations(
+                _random(bench, config.vec_in_dim)[0],
+                torch.full((1,), 0.5, device=bench.device),
+                torch.full((1,), 3.5, device=bench.device),
+            ),
+            backend.from_numpy(rotary_table(ids, config.axes_dim, config.theta)),
+        )
+        model.modulator = None
+        ready = Graphs(bench.device).ready(model.modulated)
+        found = {"eager": timed(bench.device, lambda: model.modulated(*arguments), sizes.repeats)}
+        if bench.device.type == "cuda":
+            found["graph"] = timed(bench.device, lambda: ready(*arguments), sizes.repeats)
+    del model, ready
+    give_back(bench.device)
+    return found
+
+
+def _peer_ms(bench: Bench) -> dict[str, float]:
+    """Milliseconds of the peer's step, by how it runs."""
+    found: dict[str, float] = {}
+    if not bench.has_peer:
+        return found
+    for is_compiled in (False, True) if bench.is_peer_compiled else (False,):
+        model, arguments = peer.transformer(bench, is_compiled), peer.transformer_inputs(bench)
+        with torch.inference_mode():
+            seconds = timed(bench.device, lambda: model(**arguments), bench.sizes.repeats)  # noqa: B023
+        found[f"{peer.NAME}, {'compiled' if is_compiled else 'eager'}"] = 1e3 * seconds
+        del model, arguments
+        give_back(bench.device)
+    return found
+
+
+def _random(bench: Bench, *shape: int) -> Any:
+    return torch.randn(1, *shape, device=bench.device, dtype=bench.dtype)

@@ -1,0 +1,1 @@
+"""Kernels for the autoencoder: what torch has only for images laid out [B, C, H, W]."""

@@ -1,0 +1,154 @@
+"""Every piece of the benchmark runs on a processor at small sizes, and says what it measured and beside whom."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from backends.torch_cuda.bench import plot
+from backends.torch_cuda.bench.__main__ import NO_DEVICE, PIECES, run_piece
+from backends.torch_cuda.bench.context import Bench
+from backends.torch_cuda.bench.figures import Figure, Results, line
+from backends.torch_cuda.bench.sizes import FULL, SMALL, put_into_catalog
+from backends.torch_cuda.bench.weights import RandomSource, model_shapes, write_file, write_model
+from flux_core import catalog
+from flux_core.weights.safetensors_file import SafetensorsFile
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def bench(base: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setitem(catalog.MODELS, SMALL.spec.model, SMALL.spec)
+    results = Results(None, "flowbrush bench h200")
+    return Bench(torch.device("cpu"), SMALL, results, False, False, ("fp32", "fp4"), base)
+
+
+@pytest.mark.parametrize("name", [name for name in PIECES if name not in ("floor", "cold")])
+def test_a_piece_measures_what_this_build_has_and_names_what_it_has_not(bench: Bench, name: str) -> None:
+    run_piece(bench, name)
+    figures = bench.results.figures
+    assert {figure.piece for figure in figures} == {name}
+    assert any(figure.value is not None for figure in figures) or name in ("two", "memory")
+    if name not in ("vae", "t5", "two"):  # which have one precision
+        assert any(figure.value is None and "not built" in figure.note for figure in figures)
+
+
+def test_the_floor_of_a_step_is_the_sum_of_its_products_and_its_attention(bench: Bench) -> None:
+    run_piece(bench, "floor")
+    (bf16,) = (figure for figure in bench.results.figures if figure.what == "step, bf16")
+    assert bf16.value == pytest.approx(1e3 * bench.floor_s["bf16"])
+
+
+def test_a_first_picture_is_measured_in_a_process_of_its_own(bench: Bench) -> None:
+    run_piece(bench, "cold")
+    first, again, _ = bench.results.figures
+    assert first.value is not None
+    assert again.value is not None
+    assert "loading" in again.note
+    assert "denoising" in again.note
+
+
+def test_the_peer_stands_beside_ours_with_a_ratio(bench: Bench) -> None:
+    bench.has_peer = True
+    run_piece(bench, "vae")
+    (figure,) = bench.results.figures
+    assert figure.peer_name == "diffusers, eager"
+    assert figure.value is not None
+    assert figure.peer is not None
+    assert figure.ratio == figure.value / figure.peer
+
+
+def test_a_piece_that_fails_is_told_and_the_others_go_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(bench: Bench) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setitem(PIECES, "t5", fail)
+    bench.sizes = FULL
+    run_piece(bench, "t5")
+    (figure,) = bench.results.figures
+    assert figure.note == "failed: OSError: no room"
+
+
+def test_full_size_is_the_published_model() -> None:
+    shapes = model_shapes(FULL.spec)
+    values = {name: sum(_size(shape) for shape in part.values()) for name, part in shapes.items()}
+    assert values[FULL.spec.files.transformer] == 11_901_408_320
+    assert values[FULL.spec.files.t5] == 4_762_310_656
+    assert (FULL.img_tokens, FULL.txt_tokens) == (4096, 512)
+
+
+def test_results_are_kept_after_every_figure_with_what_they_were_measured_on(tmp_path: Path) -> None:
+    results = Results(tmp_path / "out", "flowbrush bench h200", {"device": "a GPU"})
+    results.add(Figure("step", "bf16", "ms", 120.0, 174.0, "diffusers, eager", 108.0, 118.0))
+    found = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert found["machine"] == {"device": "a GPU"}
+    assert found["figures"][0]["ratio"] == pytest.approx(120 / 174)
+    drawn = ElementTree.parse(tmp_path / "out" / "figures.svg").getroot()  # noqa: S314 # our own file
+    assert drawn.tag.endswith("svg")
+    assert any("174" in (text.text or "") for text in drawn.iter())
+
+
+def test_a_drawing_leaves_out_what_has_no_number_and_escapes_words() -> None:
+    figures = [Figure("two", "one", "s", None, note="not built"), Figure("t5", "a < b", "ms", 1.0)]
+    results = Results(None, "", {}, figures)
+    assert "a &lt; b" in plot.svg(results.as_json())
+    assert "two" not in plot.svg(results.as_json())
+    assert line(figures[0]) == "one: not built"
+
+
+def test_a_model_is_written_once_and_gains_of_norms_are_one(tmp_path: Path) -> None:
+    write_model(tmp_path, SMALL.spec)
+    path = tmp_path / SMALL.spec.model / SMALL.spec.files.transformer
+    file = SafetensorsFile(path)
+    assert (file.read("single_blocks.0.norm.query_norm.scale").to_numpy() == 1.0).all()
+    assert 0.01 < file.read("img_in.weight").to_numpy().std() < 0.03
+    written = path.stat().st_mtime_ns
+    write_model(tmp_path, SMALL.spec)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_random_tensors_have_the_shapes_that_were_asked_for(tmp_path: Path) -> None:
+    shapes = {"a.weight": (3, 5), "norm.scale": (7,), "a.bias": (3,)}
+    source = RandomSource(shapes)
+    assert {name: info.shape for name, info in source.names().items()} == shapes
+    assert (source.read("norm.scale").to_numpy() == 1.0).all()
+    write_file(tmp_path / "w", shapes, source._values)
+    assert {name: info.shape for name, info in SafetensorsFile(tmp_path / "w").names().items()} == shapes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without CUDA is told, and here is CUDA")
+def test_a_machine_without_cuda_is_told_so_by_the_exit_status() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "backends.torch_cuda.bench", "t5", "--device", "cuda"], check=False, capture_output=True
+    )
+    assert done.returncode == NO_DEVICE
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def test_the_row_of_the_benchmark_is_in_no_catalog_until_it_is_put_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models: dict[str, Any] = {}
+    assert SMALL.spec.model not in catalog.MODELS
+    monkeypatch.setattr(catalog, "MODELS", models)
+    put_into_catalog(SMALL)
+    assert models == {SMALL.spec.model: SMALL.spec}

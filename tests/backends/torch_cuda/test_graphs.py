@@ -1,0 +1,202 @@
+"""A recorded step gives the bytes of the step that was not recorded, and whatever cannot be recorded just runs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.bench.weights import RandomSource
+from backends.torch_cuda.engine import TorchEngine
+from backends.torch_cuda.graphs import MAX_GRAPHS, Graphs
+from flux_core import catalog
+from flux_core.catalog import TINY
+from flux_core.models.transformer import Residuals, Transformer
+from flux_core.request import Precision, StepCache
+from flux_core.weights.expected import expected_shapes
+from tests.support.engine_runs import run
+from tests.support.tiny_random import MICRO
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: CUDA graphs exist nowhere else")
+CONFIG = replace(TINY.transformer, depth=2, depth_single=2)
+
+
+class Model:
+    """Something with a method that is called often; counts the calls that Python itself makes."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def step(self, x: Tensor, more: Any = (), *, factor: float = 2.0) -> Tensor:
+        self.calls += 1
+        return x * factor + sum((each.double[0] for each in more), torch.zeros_like(x))
+
+
+def test_without_a_gpu_a_method_is_handed_back_as_it_is() -> None:
+    model = Model()
+    assert Graphs(torch.device("cpu")).ready(model.step) == model.step
+
+
+class Untouched:
+    """Makes the recording itself impossible, so that what surrounds it can be tried without a GPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.graphs = Graphs(torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+
+        def refuse() -> None:
+            raise RuntimeError("no recording here")
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graphs = Model(), Untouched(monkeypatch).graphs
+    step = graphs.ready(model.step)
+    x = torch.ones(2)
+    assert [step(x, factor=3.0).tolist() for _ in range(3)] == [[3.0, 3.0]] * 3
+    assert model.calls == 3
+
+
+def test_a_step_that_is_given_more_than_arrays_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Decides:
+        double = (torch.ones(2),)
+
+    model, graphs = Model(), Untouched(monkeypatch).graphs
+    assert graphs.ready(model.step)(torch.ones(2), [Decides()]).tolist() == [3.0, 3.0]
+    assert len(graphs._kept) == 0
+
+
+def test_what_was_recorded_goes_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graphs = Model(), Untouched(monkeypatch).graphs
+    graphs.ready(model.step)(torch.ones(2))
+    assert len(graphs._kept) == 1
+    del model
+    gc.collect()
+    assert len(graphs._kept) == 0
+
+
+@gpu
+def test_a_replay_is_the_step_to_the_last_bit_for_other_values() -> None:
+    model, graphs = Model(), Graphs(torch.device("cuda"))
+    step = graphs.ready(model.step)
+    with torch.inference_mode():
+        for _ in range(4):
+            x, added = torch.randn(2, 64, 8, device="cuda").unbind(0)
+            more = [Residuals(double=(added,))]
+            assert torch.equal(step(x, more, factor=1.5), model.step(x, more, factor=1.5))
+    assert model.calls == 4 + 2  # the reference's; ours ran once and was recorded once
+
+
+@gpu
+def test_what_a_replay_gave_stays_when_the_next_one_runs() -> None:
+    model, graphs = Model(), Graphs(torch.device("cuda"))
+    step = graphs.ready(model.step)
+    with torch.inference_mode():
+        found = [step(torch.full((3,), float(i), device="cuda")) for i in range(4)]
+    assert [values.tolist() for values in found] == [[2.0 * i] * 3 for i in range(4)]
+
+
+@gpu
+def test_every_shape_and_plain_value_has_its_own_and_the_oldest_goes() -> None:
+    model, graphs = Model(), Graphs(torch.device("cuda"))
+    step = graphs.ready(model.step)
+    with torch.inference_mode():
+        for length in range(1, MAX_GRAPHS + 3):
+            for factor in (2.0, 3.0):
+                x = torch.ones(length, device="cuda")
+                assert step(x, factor=factor).tolist() == step(x, factor=factor).tolist() == [factor] * length
+    assert len(graphs._kept[model]) == MAX_GRAPHS
+
+
+@gpu
+def test_a_failed_recording_harms_nothing_that_follows() -> None:
+    class Looks(Model):
+        def step(self, x: Tensor, more: Any = (), *, factor: float = 2.0) -> Tensor:
+            return x * float(x.sum().item())  # waits for the device, which no recording allows
+
+    looks, model, graphs = Looks(), Model(), Graphs(torch.device("cuda"))
+    with torch.inference_mode():
+        x = torch.ones(3, device="cuda")
+        for _ in range(3):
+            assert graphs.ready(looks.step)(x).tolist() == [3.0] * 3
+            assert graphs.ready(model.step)(x).tolist() == [2.0] * 3
+
+
+@gpu
+@pytest.mark.parametrize("tokens", [(64, 32), (77, 13)])
+def test_a_recorded_step_of_the_transformer_is_the_step_to_the_last_bit(tokens: tuple[int, int]) -> None:
+    backend = TorchBackend("cuda")
+    model = _transformer(backend)
+    with backend.session():
+        step = backend.graphs.ready(model.modulated)
+        for seed in range(3):
+            arguments = _arguments(model, *tokens, seed)
+            assert torch.equal(step(*arguments), model.modulated(*arguments))
+    assert all(found is not None for found in backend.graphs._kept[model].values())
+
+
+@gpu
+def test_recording_takes_less_than_a_second() -> None:
+    import time
+
+    backend = TorchBackend("cuda")
+    model = _transformer(backend)
+    with backend.session():
+        arguments = _arguments(model, 64, 32, 0)
+        model.modulated(*arguments)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        backend.graphs.ready(model.modulated)(*arguments)
+        torch.cuda.synchronize()
+    assert time.perf_counter() - started < 1.0
+
+
+@gpu
+@pytest.mark.parametrize("fields", [{}, {"num_images": 2}, {"step_cache": StepCache.FAST, "num_steps": 12}])
+def test_a_picture_with_recorded_steps_is_the_picture_without(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    engine = TorchEngine("cuda", (models_dir,))
+    first, again = (run(engine, seed=3, **fields).pixels for _ in range(2))
+    monkeypatch.setattr(engine, "_ready", lambda method: method)
+    plain = run(engine, seed=3, **fields).pixels
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, plain)
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from backends.torch_cuda.bench.weights import write_model
+
+    monkeypatch.setitem(catalog.MODELS, MICRO.model, MICRO)
+    return write_model(tmp_path, MICRO)
+
+
+def _transformer(backend: TorchBackend) -> Transformer:
+    def build(ops: Any, make: Any) -> Transformer:
+        return Transformer(ops, make, CONFIG)
+
+    with backend.session():
+        return build(backend.ops, backend.leaves(RandomSource(expected_shapes(build)), Precision.BF16))
+
+
+def _arguments(model: Transformer, img: int, txt: int, seed: int) -> tuple[Tensor, ...]:
+    make = torch.Generator("cuda").manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device="cuda", dtype=torch.bfloat16, generator=make)
+
+    one: Callable[[float], Tensor] = lambda value: torch.full((1,), value, device="cuda")  # noqa: E731
+    head_dim = CONFIG.hidden_size // CONFIG.num_heads
+    pe = torch.rand(img + txt, head_dim // 2, 2, device="cuda", generator=make)
+    rows = model.modulations(draw(1, CONFIG.vec_in_dim), one(0.1 + 0.2 * seed), one(3.5))
+    return draw(1, img, CONFIG.in_channels), draw(1, txt, CONFIG.context_in_dim), rows, pe
