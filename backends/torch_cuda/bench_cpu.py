@@ -195,7 +195,9 @@ def _pictures(ours: Ours, theirs: Theirs | None, side_px: int, num_steps: int, r
     def painter(name: str, paint: Callable[[int, int, str], np.ndarray]) -> Callable[[], None]:
         def next_one() -> None:
             pictures = made[name]
-            pictures.append(paint(side_px, num_steps, _PROMPT.format(f"{side_px} {num_steps} {len(pictures)}")))
+            pictures.append(
+                paint(side_px, num_steps, _PROMPT.format(f"{side_px} {num_steps} {len(pictures)}"))
+            )
 
         return next_one
 
@@ -258,7 +260,9 @@ def _no_blob(name: str) -> NoReturn:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure steps and pictures on the processor.")
     parser.add_argument("what", choices=["times", "memory"])
-    parser.add_argument("--who", choices=[OURS, THEIRS], default=THEIRS, help="of memory; of times, with whom")
+    parser.add_argument(
+        "--who", choices=[OURS, THEIRS], default=THEIRS, help="of memory; of times, with whom"
+    )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--models", type=Path, action="append", required=True)
     parser.add_argument("--side", type=int, action="append", required=True, help="in pixels")
