@@ -92,6 +92,13 @@ class LoraTraining(BaseModel):
             raise ValueError(f"it must be a multiple of {SIZE_MULTIPLE_PX} pixels, as 256, 512 or 1024 are")
         return size_px
 
+    @field_validator("precision")
+    @classmethod
+    def _check_precision(cls, precision: Precision) -> Precision:
+        if precision is Precision.FP8:
+            raise ValueError("LoRAs are trained in fp32 or bf16, not in fp8")
+        return precision
+
     def filled(self, spec: ModelSpec, num_pictures: int) -> Self:
         """With nothing left open but the precision."""
         width = spec.transformer.hidden_size

@@ -53,11 +53,16 @@ class Task(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of weights and activations; AUTO lets the engine choose for its device."""
+    """Number format of weights and activations; AUTO lets the engine choose for its device.
+
+    FP8 is BF16 with the products of the transformer's blocks in eight-bit floats, on devices that multiply
+    those in half the time; elsewhere it is what AUTO is, and the result says so.
+    """
 
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    FP8 = "fp8"
 
 
 class Solver(StrEnum):

@@ -6,8 +6,8 @@ device leaf by leaf, so loading never holds a second copy of a model.
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
+from backends.torch_cuda.eight_bit import block_matrices_in_eight_bits, coded, computes_in_eight_bits
 from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
-from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
 from backends.torch_cuda.processor import ProcessorOps
@@ -54,7 +55,7 @@ class TorchBackend:
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
-        self.ops: Ops = _ops(self.device)
+        self.ops: Ops = best_ops(self.device)
         self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
@@ -70,11 +71,21 @@ class TorchBackend:
 
         def packed(name: str) -> PackedWeight | None:
             raw = source.read(name)
-            return PackedWeight(raw, self.device, fetcher.codes(raw), kept) if raw.is_quantised else None
+            return PackedWeight.of(raw, fetcher.codes(raw), kept) if raw.is_quantised else None
 
         return TorchLeaves(
-            lambda name: _weight(source.read(name), fetcher, dtype), self.device, dtype, get_packed=packed
+            lambda name: _weight(source.read(name), fetcher, dtype),
+            self.device,
+            dtype,
+            get_packed=packed,
+            make_linear=self.linear_maker(precision),
         )
+
+    def linear_maker(self, precision: Precision) -> LinearMaker | None:
+        """Makes the linear leaves of a precision; None for plain ones."""
+        if precision is not Precision.FP8 or not computes_in_eight_bits(self.device):
+            return None
+        return block_matrices_in_eight_bits(self.ops.code if isinstance(self.ops, TorchOps) else coded)
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
         return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
@@ -98,18 +109,20 @@ class TorchBackend:
         return self.device.type == "cpu" and values * dtype.itemsize <= KEPT_DECODED_BYTES
 
     def _dtype(self, precision: Precision) -> torch.dtype:
-        if precision is Precision.AUTO:
+        """Of activations, and of weights that are not quantised."""
+        if precision in (Precision.AUTO, Precision.FP8):
             return torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return torch.bfloat16 if precision is Precision.BF16 else torch.float32
 
 
-def _ops(device: torch.device) -> Ops:
+def best_ops(device: torch.device) -> TorchOps:
+    """The operations for a device: fused ones on a GPU where triton is there and can compile for it."""
     if device.type == "cpu":
         return ProcessorOps()
-    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
-        from backends.torch_cuda.fused_images import FusedImageOps
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) and find_spec("triton"):
+        from backends.torch_cuda.fused import FusedOps  # imports triton, which nothing else needs
 
-        return FusedImageOps()
+        return FusedOps()
     return TorchOps()
 
 

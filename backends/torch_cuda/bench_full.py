@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
 from flux_core.catalog import TransformerConfig
 from flux_core.conditioning.packing import position_ids, rotary_table
 from flux_core.models.transformer import Transformer
+from flux_core.request import Precision
 
 TEXT_TOKENS = 512
 
@@ -33,8 +34,14 @@ class StepInputs(NamedTuple):
 class RandomLeaves(TorchLeaves):
     """Leaves whose weights are drawn on the device as they are asked for, for use without gradients."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> None:
-        super().__init__(None, device, dtype)
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype = torch.bfloat16,
+        make_linear: LinearMaker | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(None, device, dtype, make_linear=make_linear)
         self._generator = torch.Generator(device).manual_seed(seed)
 
     def _parameter(self, name: str, shape: tuple[int, ...], deviation: float | None) -> torch.nn.Parameter:
@@ -47,10 +54,13 @@ class RandomLeaves(TorchLeaves):
 
 
 def random_transformer(
-    backend: TorchBackend, config: TransformerConfig, dtype: torch.dtype = torch.bfloat16
+    backend: TorchBackend,
+    config: TransformerConfig,
+    dtype: torch.dtype = torch.bfloat16,
+    precision: Precision = Precision.BF16,
 ) -> tuple[Transformer, TorchLeaves]:
     """A transformer of random weights on the backend's device, and its leaves."""
-    leaves = RandomLeaves(backend.device, dtype)
+    leaves = RandomLeaves(backend.device, dtype, backend.linear_maker(precision))
     with backend.session():
         return Transformer(backend.ops, leaves, config), leaves
 

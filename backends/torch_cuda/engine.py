@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.eight_bit import computes_in_eight_bits
 from backends.torch_cuda.helpers import TorchHelpers
 from backends.torch_cuda.processor import keep_freed_memory
 from flux_core import machine
@@ -53,6 +54,7 @@ class TorchEngine(FluxEngine):
             memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
             ready=backend.graphs.ready,
+            has_fp8=computes_in_eight_bits(backend.device),
         )
 
     def run(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.kernels_vae.group_norm import group_norm_silu, is_fit
-from backends.torch_cuda.kernels_vae.wide_attention import MAX_FUSED_DIM, wide_attention
+from backends.torch_cuda.kernels.image_norm import group_norm_silu, is_fit
+from backends.torch_cuda.kernels.wide_attention import MAX_FUSED_DIM, wide_attention
 from backends.torch_cuda.leaves import GroupNorm
 from backends.torch_cuda.ops import TorchOps
 

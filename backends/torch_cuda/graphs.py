@@ -92,7 +92,9 @@ class Recording:
         device: Where it runs.
     """
 
-    def __init__(self, call: Callable[[], Tensor], inputs: list[Tensor], pool: Any, device: torch.device) -> None:
+    def __init__(
+        self, call: Callable[[], Tensor], inputs: list[Tensor], pool: Any, device: torch.device
+    ) -> None:
         self._inputs = inputs
         self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream(device)

@@ -27,6 +27,7 @@ class TorchLeaves:
         get: Gives each named tensor; None makes fresh parameters for training.
         device, dtype: Where fresh parameters live.
         get_packed: Gives the weights that stay quantised; None for none.
+        make_linear: Makes the leaf of a name from its weight [out, in] and bias [out].
 
     Attributes:
         modules: Every leaf by checkpoint name, in the order they were asked for.
@@ -38,8 +39,10 @@ class TorchLeaves:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         get_packed: PackedGetter | None = None,
+        make_linear: LinearMaker | None = None,
     ) -> None:
         self._get = get
+        self._make_linear = make_linear or _plain_linear
         self._get_packed = get_packed
         self._device = device
         self._dtype = dtype
@@ -47,9 +50,8 @@ class TorchLeaves:
 
     def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
         weight = self._weight(f"{name}.weight", (out_dim, in_dim), in_dim**-0.5)
-        return self._keep(
-            name, Linear(weight, self._parameter(f"{name}.bias", (out_dim,), 0.0) if bias else None)
-        )
+        offset = self._parameter(f"{name}.bias", (out_dim,), 0.0) if bias else None
+        return self._keep(name, self._make_linear(name, weight, offset))
 
     def conv2d(
         self,
@@ -133,6 +135,13 @@ class Linear(nn.Module):
         return y
 
 
+LinearMaker = Callable[[str, nn.Parameter | PackedWeight, nn.Parameter | None], Linear]
+
+
+def _plain_linear(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
+    return Linear(weight, bias)
+
+
 class Conv2d(nn.Module):
     """[B, H, W, in] -> [B, H', W', out]; channels_last inside, so the permutes are views."""
 
@@ -164,8 +173,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.register_parameter(key, weight)
 
+    @property
+    def gain(self) -> Tensor:
+        """The weight [dim], whatever it is called."""
+        return getattr(self, self.key)
+
     def forward(self, x: Tensor) -> Tensor:
-        weight: Tensor = getattr(self, self.key)
+        weight = self.gain
         normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
         return normed.to(x.dtype) * weight.to(x.dtype)
 

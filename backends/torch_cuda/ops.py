@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backends.torch_cuda.eight_bit import Coded, coded
 from flux_core.ops import ComposedOps
 
 
 class TorchOps(ComposedOps):
     """flux_core.ops.Ops on torch."""
+
+    def code(self, x: Tensor) -> Coded:
+        """Rows [..., D] for a product in eight-bit floats."""
+        return coded(x)
 
     def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
         return torch.cat(list(arrays), dim=axis)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -58,34 +59,41 @@ class PackedWeight(nn.Module):
     """A quantised weight [rows, ...] in its scheme's own form.
 
     Args:
-        raw: A tensor whose dtype is a scheme.
-        device: Where the codes live.
-        codes: [rows, row_bytes] uint8 on the device, where somebody has put them there already.
+        scheme: Name in flux_core.weights.quant.schemes.SCHEMES.
+        shape: Of the values.
+        codes: [rows, row_bytes] uint8.
+        companions: What the scheme needs beside them, each with as many rows, on the same device.
         kept_dtype: The dtype in which all values are kept once they have been decoded; None keeps none.
 
     Attributes:
-        scheme: Name in flux_core.weights.quant.schemes.SCHEMES.
-        shape: Of the values.
+        scheme, shape: As given.
     """
 
     def __init__(
         self,
-        raw: RawTensor,
-        device: torch.device | str,
-        codes: Tensor | None = None,
+        scheme: str,
+        shape: tuple[int, ...],
+        codes: Tensor,
+        companions: Mapping[str, Tensor],
         kept_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self._kept_dtype = kept_dtype
         self._kept: Tensor | None = None
-        self.scheme = raw.dtype
-        self.shape = raw.shape
-        if codes is None:
-            codes = torch.from_numpy(raw.data).reshape(raw.num_rows, -1).to(device, copy=True)
+        self.scheme = scheme
+        self.shape = shape
         self.register_buffer("codes", codes)
-        self._companions = tuple(raw.companions)
-        for name, value in raw.companions.items():
-            self.register_buffer(name, torch.from_numpy(np.array(value)).to(device))
+        self._companions = tuple(companions)
+        for name, value in companions.items():
+            self.register_buffer(name, value)
+
+    @classmethod
+    def of(cls, raw: RawTensor, codes: Tensor, kept_dtype: torch.dtype | None = None) -> Self:
+        """Of a tensor whose dtype is a scheme; its codes [rows, row_bytes] are on their device already."""
+        companions = {
+            name: torch.from_numpy(np.array(value)).to(codes.device) for name, value in raw.companions.items()
+        }
+        return cls(raw.dtype, raw.shape, codes, companions, kept_dtype)
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """All values [rows, ...]; not to be written to, since they may be kept."""

@@ -74,7 +74,9 @@ def measured(command: list[str], is_silent: bool) -> dict[str, Any]:
     if done.returncode == 2:
         raise RequestInvalid("The benchmark does not know one of these words.", f"Pieces are {_PIECES}.")
     if done.returncode:
-        raise Internal(f"The benchmark ended with {done.returncode}.", "Run it again without --json to see why.")
+        raise Internal(
+            f"The benchmark ended with {done.returncode}.", "Run it again without --json to see why."
+        )
     return json_text.loads(done.stdout.splitlines()[-1])
 
 

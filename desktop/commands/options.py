@@ -33,6 +33,7 @@ class PrecisionName(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    FP8 = "fp8"
 
 
 class SolverName(StrEnum):

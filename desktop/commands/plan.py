@@ -34,7 +34,12 @@ class TaskName(StrEnum):
 
 
 _TAKE_IMAGE = (TaskName.TRANSFORM, TaskName.FILL, TaskName.EDIT, TaskName.UPSCALE)
-_BYTES_PER_VALUE = {PrecisionName.AUTO: 2, PrecisionName.BF16: 2, PrecisionName.FP32: 4}
+_BYTES_PER_VALUE = {
+    PrecisionName.AUTO: 2,
+    PrecisionName.BF16: 2,
+    PrecisionName.FP8: 2,
+    PrecisionName.FP32: 4,
+}
 
 
 def plan(

@@ -3,7 +3,7 @@
 It depends on nothing else, so a walk's modulations can be computed for all its steps at once, before the
 first of them, and their weights (27 % of FLUX.1) need not be there while it walks.
 
-Source: black-forest-labs/flux modules/layers.py (architecture and key names); Peebles & Xie 2022 (adaLN-Zero).
+Source: black-forest-labs/flux modules/layers.py (architecture and names); Peebles & Xie 2022 (adaLN-Zero).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Source: black-forest-labs/flux model.py and modules/layers.py (architecture and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ from flux_core.sampling.step_cache import BlockCache
 
 LAYER_NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-6
+BLOCK_MATRIX = re.compile(
+    r"double_blocks\.\d+\.(?:img|txt)_(?:attn\.(?:qkv|proj)|mlp\.[02])|single_blocks\.\d+\.linear[12]"
+)
+"""Layers that work on every token: the matrices of attention and MLP; not modulation and embeddings."""
 
 
 class Residuals(NamedTuple):

@@ -40,6 +40,7 @@ class FluxEngine:
         models_dirs: Where models are looked for, first match wins.
         list_devices: The devices it computes on, with the memory that is free now.
         auto_precision: What Precision.AUTO means on this device.
+        has_fp8: Whether it computes in Precision.FP8.
         memory_budget_bytes: Weights that may stay in memory between jobs.
         helpers: What it has beside FLUX.1.
         ready: Makes the model ready for the many evaluations of a walk.
@@ -54,6 +55,7 @@ class FluxEngine:
         auto_precision: Precision,
         memory_budget_bytes: int,
         helpers: Helpers | None = None,
+        has_fp8: bool = False,
         ready: Ready = as_it_is,
     ) -> None:
         self.name = name
@@ -61,6 +63,7 @@ class FluxEngine:
         self._models_dirs = models_dirs
         self._list_devices = list_devices
         self._auto_precision = auto_precision
+        self._has_fp8 = has_fp8
         self._bench = Workbench(backend, memory_budget_bytes)
         self._words = Words(self._bench)
         self._helpers = helpers or NoHelpers()
@@ -82,7 +85,7 @@ class FluxEngine:
         try:
             if request.look is not None:
                 return self._look(request, request.look, read_blob, report)
-            job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report)
+            job = prepare(request, read_blob, self._models_dirs, self._auto_precision, report, self._has_fp8)
             self._helpers.check(request)
         except MemoryError as err:
             self.release()
@@ -140,9 +143,7 @@ class FluxEngine:
             is_last = not self._bench.is_resident(job)
             if is_last:
                 self._bench.parts.seal(Component.TRANSFORMER)
-            return walk_all(
-                self._backend, job, conditions, transformer, nets, preview, self._ready, is_last
-            )
+            return walk_all(self._backend, job, conditions, transformer, nets, preview, self._ready, is_last)
 
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:

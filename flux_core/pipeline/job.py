@@ -29,7 +29,7 @@ from flux_core.sampling.step_cache import is_worth_it
 from flux_core.weights.lora.library import ChosenLora, choose_control_lora, choose_loras, choose_own_lora
 
 _T5_PARTS = frozenset({"t5", "t5_tokenizer"})
-_BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2}
+_BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP8: 2}
 _SEEDS = 2**63
 
 WHOLE_PX = 2048 * 2048
@@ -69,7 +69,7 @@ class Job:
         request: As it came, but without T5 where that is not on this machine.
         spec: The model's row, with where its files are.
         folder: The model's own folder.
-        precision: Never AUTO.
+        precision: Never AUTO, and FP8 only where the device computes in it.
         plan: The parts it needs.
         inputs: Its pictures.
         own_control: What goes through the model's own input channels, if anything does.
@@ -212,8 +212,17 @@ def prepare(
     models_dirs: tuple[Path, ...],
     auto_precision: Precision,
     report: Report,
+    has_fp8: bool = False,
 ) -> Job:
     """Fills in what a request leaves open, and checks all of it.
+
+    Args:
+        request: As it came.
+        read_blob: sha256 -> bytes of a picture.
+        models_dirs: Where models are looked for, first match wins.
+        auto_precision: What Precision.AUTO means on the device.
+        report: Speaks for the job.
+        has_fp8: Whether the device computes in Precision.FP8.
 
     Raises:
         RequestInvalid: It cannot be carried out with this model.
@@ -243,7 +252,11 @@ def prepare(
         request = request.model_copy(update={"is_clip_only": True})
     warnings += filter(None, [guidance_warning(request, spec)])
     warnings += [lora.warning for lora in loras if lora.warning is not None]
-    precision = auto_precision if request.precision is Precision.AUTO else request.precision
+    precision = request.precision
+    if precision is Precision.FP8 and not has_fp8:
+        warnings.append(f"This device does not multiply eight-bit floats: it computed in {auto_precision}.")
+    if precision is Precision.AUTO or (precision is Precision.FP8 and not has_fp8):
+        precision = auto_precision
     found = {companion.key: companion.config for companion in companions}
     plan = make_plan(request, spec, _BYTES_PER_VALUE[precision], found)
     own = next((use for use in request.controls if not use.model or use in followers), None)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flux_core.conditioning import pixels
 from flux_core.conditioning.packing import unpack
 from flux_core.engine import EngineImage
-from flux_core.imaging import codec, tiles
+from flux_core.imaging import fast_png, tiles
 from flux_core.messages import Stage
 from flux_core.models.autoencoder import SCALE_FACTOR
 from flux_core.parts import Identity
@@ -51,7 +51,7 @@ class Pictures:
                     image = self._decode(decoder, job, self._latents(job, tokens))
                     job.check_finite(image, "when a picture was decoded")
                     cut = pixels.model_to_image(image, request.width_px, request.height_px)
-                    png = codec.encode_png(cut)
+                    png = fast_png.encode(cut)
                     images.append(EngineImage(png, request.width_px, request.height_px, job.seed(index)))
                     report.progress(Stage.DECODING, (index + 1) / len(walked))
         return tuple(images)

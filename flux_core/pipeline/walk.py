@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 Preview = Callable[[Any], str]
 """Denoised tokens -> a small picture."""
 Ready = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""A method that will be called many times with arrays of the same shapes -> the same, quicker where a backend can."""
+"""A method that is called many times with arrays of the same shapes -> the same, quicker where a backend can."""
 
 
 def as_it_is(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -196,7 +196,7 @@ class RenamedSource:
 
 
 def in_order(source: TensorSource, names: Iterable[str]) -> TensorSource:
-    """The same tensors, those of `names` first and in that order, so that a reader can tell what comes next."""
+    """The same tensors, those of `names` first and in that order: a reader then knows what comes next."""
     found = source.names()
     return RenamedSource(source, {name: name for name in dict.fromkeys([*names, *found]) if name in found})
 

@@ -1,4 +1,4 @@
-"""Runs pieces of the benchmark in this process: `python -m backends.torch_cuda.bench floor step --peer diffusers`.
+"""Runs pieces of the benchmark in this process: `python -m backends.torch_cuda.bench floor step`.
 
 The last line of stdout is the results as JSON; what is measured is told on stderr as it comes.
 """

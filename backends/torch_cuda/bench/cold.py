@@ -26,10 +26,9 @@ def cold(bench: Bench) -> None:
             continue
         for turn in ("first", "again"):
             started = time.time()
-            done = subprocess.run(
-                [sys.executable, "-m", "backends.torch_cuda.bench.cold", str(base), name, small, str(bench.device)],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            command = [sys.executable, "-m", "backends.torch_cuda.bench.cold"]
+            command += [str(base), name, small, str(bench.device)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
                 bench.results.add(Figure("cold", what, "s", None, note=reason))
@@ -39,11 +38,13 @@ def cold(bench: Bench) -> None:
             note = f"imports and device {told['ready'] - started:.2f}, {stages}"
             if turn == "first":
                 note += "; the file may have come from the disk"
-            bench.results.add(Figure("cold", f"{what}, {turn}", "s", told["done"] - started, reach=8.0, note=note))
+            bench.results.add(
+                Figure("cold", f"{what}, {turn}", "s", told["done"] - started, reach=8.0, note=note)
+            )
 
 
 def main() -> None:
-    """folder, precision, sizes, device: paints one picture and tells when it was ready and done (Unix time)."""
+    """Paints one picture and tells when the engine was ready and it was done (Unix time)."""
     from pathlib import Path
 
     base, name, size, device = sys.argv[1:]

@@ -1,7 +1,7 @@
-"""What the library kernels need for FLUX.1's shapes: the time that a step cannot fall below without better ones.
+"""What the library kernels need for FLUX.1's shapes: a step cannot be quicker without better ones.
 
-The seven GEMMs of a step (the text's and the image's share of a double block's four, a single block's two) and
-its attention, each queued behind itself so that the device is as warm as in a step.
+The products of a step (the text's and the image's share of a double block's four, a single block's two) and
+its attention are each queued behind themselves, so that the device is as warm as in a step.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ def floor(bench: Bench) -> None:
             seconds = sum(_gemm(bench, gemm, precision) * gemm.count for gemm in gemms(bench))
         except RuntimeError as err:
             reason = str(err).splitlines()[0]
-            bench.results.add(Figure("floor", f"step, {precision}", "ms", None, note=f"not on this device: {reason}"))
+            bench.results.add(
+                Figure("floor", f"step, {precision}", "ms", None, note=f"not on this device: {reason}")
+            )
             continue
         bench.floor_s[precision] = seconds + attention_s
         note = f"GEMMs {seconds * 1e3:.1f} ms, attention {attention_s * 1e3:.1f} ms"
-        bench.results.add(Figure("floor", f"step, {precision}", "ms", 1e3 * bench.floor_s[precision], note=note))
+        bench.results.add(
+            Figure("floor", f"step, {precision}", "ms", 1e3 * bench.floor_s[precision], note=note)
+        )
 
 
 def gemms(bench: Bench) -> list[Gemm]:
@@ -122,5 +126,7 @@ def _attention(bench: Bench) -> float:
         found.append(seconds)
         rate = 4.0 * length * length * config.hidden_size / seconds / 1e12
         name = kernel.name.removesuffix("_ATTENTION").lower()
-        bench.results.add(Figure("floor", f"attention 1x{shape[1]}x{length}x{head_dim}, {name}", "TFLOP/s", rate))
+        bench.results.add(
+            Figure("floor", f"attention 1x{shape[1]}x{length}x{head_dim}, {name}", "TFLOP/s", rate)
+        )
     return min(found) * (config.depth + config.depth_single)

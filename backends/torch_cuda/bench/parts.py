@@ -27,8 +27,6 @@ def vae(bench: Bench) -> None:
     latents = torch.randn(shape, device=bench.device, dtype=bench.dtype)
     with backend.session():
         ours = timed(bench.device, lambda: decoder(latents), bench.sizes.repeats)
-    del decoder
-    give_back(bench.device)
 
     def make_peer() -> Callable[[], Any]:
         model, theirs = peer.autoencoder(bench), latents.permute(0, 3, 1, 2).contiguous()
@@ -47,8 +45,6 @@ def t5(bench: Bench) -> None:
     buckets = backend.from_numpy(relative_buckets(length, spec.t5))
     with backend.session():
         ours = timed(bench.device, lambda: encoder(ids, buckets), bench.sizes.repeats)
-    del encoder
-    give_back(bench.device)
 
     def make_peer() -> Callable[[], Any]:
         model = peer.t5(bench)

@@ -118,6 +118,8 @@ def clip(bench: Bench) -> Any:
                 num_attention_heads=config.num_heads,
                 max_position_embeddings=config.max_positions,
                 projection_dim=config.hidden_size,
+                bos_token_id=config.vocab_size - 2,
+                eos_token_id=config.vocab_size - 1,
             )
         ).eval()
 

@@ -37,12 +37,16 @@ class Painter:
         bench: The run.
         precision: Of every picture.
         is_roomy: Whether all parts may stay in memory; else each goes when its stage is over.
+
+    Attributes:
+        last: Seconds of the last picture by stage.
     """
 
     bench: Bench
     precision: Precision
     is_roomy: bool = True
     engine: TorchEngine = field(init=False)
+    last: dict[str, float] = field(default_factory=dict[str, float])
     _words: int = 0
 
     def __post_init__(self) -> None:
@@ -55,16 +59,28 @@ class Painter:
         self._words += 1
         letters = "".join(chr(ord("a") + int(digit)) for digit in str(self._words))
         side = sizes.side_px
-        common = {"model": sizes.spec.model, "prompt": f"a picture {letters}", "width_px": side, "height_px": side,
-                  "num_steps": sizes.num_steps, "precision": self.precision}  # fmt: skip
+        common = {
+            "model": sizes.spec.model,
+            "prompt": f"a picture {letters}",
+            "width_px": side,
+            "height_px": side,
+            "num_steps": sizes.num_steps,
+            "precision": self.precision,
+        }
         return build_request(**common | fields)
 
     def paint(self, on_message: Callable[[Progress | Preview], None] | None = None, **fields: Any) -> float:
         """Seconds of one picture."""
         request, started = self.request(**fields), time.perf_counter()
-        self.engine.run(request, self._blob, on_message or (lambda message: None), lambda: False)
+        result = self.engine.run(request, self._blob, on_message or (lambda message: None), lambda: False)
         wait(self.bench.device)
+        self.last = result.seconds
         return time.perf_counter() - started
+
+    @property
+    def stages(self) -> str:
+        """Where the last picture's time went, in words."""
+        return ", ".join(f"{stage} {1e3 * seconds:.0f} ms" for stage, seconds in self.last.items())
 
     def median(self, **fields: Any) -> float:
         """Seconds of a picture, after two that made everything ready."""
@@ -89,14 +105,16 @@ def dev(bench: Bench) -> None:
         floor = bench.floor_s.get(name)
         bench.results.add(
             Figure("dev", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench),
-                   floor and floor * sizes.num_steps, _REACH_S.get(name), _INCLUDED)
+                   floor and floor * sizes.num_steps, _REACH_S.get(name),
+                   f"{_INCLUDED}: {painter.stages}")
         )  # fmt: skip
         for cache in (StepCache.CAREFUL, StepCache.FAST):
             seconds = painter.median(step_cache=cache)
             reach = 1.35 if name == "fp8" else None
             bench.results.add(
                 Figure("dev", f"{what}, {name}, cache {cache.value}", "s", seconds, theirs,
-                       _peer_name(bench), reach=reach, note="lossy; random weights say nothing of how often it takes over")
+                       _peer_name(bench), reach=reach,
+                       note=f"lossy, and random weights say nothing of how often: {painter.stages}")
             )  # fmt: skip
 
 
@@ -111,8 +129,9 @@ def schnell(bench: Bench) -> None:
         name = painter.precision.value
         reach = 0.42 if name == "fp8" else None
         bench.results.add(
-            Figure("schnell", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench), reach=reach, note=_INCLUDED)
-        )
+            Figure("schnell", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench), reach=reach,
+                   note=f"{_INCLUDED}: {painter.stages}")
+        )  # fmt: skip
 
 
 def kontext(bench: Bench) -> None:
@@ -123,7 +142,14 @@ def kontext(bench: Bench) -> None:
         name = painter.precision.value
         reach = 5.2 if name == "fp8" else None
         bench.results.add(
-            Figure("kontext", f"{what}, {name}", "s", seconds, reach=reach, note=f"encoder, {_INCLUDED}")
+            Figure(
+                "kontext",
+                f"{what}, {name}",
+                "s",
+                seconds,
+                reach=reach,
+                note=f"encoder, {_INCLUDED}: {painter.stages}",
+            )
         )
 
 
@@ -137,7 +163,9 @@ def resolution(bench: Bench) -> None:
         first = painter.paint(width_px=width, height_px=height, **short)
         second = min(painter.paint(width_px=width, height_px=height, **short) for _ in range(2))
         bench.results.add(
-            Figure("resolution", f"{what}, {painter.precision.value}", "ms", 1e3 * (first - second), reach=100.0)
+            Figure(
+                "resolution", f"{what}, {painter.precision.value}", "ms", 1e3 * (first - second), reach=100.0
+            )
         )
 
 
@@ -148,7 +176,9 @@ def memory(bench: Bench) -> None:
         precision = known_precision(name)
         what = f"peak in the walk, {name}"
         if precision is None or bench.device.type != "cuda":
-            bench.results.add(Figure("memory", what, "GB", None, note="not built" if precision is None else "no GPU"))
+            bench.results.add(
+                Figure("memory", what, "GB", None, note="not built" if precision is None else "no GPU")
+            )
             continue
         painter = Painter(bench, precision, is_roomy=False)
         peaks: list[int] = []
@@ -159,8 +189,10 @@ def memory(bench: Bench) -> None:
                 torch.cuda.reset_peak_memory_stats(bench.device)
 
         painter.paint(listen, num_steps=bench.sizes.few_steps)
-        walked = max(peaks[1:]) / 1e9  # before the first of them the transformer was loaded
-        bench.results.add(Figure("memory", what, "GB", walked, reach=reach.get(name)))
+        note = f"with the modulation's weights, before the first step: {peaks[1] / 1e9:.1f} GB"
+        bench.results.add(
+            Figure("memory", what, "GB", max(peaks[2:]) / 1e9, reach=reach.get(name), note=note)
+        )
         painter.engine.release()
         give_back(bench.device)
 
@@ -175,7 +207,9 @@ def lora(bench: Bench) -> None:
         with_lora = painter.median(loras=(LoraUse(name=LORA),), **short)
         weighed = painter.paint(loras=(LoraUse(name=LORA, strength=0.5),), **short)
         for what, seconds in (("hang on", first - with_lora), ("other strength", weighed - with_lora)):
-            bench.results.add(Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0))
+            bench.results.add(
+                Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0)
+            )
         loss = 100.0 * (with_lora - plain) / plain
         bench.results.add(Figure("lora", f"slower by, rank {rank}, {name}", "%", loss, reach=3.0))
 

@@ -1,4 +1,4 @@
-"""The figures of a run as a picture: ours and the peer's side by side, and how much of the peer's time ours is.
+"""The figures of a run as a picture: ours and the peer's side by side, and the ratio.
 
 Hand-written SVG, because a library for four kinds of shapes would be one more thing to install.
 """
@@ -16,7 +16,9 @@ def svg(run: dict[str, Any]) -> str:
     """Of `Results.as_json()`; figures without a number are left out."""
     shown = [figure for figure in run["figures"] if figure["value"] is not None]
     height = _TOP_PX + _ROW_PX * len(shown) + 24
-    machine = ", ".join(str(run["machine"][key]) for key in ("device", "torch", "date") if run["machine"].get(key))
+    machine = ", ".join(
+        str(run["machine"][key]) for key in ("device", "torch", "date") if run["machine"].get(key)
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH_PX}" height="{height}" '
         f'font-family="sans-serif" font-size="12" fill="{_INK}">',

@@ -83,7 +83,7 @@ SMALL = Sizes(
     other_px=(96, 64),
     few_t5_tokens=None,
     num_steps=12,
-    few_steps=2,
+    few_steps=3,
     lora_rank=2,
     repeats=1,
 )

@@ -27,7 +27,9 @@ def step(bench: Bench) -> None:
         if precision is None:
             bench.results.add(Figure("step", name, "ms", None, note="not built"))
             continue
-        for way, seconds in _ours(bench, precision).items():
+        ours = _ours(bench, precision)
+        give_back(bench.device)
+        for way, seconds in ours.items():
             floor = bench.floor_s.get(name)
             for peer_name, peer_ms in theirs.items() or [("", None)]:
                 bench.results.add(
@@ -65,8 +67,6 @@ def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
         found = {"eager": timed(bench.device, lambda: model.modulated(*arguments), sizes.repeats)}
         if bench.device.type == "cuda":
             found["graph"] = timed(bench.device, lambda: ready(*arguments), sizes.repeats)
-    del model, ready
-    give_back(bench.device)
     return found
 
 
@@ -76,13 +76,15 @@ def _peer_ms(bench: Bench) -> dict[str, float]:
     if not bench.has_peer:
         return found
     for is_compiled in (False, True) if bench.is_peer_compiled else (False,):
-        model, arguments = peer.transformer(bench, is_compiled), peer.transformer_inputs(bench)
-        with torch.inference_mode():
-            seconds = timed(bench.device, lambda: model(**arguments), bench.sizes.repeats)  # noqa: B023
-        found[f"{peer.NAME}, {'compiled' if is_compiled else 'eager'}"] = 1e3 * seconds
-        del model, arguments
+        found[f"{peer.NAME}, {'compiled' if is_compiled else 'eager'}"] = _peer_step_ms(bench, is_compiled)
         give_back(bench.device)
     return found
+
+
+def _peer_step_ms(bench: Bench, is_compiled: bool) -> float:
+    model, arguments = peer.transformer(bench, is_compiled), peer.transformer_inputs(bench)
+    with torch.inference_mode():
+        return 1e3 * timed(bench.device, lambda: model(**arguments), bench.sizes.repeats)
 
 
 def _random(bench: Bench, *shape: int) -> Any:

@@ -71,8 +71,11 @@ def write_lora(path: Path, spec: ModelSpec, rank: int, seed: int = 1) -> Path:
     """A LoRA in diffusers' names for every image projection and the singles' output, as trainers make them."""
     dim, mlp = spec.transformer.hidden_size, spec.transformer.mlp_hidden
     shapes: dict[str, tuple[int, ...]] = {}
-    layers = {f"transformer_blocks.{i}.attn.{name}": (dim, dim)
-              for i in range(spec.transformer.depth) for name in ("to_q", "to_k", "to_v", "to_out.0")}
+    layers = {
+        f"transformer_blocks.{i}.attn.{name}": (dim, dim)
+        for i in range(spec.transformer.depth)
+        for name in ("to_q", "to_k", "to_v", "to_out.0")
+    }
     layers |= {f"single_transformer_blocks.{i}.proj_out": (dim, dim + mlp)
                for i in range(spec.transformer.depth_single)}  # fmt: skip
     for layer, (out_dim, in_dim) in layers.items():

@@ -25,7 +25,9 @@ from flux_core.weights.expected import expected_shapes
 from tests.support.engine_runs import run
 from tests.support.tiny_random import MICRO
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: CUDA graphs exist nowhere else")
+gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device: CUDA graphs exist nowhere else"
+)
 CONFIG = replace(TINY.transformer, depth=2, depth_single=2)
 
 

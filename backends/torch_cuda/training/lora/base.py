@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from flux_core import catalog
 from flux_core.catalog import MODELS, ModelSpec
 from flux_core.errors import RequestInvalid
+from flux_core.models.transformer import BLOCK_MATRIX
 from flux_core.plan import Component
 from flux_core.weights.components import transformer_source
 from flux_core.weights.detect import detect
@@ -17,11 +17,6 @@ from flux_core.weights.lora.layers import layers_of
 from flux_core.weights.open import open_source
 from flux_core.weights.quant.schemes import SCHEMES
 from flux_core.weights.which import FileKind
-
-TRAINED = re.compile(
-    r"double_blocks\.\d+\.(?:img|txt)_(?:attn\.(?:qkv|proj)|mlp\.[02])|single_blocks\.\d+\.linear[12]"
-)
-"""The layers that a LoRA changes: every matrix of attention and MLP; modulation and embeddings stay."""
 
 _TRAINED_BYTES = 16  # of a trained value: float32 of itself, of its gradient and of AdamW's two means
 _REMEMBERED = 22  # values that a block remembers of a token, in widths of the model; measured: 21.5 and 21.2
@@ -138,7 +133,9 @@ def memory_of(base: Base, rank: int, tokens: int, value_bytes: int, is_checkpoin
         bytes_each = value_bytes if scheme is None else scheme.block_bytes / scheme.block
         weights += int(prod(info.shape) * bytes_each)
         is_packed |= scheme is not None
-    layers = [each for each in layers_of(base.spec)[Component.TRANSFORMER] if TRAINED.fullmatch(each.name)]
+    layers = [
+        each for each in layers_of(base.spec)[Component.TRANSFORMER] if BLOCK_MATRIX.fullmatch(each.name)
+    ]
     trained = sum(rank * (each.rows + each.columns) for each in layers)
     config = base.spec.transformer
     blocks = config.depth + config.depth_single

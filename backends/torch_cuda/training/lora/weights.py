@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from backends.torch_cuda.leaves import Linear
-from backends.torch_cuda.training.lora.base import TRAINED
 from backends.torch_cuda.training.members.lowrank import Pair
 from backends.torch_cuda.training.network import Named
 from flux_core.catalog import ModelSpec
 from flux_core.lora_training import LoraTraining
+from flux_core.models.transformer import BLOCK_MATRIX
 from flux_core.weights.safetensors_writer import Planned, write_safetensors
 
 _PREFIX = "lora_unet_"
@@ -48,7 +48,7 @@ class ArtistLora(Named):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for name, leaf in leaves.items():
-                if not isinstance(leaf, Linear) or not TRAINED.fullmatch(name):
+                if not isinstance(leaf, Linear) or not BLOCK_MATRIX.fullmatch(name):
                     continue
                 out_dim, in_dim = leaf.weight.shape
                 pair = Pair(in_dim, out_dim, rank, torch.device("cpu"), has_bias=False).to(device)

@@ -129,10 +129,14 @@ def test_random_tensors_have_the_shapes_that_were_asked_for(tmp_path: Path) -> N
     assert {name: info.shape for name, info in SafetensorsFile(tmp_path / "w").names().items()} == shapes
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without CUDA is told, and here is CUDA")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="says what a machine without CUDA is told, and here is CUDA"
+)
 def test_a_machine_without_cuda_is_told_so_by_the_exit_status() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "backends.torch_cuda.bench", "t5", "--device", "cuda"], check=False, capture_output=True
+        [sys.executable, "-m", "backends.torch_cuda.bench", "t5", "--device", "cuda"],
+        check=False,
+        capture_output=True,
     )
     assert done.returncode == NO_DEVICE
 

@@ -14,7 +14,7 @@ from backends.torch_cuda.engine import TorchEngine
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.packed import PackedWeight
 from backends.torch_cuda.training.lora.__main__ import prepare
-from backends.torch_cuda.training.lora.base import TRAINED, Base, find_base, memory_of
+from backends.torch_cuda.training.lora.base import Base, find_base, memory_of
 from backends.torch_cuda.training.lora.batches import Batches, noise_of
 from backends.torch_cuda.training.lora.painting import Told
 from backends.torch_cuda.training.lora.places import Places
@@ -26,7 +26,7 @@ from flux_core.conditioning.packing import position_ids
 from flux_core.errors import Cancelled, Corrupt, RequestInvalid
 from flux_core.imaging import codec
 from flux_core.lora_training import Decay, Wrote, build_training
-from flux_core.models.transformer import Transformer
+from flux_core.models.transformer import BLOCK_MATRIX, Transformer
 from flux_core.plan import Component
 from flux_core.request import LoraUse, Precision
 from flux_core.sampling.schedule import sigmas
@@ -294,7 +294,7 @@ def test_a_step_has_the_loss_and_the_gradients_that_diffusers_and_peft_have(tmp_
 
     recipes = transformer_recipes(spec.transformer)
     trained = [
-        layer.name for layer in layers_of(spec)[Component.TRANSFORMER] if TRAINED.fullmatch(layer.name)
+        layer.name for layer in layers_of(spec)[Component.TRANSFORMER] if BLOCK_MATRIX.fullmatch(layer.name)
     ]
     parts = {
         name: [part.removesuffix(".weight") for part in recipes[f"{name}.weight"].parts] for name in trained
@@ -341,7 +341,9 @@ def test_the_file_is_kohya_s_and_every_tensor_of_it_is_read(trained, places):
     report = read_lora(source, MICRO, "ink").report
     assert (report.families, report.kinds, report.ranks) == (("sd-scripts (kohya)",), ("LoRA",), (2,))
     assert report.unmatched == ()
-    trainable = [layer for layer in layers_of(MICRO)[Component.TRANSFORMER] if TRAINED.fullmatch(layer.name)]
+    trainable = [
+        layer for layer in layers_of(MICRO)[Component.TRANSFORMER] if BLOCK_MATRIX.fullmatch(layer.name)
+    ]
     assert report.layers == {Component.TRANSFORMER: len(trainable)} == {Component.TRANSFORMER: 10}
     assert source.metadata["modelspec.trigger_phrase"] == "ink"
     assert (source.metadata["ss_steps"], source.metadata["ss_network_dim"]) == ("6", "2")

@@ -7,8 +7,6 @@ distances (merged as in Chan et al. 1983, so that a large mean costs no digits),
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -55,9 +53,9 @@ def group_norm_silu(
 
 @triton.jit(do_not_specialize=["pixels", "parts", "batch"])
 def _look(
-    x: Any, found: Any, pixels: Any, parts: Any, batch: Any,
+    x, found, pixels, parts, batch,
     channels: tl.constexpr, rows: tl.constexpr, part_rows: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Of one part's pixels: each channel's mean and sum of squared distances from it, [2, B, parts, C]."""
     part, image = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, channels)
@@ -87,10 +85,10 @@ def _look(
 
 @triton.jit(do_not_specialize=["pixels", "parts", "batch"])
 def _merge(
-    found: Any, weight: Any, bias: Any, affine: Any, pixels: Any, parts: Any, batch: Any,
+    found, weight, bias, affine, pixels, parts, batch,
     channels: tl.constexpr, eps: tl.constexpr, per_group: tl.constexpr, step: tl.constexpr,
     part_rows: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Of one group: the factor and the offset of each of its channels, [2, B, C]."""
     group, image = tl.program_id(0), tl.program_id(1)
     channel = group * per_group + tl.arange(0, per_group)
@@ -121,9 +119,9 @@ def _merge(
 
 @triton.jit(do_not_specialize=["pixels", "batch"])
 def _apply(
-    x: Any, affine: Any, out: Any, pixels: Any, batch: Any,
+    x, affine, out, pixels, batch,
     channels: tl.constexpr, rows: tl.constexpr, has_silu: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """The second pass."""
     image = tl.program_id(1)
     channel = tl.arange(0, channels)

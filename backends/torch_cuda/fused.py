@@ -1,0 +1,188 @@
+"""The operations on a GPU with triton: what lies between large products is one pass over memory.
+
+A fused operation asks its leaf which forms of the input it takes, makes them in the pass that it makes
+anyway, and hands them over; with gradients, other layouts or leaves that it does not know, the plain
+operation runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.fused_images import FusedImageOps
+from backends.torch_cuda.kernels.heads import Projected, joint_heads
+from backends.torch_cuda.kernels.rows import (
+    Forms,
+    Rows,
+    activated,
+    gated_add,
+    gated_modulated,
+    modulated,
+)
+from backends.torch_cuda.leaves import Linear, RMSNorm
+from flux_core.ops import HeadStream
+
+_ATTENTION_ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+class FusedOps(FusedImageOps):
+    """flux_core.ops.Ops on torch with Triton's kernels."""
+
+    def code(self, x: Tensor) -> Coded:
+        if not _is_plain_call(x):
+            return super().code(x)
+        rows = activated(x, None, Forms(plain=False, codes=True))
+        assert rows.codes is not None
+        assert rows.scales is not None
+        return rows.codes, rows.scales
+
+    def modulated_norm(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        if not _is_plain_call(x):
+            return super().modulated_norm(x, shift, scale, eps)
+        return _plain(modulated(x, shift, scale, eps, Forms()))
+
+    def gated_add(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+        if not _is_plain_call(x):
+            return super().gated_add(x, gate, y)
+        return gated_add(x, gate, y)
+
+    def modulated_linear(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float, linear: Any) -> Tensor:
+        if not _is_plain_call(x):
+            return super().modulated_linear(x, shift, scale, eps, linear)
+        return _applied(linear, modulated(x, shift, scale, eps, _forms(linear)), x.dtype)
+
+    def gated_mlp(
+        self, x: Tensor, gate: Tensor, y: Tensor, shift: Tensor, scale: Tensor, eps: float, up: Any, down: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not _is_plain_call(x):
+            return super().gated_mlp(x, gate, y, shift, scale, eps, up, down)
+        out, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(up))
+        bare = _bare(up)
+        if bare is not None and not isinstance(down, EightBitLinear):
+            return out, down(_product_then_gelu(_plain(rows), *bare))
+        inner = _applied(up, rows, x.dtype)
+        return out, _applied(down, activated(None, inner, _forms(down)), x.dtype)
+
+    def parallel_mlp(
+        self,
+        x: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        if not _is_plain_call(x):
+            return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
+        rows = modulated(x, shift, scale, eps, _forms(linear1))
+        dim = x.shape[2]
+        bare1, bare2 = _bare(linear1), _bare(linear2)
+        if SPLITS and bare1 is not None and bare2 is not None:
+            return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+        h = _applied(linear1, rows, x.dtype)
+        attn = attend(h[..., : 3 * dim])
+        return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
+
+    def joint_heads(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        head_dim = streams[0].qkv.shape[2] // 3 // num_heads
+        norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
+        is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
+        if not is_known or not _is_plain_call(streams[0].qkv):
+            return super().joint_heads(streams, num_heads, pe)
+        projected = [
+            Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams
+        ]
+        return joint_heads(projected, num_heads, pe.contiguous())
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        if bias is not None or not q.is_cuda:
+            return super().attention(q, k, v, scale=scale, bias=bias, is_causal=is_causal)
+        with sdpa_kernel(_ATTENTION_ORDER, set_priority=True):
+            return super().attention(q, k, v, scale=scale, is_causal=is_causal)
+
+
+SPLITS = os.environ.get("SPLITS", "1") == "1"
+
+
+def _is_plain_call(x: Tensor) -> bool:
+    """Whether the kernels know how to do it: nothing is recorded for gradients."""
+    return x.ndim == 3 and not torch.is_grad_enabled()
+
+
+def _forms(linear: Any) -> Forms:
+    """Which forms of its input a leaf takes: adapters see it as it was."""
+    if isinstance(linear, EightBitLinear) and linear.takes_codes:
+        return Forms(plain=len(linear.adapters) > 0, codes=True)
+    return Forms()
+
+
+def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
+    """linear(rows), from whichever form there is."""
+    if rows.codes is None or rows.scales is None:
+        return linear(rows.plain)
+    y = linear.multiplied(rows.codes, rows.scales, dtype)
+    for adapter in linear.adapters:
+        y = adapter(linear, rows.plain, y)
+    return y
+
+
+def _plain(rows: Rows) -> Tensor:
+    assert rows.plain is not None
+    return rows.plain
+
+
+def _bare(linear: Any) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a leaf that is nothing more; None of any other."""
+    if not isinstance(linear, Linear) or linear.adapters or linear.bias is None:
+        return None
+    return (linear.weight, linear.bias) if isinstance(linear.weight, Tensor) else None
+
+
+def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu_tanh(x @ weight^T + bias), with the GELU where the product leaves its registers."""
+    if not x.is_cuda:  # there the same function means the exact GELU
+        return torch.nn.functional.gelu(torch.nn.functional.linear(x, weight, bias), approximate="tanh")
+    flat = x.flatten(0, 1)
+    out = torch._addmm_activation(bias, flat, weight.t(), use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
+    return out.unflatten(0, x.shape[:2])
+
+
+def _parallel_in_parts(
+    h: Tensor,
+    dim: int,
+    linear1: tuple[Tensor, Tensor],
+    linear2: tuple[Tensor, Tensor],
+    attend: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """`parallel_mlp` with each weight cut in two, so that nothing is concatenated and GELU costs no pass."""
+    (weight1, bias1), (weight2, bias2) = linear1, linear2
+    qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
+    inner = _product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :])
+    attn = attend(qkv)
+    out = torch.addmm(bias2, attn.flatten(0, 1), weight2[:, :dim].t())
+    out.addmm_(inner.flatten(0, 1), weight2[:, dim:].t())
+    return out.unflatten(0, h.shape[:2])

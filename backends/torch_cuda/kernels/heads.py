@@ -1,0 +1,91 @@
+"""Queries and keys normed and rotated on their way from one projection's rows to the attention's layout."""
+
+# pyright: reportMissingImports=false, reportCallIssue=false, reportUnboundVariable=false
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_HEADS_AT_ONCE = 8
+
+
+class Projected(NamedTuple):
+    """One stream.
+
+    Attributes:
+        qkv: [B, L, 3*H*D] in rows [q|k|v], head-major; any strides of batch and rows.
+        q_weight, k_weight: [D] of the RMS norms.
+        eps: Of both.
+    """
+
+    qkv: Tensor
+    q_weight: Tensor
+    k_weight: Tensor
+    eps: float
+
+
+def joint_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of all streams, each [B, H, L, D], D a power of two; pe [L, D/2, 2] float32, contiguous.
+
+    In memory they are [B, L, H, D], so that the attention's answer is [B, L, H*D] without a copy. The v of
+    a single stream stays where it is.
+    """
+    first = streams[0].qkv
+    batch, _, width = first.shape
+    length, dim = pe.shape[0], width // 3 // num_heads
+    q, k, v = (first.new_empty((batch, length, num_heads, dim)) for _ in range(3))
+    is_joint = len(streams) > 1
+    start = 0
+    for qkv, q_weight, k_weight, eps in streams:
+        qkv = qkv if qkv.stride(2) == 1 else qkv.contiguous()
+        count = qkv.shape[1]
+        grid = (batch * count, triton.cdiv(num_heads, _HEADS_AT_ONCE))
+        _heads[grid](
+            qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads,
+            qkv.stride(0), qkv.stride(1), eps, is_joint, _HEADS_AT_ONCE, dim, num_warps=4,
+        )  # fmt: skip
+        start += count
+    if not is_joint:
+        v = first[:, :, 2 * num_heads * dim :].unflatten(2, (num_heads, dim))
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+@triton.jit
+def _rotated(x, weight, cos, sin, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
+    """[HEADS, DIM] float32, RMS-normed and with its adjacent pairs rotated."""
+    x = x * (1.0 / tl.sqrt(tl.sum(x * x, 1) / DIM + eps))[:, None] * weight[None, :]
+    even, odd = tl.split(tl.reshape(x, (HEADS, DIM // 2, 2)))
+    turned = tl.join(even * cos - odd * sin, even * sin + odd * cos)
+    return tl.reshape(turned, (HEADS, DIM))
+
+
+@triton.jit
+def _heads(
+    qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads, qkv_batch, qkv_row, eps,
+    COPIES_V: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    batch, place = row // count, row % count
+    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    within = tl.arange(0, DIM)
+    cells = heads[:, None] * DIM + within[None, :]
+    mask = (heads < num_heads)[:, None] & (within < DIM)[None, :]
+    source = qkv + batch * qkv_batch + place * qkv_row + cells
+    target = (batch * length + start + place) * num_heads * DIM + cells
+    width = num_heads * DIM
+
+    half = tl.arange(0, DIM // 2)
+    angles = pe + (start + place) * DIM + 2 * half
+    cos, sin = tl.load(angles)[None, :], tl.load(angles + 1)[None, :]
+    q_in = tl.load(source, mask, 0.0).to(tl.float32)
+    q_out = _rotated(q_in, tl.load(q_weight + within).to(tl.float32), cos, sin, eps, HEADS, DIM)
+    tl.store(q + target, q_out.to(q.dtype.element_ty), mask)
+    k_in = tl.load(source + width, mask, 0.0).to(tl.float32)
+    k_out = _rotated(k_in, tl.load(k_weight + within).to(tl.float32), cos, sin, eps, HEADS, DIM)
+    tl.store(k + target, k_out.to(k.dtype.element_ty), mask)
+    if COPIES_V:
+        tl.store(v + target, tl.load(source + 2 * width, mask, 0.0), mask)

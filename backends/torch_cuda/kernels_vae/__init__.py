@@ -1,1 +1,0 @@
-"""Kernels for the autoencoder: what torch has only for images laid out [B, C, H, W]."""
