@@ -47,28 +47,29 @@ def transformer_settings(config: TransformerConfig) -> dict[str, Any]:
 
 def transformer(config: TransformerConfig) -> Any:
     """A FluxTransformer2DModel with weights of its own."""
-    from diffusers import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     return FluxTransformer2DModel(**transformer_settings(config))
 
 
 def autoencoder(config: AutoencoderConfig) -> Any:
     """An AutoencoderKL with weights of its own."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     levels = len(config.channel_multipliers)
-    return AutoencoderKL(
-        block_out_channels=tuple(config.channels * m for m in config.channel_multipliers),
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=config.latent_channels,
-        layers_per_block=config.num_res_blocks,
-        norm_num_groups=config.norm_groups,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        shift_factor=config.shift,
-        scaling_factor=config.scale,
-    )
+    settings: dict[str, Any] = {
+        "block_out_channels": tuple(config.channels * m for m in config.channel_multipliers),
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.num_res_blocks,
+        "norm_num_groups": config.norm_groups,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "shift_factor": config.shift,
+        "scaling_factor": config.scale,
+    }
+    return AutoencoderKL(**settings)
 
 
 def t5(config: T5Config) -> Any:
@@ -132,7 +133,7 @@ def filled_autoencoder(config: AutoencoderConfig, weights: Weights) -> Any:
 
 def scheduler(spec: ModelSpec) -> Any:
     """The schedule that the model's row says."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     return FlowMatchEulerDiscreteScheduler(
         shift=1.0, use_dynamic_shifting=spec.has_time_shift, base_shift=0.5, max_shift=1.15
@@ -146,12 +147,12 @@ def text_to_image(spec: ModelSpec, folder: Path) -> Any:
         spec: With the files where flux_core.catalog.locate found them, each under the single file's names.
         folder: The model's own.
     """
-    from diffusers import FluxPipeline
-    from transformers import CLIPTokenizer, T5TokenizerFast
+    from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+    from transformers import AutoTokenizer, CLIPTokenizer
 
     files = spec.files
     words = CLIPTokenizer.from_pretrained(folder / files.clip_tokenizer, model_max_length=spec.clip_tokens)
-    sentences = T5TokenizerFast.from_pretrained(folder / files.t5_tokenizer)
+    sentences = AutoTokenizer.from_pretrained(folder / files.t5_tokenizer)
     states = weights_of(folder / files.t5)
     states["encoder.embed_tokens.weight"] = states["shared.weight"]
     pipe: Any = FluxPipeline(

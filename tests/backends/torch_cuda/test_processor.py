@@ -118,22 +118,25 @@ def test_in_bfloat16_it_is_no_farther_from_the_truth_than_the_plain_one(run):
 
 @pytest.mark.parametrize("run", ALL, ids=lambda run: run.__name__)
 def test_what_is_learnt_through_it_is_the_same(run):
-    learnt = []
-    for ops in (FUSED, PLAIN):
-        seen: list[Tensor] = []
-        original = normal
-
-        def watched(*shape: int, seen: list[Tensor] = seen) -> Tensor:
-            seen.append(original(*shape).requires_grad_())
-            return seen[-1]
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(globals(), "normal", watched)
-            torch.cat([each.flatten() for each in run(ops, torch.float32, 1, 5)]).square().sum().backward()
-        learnt.append([each.grad for each in seen if each.grad is not None])
-    assert learnt[0]
-    for ours, plain in zip(*learnt, strict=True):
+    ours_all, plain_all = _learnt(run, FUSED), _learnt(run, PLAIN)
+    assert ours_all
+    for ours, plain in zip(ours_all, plain_all, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def _learnt(run: Any, ops: Any) -> list[Tensor]:
+    """The gradients of every array that a run draws."""
+    seen: list[Tensor] = []
+    draw = normal
+
+    def watched(*shape: int) -> Tensor:
+        seen.append(draw(*shape).requires_grad_())
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "normal", watched)
+        torch.cat([each.flatten() for each in run(ops, torch.float32, 1, 5)]).square().sum().backward()
+    return [each.grad for each in seen if each.grad is not None]
 
 
 def test_gelu_is_itself_far_from_zero():
