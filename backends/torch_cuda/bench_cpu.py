@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -210,7 +210,7 @@ def _pictures(ours: Ours, theirs: Theirs | None, side_px: int, num_steps: int, r
     if theirs is None:
         return pair
     first, peers = made[OURS][0].astype(int), made[THEIRS][0].astype(int)
-    return Pair(**{**_fields(pair), "largest_difference": int(np.abs(first - peers).max())})
+    return replace(pair, largest_difference=int(np.abs(first - peers).max()))
 
 
 def _pair(what: str, ours: Callable[[], Any], theirs: Callable[[], Any] | None, turns: int) -> Pair:
@@ -239,10 +239,6 @@ def pair_of(what: str, ours_s: list[float], theirs_s: list[float] | None) -> Pai
 
 def _spread(seconds: list[float]) -> Spread:
     return Spread(min(seconds), statistics.median(seconds), max(seconds))
-
-
-def _fields(pair: Pair) -> dict[str, Any]:
-    return {name: getattr(pair, name) for name in Pair.__slots__}
 
 
 def _noise(ours: Ours, side_px: int) -> torch.Tensor:
