@@ -151,6 +151,10 @@ class Ops(Protocol):
         """silu(norm(x)); x: [B, H, W, C], norm: a group-norm leaf."""
         ...
 
+    def upsampled(self, x: Any, conv: Any) -> Any:
+        """conv(upsample_nearest(x)): [B, H, W, C] -> [B, 2H, 2W, out]; conv: a 3x3 leaf that keeps sizes."""
+        ...
+
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
         """q, k and v of several streams, one behind the other, each [B, H, L, D]; L is all their tokens.
 
@@ -173,6 +177,9 @@ class ComposedOps(Ops, Protocol):
 
     def norm_silu(self, x: Any, norm: Any) -> Any:
         return self.silu(norm(x))
+
+    def upsampled(self, x: Any, conv: Any) -> Any:
+        return conv(self.upsample_nearest(x))
 
     def parallel_mlp(
         self,

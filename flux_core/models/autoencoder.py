@@ -96,7 +96,7 @@ class Decoder:
             for block in blocks:
                 h = block(h)
             if upsample is not None:
-                h = upsample(self.ops.upsample_nearest(h))
+                h = self.ops.upsampled(h, upsample)
         return self.conv_out(self.ops.norm_silu(h, self.norm_out))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.leaves import GroupNorm, Linear, RMSNorm
+from backends.torch_cuda.leaves import Conv2d, GroupNorm, Linear, RMSNorm
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.processor import ProcessorOps, keep_freed_memory
 from flux_core.ops import HeadStream
@@ -92,7 +92,13 @@ def norm_silu(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Ten
     return [y]
 
 
-ALL = (norm, add, gelu, heads_of_one, heads_of_two, parallel, norm_silu)
+def upsampled(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Tensor]:
+    weight = nn.Parameter(normal(7, DIM, 3, 3) / (9 * DIM) ** 0.5)
+    leaf = Conv2d(weight, nn.Parameter(normal(7)), stride=1, padding=(1, 1)).to(dtype)
+    return [ops.upsampled(normal(batch, length, 5, DIM).to(dtype), leaf)]
+
+
+ALL = (norm, add, gelu, heads_of_one, heads_of_two, parallel, norm_silu, upsampled)
 
 
 @pytest.mark.parametrize("length", [1, 13, 64])
