@@ -131,6 +131,13 @@ class StateFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    def read_pid(self) -> int | None:
+        """The process that listens, or listened; None as for read_endpoint."""
+        try:
+            return int(json.loads(self.endpoint_file.read_bytes())["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
 
 def make_private_folder(folder: Path) -> None:
     """Makes a folder that only its owner may enter (0700).

@@ -124,10 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, but meant for the service
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.environ.setdefault("OMP_NUM_THREADS", str(_num_threads(options.share)))
-    # Sleep, do not spin, while the other threads work: on a busy machine spinning is ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for name, value in thread_settings(options.share).items():
+        os.environ.setdefault(name, value)
     worker = Worker(orders, reports, BlobStore(options.blobs))
     return worker.serve(options.engine, tuple(options.models))
 
@@ -146,6 +144,16 @@ def _die_with_parent() -> None:
     """Has the kernel end this process with its parent; elsewhere the end of stdin does it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def thread_settings(share: int) -> dict[str, str]:
+    """How a worker computes on the processor that it shares with others, as environment variables."""
+    # Sleep, do not spin, while the other threads work: on a busy machine spinning is ten times slower.
+    return {
+        "OMP_NUM_THREADS": str(_num_threads(share)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "1000",
+    }
 
 
 def _num_threads(share: int) -> int:

@@ -23,6 +23,7 @@ from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
+from backends.torch_cuda.processor import ProcessorOps
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
@@ -119,6 +120,8 @@ class TorchBackend:
 
 def best_ops(device: torch.device) -> TorchOps:
     """The operations for a device: fused ones on a GPU where triton is there and can compile for it."""
+    if device.type == "cpu":
+        return ProcessorOps()
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) and find_spec("triton"):
         from backends.torch_cuda.fused import FusedOps  # imports triton, which nothing else needs
 

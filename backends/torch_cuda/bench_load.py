@@ -24,10 +24,17 @@ import torch
 from numpy.typing import NDArray
 
 from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.diffusers_peer import transformer_settings
 from flux_core.catalog import TransformerConfig
 from flux_core.models.transformer import Transformer
 from flux_core.request import Precision
-from flux_core.weights.diffusers_keys import from_diffusers, transformer_recipes
+from flux_core.weights.diffusers_keys import (
+    Piece,
+    from_diffusers,
+    pieces_of,
+    stacked_rows_of,
+    transformer_recipes,
+)
 from flux_core.weights.expected import check_strict, expected_shapes
 from flux_core.weights.open import open_source
 from flux_core.weights.tensors import TensorSource, cut_rows, swapped_halves
@@ -86,13 +93,15 @@ def write(folder: Path, config: TransformerConfig, seed: int = 0) -> int:
     _write_file(folder / SINGLE, shapes, ((np.resize(pool, prod(s)).view(np.uint8)) for s in shapes.values()))
     (folder / FOLDER).mkdir()
     source = open_source(folder / SINGLE)
-    pieces = dict(_diffusers_pieces(source, config))
+    tensors = dict(_diffusers_tensors(source, config))
     _write_file(
         folder / FOLDER / "diffusion_pytorch_model.safetensors",
-        {name: shape for name, (shape, _) in pieces.items()},
-        (read() for _, read in pieces.values()),
+        {name: shape for name, (shape, _) in tensors.items()},
+        (read() for _, read in tensors.values()),
     )
-    (folder / FOLDER / "config.json").write_text(json.dumps(_diffusers_config(config)))
+    (folder / FOLDER / "config.json").write_text(
+        json.dumps({"_class_name": "FluxTransformer2DModel", **transformer_settings(config)})
+    )
     return 2 * sum(map(prod, shapes.values()))
 
 
@@ -102,7 +111,7 @@ def measure(what: str, case: Case) -> Load:
     loader.prepare()
     torch.zeros(1, device=case.device)  # a device that has to wake up does so now
     process = psutil.Process()
-    _forget_peak()
+    forget_peak()
     before = process.memory_info().rss
     started = time.perf_counter()
     tensors = list(loader.load(case))
@@ -114,7 +123,7 @@ def measure(what: str, case: Case) -> Load:
     return Load(
         returned_s=returned - started,
         ready_s=ready - started,
-        peak_bytes=_peak_bytes() - before,
+        peak_bytes=peak_bytes() - before,
         left_bytes=process.memory_info().rss - before,
         weight_bytes=weight_bytes,
     )
@@ -187,7 +196,7 @@ def _read_once(tensor: torch.Tensor) -> int:
     return flat.numel()
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Linux: the highest resident size is counted anew from here."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -195,7 +204,7 @@ def _forget_peak() -> None:
         return
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Highest resident size; where the system does not tell, the present one."""
     try:
         status = Path("/proc/self/status").read_text()
@@ -221,45 +230,24 @@ def _write_file(
             file.write(content.data)
 
 
-Piece = tuple[tuple[int, ...], Callable[[], NDArray[np.uint8]]]
+Written = tuple[tuple[int, ...], Callable[[], NDArray[np.uint8]]]
+"""Shape of a tensor, and what gives its bytes."""
 
 
-def _diffusers_pieces(source: TensorSource, config: TransformerConfig) -> Iterator[tuple[str, Piece]]:
-    """Every tensor by diffusers' name: its shape and how to get its bytes."""
-    rows = [config.hidden_size] * 3 + [config.mlp_hidden]
+def _diffusers_tensors(source: TensorSource, config: TransformerConfig) -> Iterator[tuple[str, Written]]:
+    """Every tensor by diffusers' name; none is read yet."""
     infos = source.names()
 
-    def piece(name: str, start: int, stop: int, is_swapped: bool) -> Callable[[], NDArray[np.uint8]]:
+    def written(piece: Piece) -> Written:
         def read() -> NDArray[np.uint8]:
-            raw = cut_rows(source.read(name), start, stop)
-            return (swapped_halves(raw) if is_swapped else raw).data
+            raw = cut_rows(source.read(piece.name), piece.start, piece.stop)
+            return (swapped_halves(raw) if piece.is_swapped else raw).data
 
-        return read
+        return (piece.stop - piece.start, *infos[piece.name].shape[1:]), read
 
-    for name, recipe in transformer_recipes(config).items():
-        start = 0
-        for number, part in enumerate(recipe.parts):
-            stop = start + rows[number] if len(recipe.parts) > 1 else infos[name].shape[0]
-            shape = (stop - start, *infos[name].shape[1:])
-            yield part, (shape, piece(name, start, stop, recipe.is_swapped))
-            start = stop
-
-
-def _diffusers_config(config: TransformerConfig) -> dict[str, Any]:
-    return {
-        "_class_name": "FluxTransformer2DModel",
-        "in_channels": config.in_channels,
-        "out_channels": config.out_channels,
-        "patch_size": 1,
-        "num_layers": config.depth,
-        "num_single_layers": config.depth_single,
-        "attention_head_dim": config.hidden_size // config.num_heads,
-        "num_attention_heads": config.num_heads,
-        "joint_attention_dim": config.context_in_dim,
-        "pooled_projection_dim": config.vec_in_dim,
-        "guidance_embeds": config.has_guidance,
-        "axes_dims_rope": config.axes_dim,
-    }
+    lengths = {name: info.shape[0] for name, info in infos.items()}
+    pieces = pieces_of(transformer_recipes(config), lengths, stacked_rows_of(config))
+    return ((name, written(piece)) for name, piece in pieces.items())
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import torch
 from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.helpers import TorchHelpers
+from backends.torch_cuda.processor import keep_freed_memory
 from flux_core import catalog, machine
 from flux_core.engine import EngineResult
 from flux_core.messages import Device, Preview, Progress
@@ -81,7 +82,10 @@ class TorchEngine(FluxEngine):
 
 def create(models_dirs: tuple[Path, ...]) -> TorchEngine:
     """The engine of this machine's best torch device."""
-    return TorchEngine("cuda" if torch.cuda.is_available() else "cpu", models_dirs)
+    if torch.cuda.is_available():
+        return TorchEngine("cuda", models_dirs)
+    keep_freed_memory()
+    return TorchEngine("cpu", models_dirs)
 
 
 def is_out_of_memory(err: RuntimeError) -> bool:

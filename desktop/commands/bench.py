@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from desktop import notation
-from desktop.commands import bench_family, bench_h200, options
+from desktop.commands import bench_cpu, bench_family, bench_h200, options
 from desktop.commands.groups import Painting
 from desktop.commands.options import Backend
 from desktop.commands.screen import Screen
@@ -31,8 +31,9 @@ _DIFFUSERS = "diffusers from_pretrained"
 _FIXED_GB = 1.49  # two double blocks and what stands before and after the blocks
 _SINGLE_BLOCK_GB = 0.2833
 
-app = typer.Typer(help="Measurements: first-picture, load, family, lora, h200.", no_args_is_help=True)
+app = typer.Typer(help="Measurements: first-picture, load, family, lora, cpu, h200.", no_args_is_help=True)
 app.command("family")(bench_family.family)
+app.command("cpu")(bench_cpu.cpu)
 app.command("h200")(bench_h200.h200)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from desktop.commands import options
 from desktop.commands.model_files import models_dirs
-from desktop.jobs.sources import flat
 from flux_core import catalog
 from flux_core.catalog import ModelSpec
 from flux_core.errors import RequestInvalid
@@ -43,7 +42,7 @@ class Blobs:
 
     def add_pixels(self, pixels: Pixels) -> str:
         """Keeps sRGB pixels [H, W, 4], transparency laid on white."""
-        return self.add(codec.encode_png(flat(pixels)))
+        return self.add(codec.encode_png(codec.flat(pixels)))
 
     @property
     def all(self) -> tuple[bytes, ...]:
@@ -89,7 +88,7 @@ class Frame:
 
     def map_of(self, path: Path) -> bytes:
         """A map file as a PNG: cut like the picture, or as it is where nothing is cut."""
-        pixels = flat(read_picture(path).srgb())
+        pixels = codec.flat(read_picture(path).srgb())
         if self.plan is not None:
             piece = geometry.crop(self._checked(pixels, path.name), self.plan.box)
             pixels = geometry.resize(piece, self.width_px, self.height_px)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from desktop.commands.frame import Blobs
 from desktop.commands.groups import Painting
 from desktop.commands.run_job import Outcome, connect, run_job
 from desktop.commands.screen import Screen
 from desktop.notation import numbered
-from flux_core.imaging import codec, metadata
-from flux_core.imaging.codec import Pixels
 from flux_core.request import GenerationRequest
-from flux_core.storage import write_atomically
+
+if TYPE_CHECKING:
+    from flux_core.imaging.codec import Pixels
 
 
 def run(painting: Painting, request: GenerationRequest, blobs: Blobs) -> tuple[Screen, Outcome]:
@@ -45,6 +46,9 @@ def write_pictures(
             they cannot be.
         more: What --json says beside the rest.
     """
+    from flux_core.imaging import codec, metadata
+    from flux_core.storage import write_atomically
+
     files: list[dict[str, object]] = []
     height = width = 0
     for index, (png, image) in enumerate(zip(outcome.pictures, outcome.finished.images, strict=True)):

@@ -14,10 +14,9 @@ import numpy as np
 from desktop.document import mask
 from desktop.document.geometry import Extent
 from desktop.document.tiles import Pixels
-from desktop.jobs.sources import flat
 from desktop.jobs.wish import Action
 from flux_core.catalog import ModelSpec
-from flux_core.imaging import inpaint, intents, sizes
+from flux_core.imaging import codec, inpaint, intents, sizes
 from flux_core.imaging.geometry import Box
 from flux_core.imaging.inpaint import InpaintPlan
 from flux_core.imaging.intents import IntentSettings
@@ -62,9 +61,9 @@ def seen_by(
 ) -> tuple[Pixels, Pixels]:
     """The picture and the mask that the model gets, of RGBA [H, W, 4] of the canvas' size."""
     if action is Action.EDIT:
-        return sizes.fit_picture(flat(canvas), fit_of(plan)), plan.work_mask
+        return sizes.fit_picture(codec.flat(canvas), fit_of(plan)), plan.work_mask
     if action is Action.UPSCALE:
-        return flat(canvas), plan.work_mask
+        return codec.flat(canvas), plan.work_mask
     image, repaint = inpaint.extract(canvas, plan)
     if meant is not None:
         image = prefill(image, repaint, meant.row.prefill, meant.row.falloff_px)

@@ -7,9 +7,8 @@ import numpy as np
 from desktop.document import mask
 from desktop.document.tiles import Pixels, TileRaster
 from desktop.jobs.pieces import fit_of, on_canvas
-from desktop.jobs.sources import flat
 from flux_core.errors import RequestInvalid
-from flux_core.imaging import change_mask, geometry, inpaint, registration, sizes
+from flux_core.imaging import change_mask, codec, geometry, inpaint, registration, sizes
 from flux_core.imaging.inpaint import InpaintPlan
 
 Raster = tuple[TileRaster, TileRaster | None]
@@ -34,7 +33,7 @@ def edited(plan: InpaintPlan, piece: Pixels, generated: Pixels, *, is_laid_back:
         generated: [h, w, 3] at the working size.
         is_laid_back: Whether it is moved onto its source, and hidden where it changed nothing.
     """
-    source, fitted = flat(piece), fit_of(plan)
+    source, fitted = codec.flat(piece), fit_of(plan)
     result = sizes.unfit_picture(generated, fitted)
     shown = plan.alpha
     if is_laid_back:

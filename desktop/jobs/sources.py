@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from desktop.document import compositor
 from desktop.document.layers import GenerativeLayer
 from desktop.document.state import DocumentState
@@ -22,8 +20,6 @@ from desktop.notation import parse_loras
 from flux_core.errors import RequestInvalid
 from flux_core.imaging import codec, geometry, masks
 from flux_core.imaging.inpaint import InpaintPlan
-
-_PAPER = 255  # transparency is laid on white
 
 
 class Sources:
@@ -90,18 +86,18 @@ def pixels_of(state: DocumentState, choice: PictureChoice) -> Pixels:
     """
     if choice.file is not None:
         try:
-            return flat(codec.decode(choice.file.read_bytes(), choice.file.name))
+            return codec.flat(codec.decode(choice.file.read_bytes(), choice.file.name))
         except OSError as err:
             raise RequestInvalid(
                 f"{choice.file.name} cannot be read: {err.strerror}.", "Choose another file."
             ) from err
     if not choice.layer_id:
-        return flat(compositor.render(state))
+        return codec.flat(compositor.render(state))
     layer = state.find(choice.layer_id)
     if layer is None:
         raise RequestInvalid("The chosen layer is no longer there.", "Choose another picture.")
     shown = replace(layer, is_visible=True)  # a map or a reference is often hidden on the canvas
-    return flat(compositor.render_layers((shown,), state.canvas))
+    return codec.flat(compositor.render_layers((shown,), state.canvas))
 
 
 def tuning_fields(wish: Wish, sources: Sources) -> Mapping[str, Any]:
@@ -117,12 +113,3 @@ def tuning_fields(wish: Wish, sources: Sources) -> Mapping[str, Any]:
         "loras": parse_loras([name for name in names if name]),
         "regions": sources.regions() if tuning.has_layer_regions else [],
     }
-
-
-def flat(pixels: Pixels) -> Pixels:
-    """[H, W, 3] of straight RGBA, on white."""
-    if int(pixels[..., 3].min()) == _PAPER:
-        return np.ascontiguousarray(pixels[..., :3])
-    alpha = pixels[..., 3:].astype(np.uint16)
-    mixed = (pixels[..., :3] * alpha + _PAPER * (255 - alpha) + 127) // 255
-    return mixed.astype(np.uint8)

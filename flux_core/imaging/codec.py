@@ -32,6 +32,7 @@ PictureMode = Literal["L", "LA", "RGB", "RGBA"]
 Format = Literal["png", "jpeg", "webp"]
 
 # Formats that are only pixels: no interpreters (EPS), no rarely tested parsers.
+_PAPER = 255  # transparency is laid on white
 _READABLE = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _WEBP_MAX_SIDE_PX = 16383
 _CHANNEL_MODES: dict[int, PictureMode] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -142,6 +143,15 @@ def check_size(width_px: int, height_px: int, source: str) -> None:
         )
     if min(width_px, height_px) < 1:
         raise Corrupt(f"{_sentence(source)} has no pixels.", "Open another copy of the file.")
+
+
+def flat(pixels: Pixels) -> Pixels:
+    """[H, W, 3] of straight RGBA [H, W, 4], on white."""
+    if int(pixels[..., 3].min()) == _PAPER:
+        return np.ascontiguousarray(pixels[..., :3])
+    alpha = pixels[..., 3:].astype(np.uint16)
+    mixed = (pixels[..., :3] * alpha + _PAPER * (255 - alpha) + 127) // 255
+    return mixed.astype(np.uint8)
 
 
 def encode_png(

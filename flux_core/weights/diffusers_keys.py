@@ -2,15 +2,20 @@
 
 Each tensor of the published single file is a recipe over diffusers' tensors: pieces stacked along the
 first axis, halves swapped in one place, two axes of length one added in another. All three are moves of
-whole byte ranges, so a recipe never needs to know what a number is.
+whole byte ranges, so a recipe never needs to know what a number is. `pieces_of` reads the recipes the other
+way round, for whoever hands our weights to diffusers.
 
 Source: diffusers convert_flux_to_diffusers.py and the autoencoder's attention; checked by equal outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flux_core.catalog import AutoencoderConfig, ControlNetConfig, TransformerConfig
 from flux_core.errors import Corrupt
@@ -41,6 +46,21 @@ class Recipe:
 
 
 Recipes = dict[str, Recipe]
+
+
+class Piece(NamedTuple):
+    """How to make one tensor of a diffusers file: rows `start` to `stop` of one of the single file.
+
+    Attributes:
+        name: In the single file.
+        is_swapped, is_pointwise: As of the recipe.
+    """
+
+    name: str
+    start: int
+    stop: int
+    is_swapped: bool
+    is_pointwise: bool
 
 
 class ConvertedSource:
@@ -87,6 +107,42 @@ def from_diffusers(source: TensorSource, recipes: Recipes) -> TensorSource:
     num_theirs = sum(name in theirs and name not in recipes for name in names)
     num_ours = sum(name in recipes and name not in theirs for name in names)
     return ConvertedSource(source, recipes) if num_theirs > num_ours else source
+
+
+def pieces_of(recipes: Recipes, lengths: Mapping[str, int], rows: Sequence[int] = ()) -> dict[str, Piece]:
+    """Every tensor of the diffusers file by its name there.
+
+    Args:
+        recipes: Of the part.
+        lengths: Of the first axis of every tensor of the single file.
+        rows: Of the parts of a stacked tensor, in order; a recipe of fewer parts takes the first of them.
+    """
+    pieces: dict[str, Piece] = {}
+    for name, recipe in recipes.items():
+        start = 0
+        for number, part in enumerate(recipe.parts):
+            stop = start + rows[number] if len(recipe.parts) > 1 else lengths[name]
+            pieces[part] = Piece(name, start, stop, recipe.is_swapped, recipe.is_pointwise)
+            start = stop
+    return pieces
+
+
+def stacked_rows_of(config: TransformerConfig) -> list[int]:
+    """Rows of the parts of a transformer's stacked tensors: query, key, value, MLP."""
+    return [config.hidden_size] * 3 + [config.mlp_hidden]
+
+
+def to_diffusers(
+    weights: Mapping[str, NDArray[Any]], recipes: Recipes, rows: Sequence[int] = ()
+) -> dict[str, NDArray[Any]]:
+    """Weights of the single file, cut and named as diffusers does; `rows` as of pieces_of."""
+    theirs: dict[str, NDArray[Any]] = {}
+    for name, piece in pieces_of(recipes, {name: len(weights[name]) for name in recipes}, rows).items():
+        array = weights[piece.name][piece.start : piece.stop]
+        if piece.is_swapped:
+            array = np.roll(array, len(array) // 2, axis=0)
+        theirs[name] = array[:, :, 0, 0] if piece.is_pointwise else array
+    return theirs
 
 
 def transformer_recipes(config: TransformerConfig) -> Recipes:

@@ -7,7 +7,6 @@ the states that ours computed, because other tests compare encoders.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +18,13 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from backends.torch_cuda import diffusers_peer
+from backends.torch_cuda.diffusers_peer import Weights, filled
 from flux_core.catalog import ControlNetConfig, ModelSpec
 from flux_core.pipeline import FluxEngine
-from flux_core.weights.diffusers_keys import autoencoder_recipes, controlnet_recipes
+from flux_core.weights.diffusers_keys import controlnet_recipes
 from tests.support import family_random as family
 from tests.support.engine_runs import run
-from tests.support.layouts import as_diffusers, peer_autoencoder, peer_transformer, transformer_as_diffusers
-
-Weights = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -86,12 +84,11 @@ class Peers:
     @cached_property
     def autoencoder(self) -> Any:
         weights = load_file(self.base / family.SHARED / "ae.safetensors")
-        theirs = as_diffusers(weights, autoencoder_recipes(family.DEV.autoencoder), {})
-        return filled(peer_autoencoder(family.DEV), theirs)
+        return diffusers_peer.filled_autoencoder(family.DEV.autoencoder, weights)
 
     def transformer(self, spec: ModelSpec, weights: Weights | None = None) -> Any:
         if weights is not None:
-            return filled(peer_transformer(spec), transformer_as_diffusers(dict(weights), spec))
+            return diffusers_peer.filled_transformer(spec.transformer, weights)
         if spec.model not in self._transformers:
             ours = load_file(self.base / spec.model / spec.files.transformer)
             self._transformers[spec.model] = self.transformer(spec, ours)
@@ -122,13 +119,14 @@ class Peers:
         """A pipeline of this class name, with the schedule that the model's row says."""
         import diffusers
 
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-            shift=1.0, use_dynamic_shifting=spec.has_time_shift, base_shift=0.5, max_shift=1.15
-        )
         words = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
         transformer = self.transformer(spec, weights)
         pipe = getattr(diffusers, kind)(
-            scheduler=scheduler, vae=self.autoencoder, transformer=transformer, **words, **parts
+            scheduler=diffusers_peer.scheduler(spec),
+            vae=self.autoencoder,
+            transformer=transformer,
+            **words,
+            **parts,
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -196,14 +194,3 @@ class Peers:
             feature_extractor=SiglipImageProcessor(size=side),
             image_embedder=filled(adapter, load_file(self.base / "micro-redux" / "part.safetensors")),
         )
-
-
-def filled(model: Any, weights: Weights) -> Any:
-    """The peer with these weights, every one of its own."""
-    names = set(model.state_dict())
-    prefix = "vision_model."
-    if not names & set(weights):  # newer transformers leave the towers' prefix out
-        weights = {name.removeprefix(prefix): array for name, array in weights.items()}
-    state = {name: torch.tensor(array) for name, array in weights.items()}
-    model.load_state_dict(state, strict=True)
-    return model.eval()

@@ -37,10 +37,9 @@ from flux_core.models.taef1 import Taef1Decoder, Taef1Encoder
 from flux_core.models.transformer import Transformer
 from flux_core.request import ControlKind, Task
 from flux_core.sampling import preview
-from flux_core.weights.diffusers_keys import controlnet_recipes
+from flux_core.weights.diffusers_keys import controlnet_recipes, stacked_rows_of, to_diffusers
 from flux_core.weights.expected import Build, expected_shapes
 from tests.support import lora_files
-from tests.support.layouts import as_diffusers
 from tests.support.tiny_random import MICRO, Tensors, draw, write_models_dir
 
 SHARED = "micro-shared"
@@ -206,8 +205,7 @@ def controlnet_file(config: ControlNetConfig) -> Tensors:
 
 def controlnet_as_diffusers(config: ControlNetConfig) -> Tensors:
     weights, recipes = controlnet_weights(config), controlnet_recipes(config)
-    dim, mlp = config.transformer.hidden_size, config.transformer.mlp_hidden
-    theirs = as_diffusers(weights, recipes, {3: [dim] * 3, 4: [dim] * 3 + [mlp]})
+    theirs = to_diffusers(weights, recipes, stacked_rows_of(config.transformer))
     return theirs | {name: weight for name, weight in weights.items() if name not in recipes}
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from backends.torch_cuda import diffusers_peer
 from flux_core.catalog import (
     DEV,
     AutoencoderConfig,
@@ -29,7 +30,12 @@ from flux_core.models.autoencoder import Decoder, Encoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder
 from flux_core.models.transformer import Transformer
-from flux_core.weights.diffusers_keys import Recipes, autoencoder_recipes, transformer_recipes
+from flux_core.weights.diffusers_keys import (
+    autoencoder_recipes,
+    stacked_rows_of,
+    to_diffusers,
+    transformer_recipes,
+)
 from flux_core.weights.expected import expected_shapes
 from tests.support.numerics import random_weights, to_bf16
 
@@ -144,31 +150,8 @@ def t5_name_in_gguf(name: str) -> str:
     return new
 
 
-def as_diffusers(weights: Tensors, recipes: Recipes, widths: Mapping[int, list[int]]) -> Tensors:
-    """A part's tensors cut and named as diffusers does.
-
-    Args:
-        weights: By the single file's names.
-        recipes: Of the part.
-        widths: Number of pieces -> their rows.
-    """
-    theirs: Tensors = {}
-    for name, recipe in recipes.items():
-        array = weights[name]
-        if recipe.is_swapped:
-            array = np.roll(array, len(array) // 2, axis=0)
-        if recipe.is_pointwise:
-            array = array[:, :, 0, 0]
-        rows = widths.get(len(recipe.parts), [len(array)])
-        pieces = np.split(array, np.cumsum(rows)[:-1])
-        theirs |= dict(zip(recipe.parts, pieces, strict=True))
-    return theirs
-
-
 def transformer_as_diffusers(weights: Tensors, spec: ModelSpec = SPEC) -> Tensors:
-    hidden = spec.transformer.hidden_size
-    widths = {3: [hidden] * 3, 4: [hidden] * 3 + [spec.transformer.mlp_hidden]}
-    return as_diffusers(weights, transformer_recipes(spec.transformer), widths)
+    return to_diffusers(weights, transformer_recipes(spec.transformer), stacked_rows_of(spec.transformer))
 
 
 def diffusers_transformer(spec: ModelSpec = SPEC, shard_size: str = "20KB") -> Writer:
@@ -176,92 +159,27 @@ def diffusers_transformer(spec: ModelSpec = SPEC, shard_size: str = "20KB") -> W
 
     def write(folder: Path, weights: Tensors) -> str:
         theirs = transformer_as_diffusers(weights, spec)
-        return _saved(folder / "transformer", peer_transformer(spec), theirs, shard_size)
+        return _saved(
+            folder / "transformer", diffusers_peer.transformer(spec.transformer), theirs, shard_size
+        )
 
     return write
 
 
-def peer_transformer(spec: ModelSpec) -> Any:
-    """Diffusers' own, with other weights."""
-    from diffusers import FluxTransformer2DModel
-
-    config = spec.transformer
-    return FluxTransformer2DModel(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        num_layers=config.depth,
-        num_single_layers=config.depth_single,
-        attention_head_dim=config.hidden_size // config.num_heads,
-        num_attention_heads=config.num_heads,
-        joint_attention_dim=config.context_in_dim,
-        pooled_projection_dim=config.vec_in_dim,
-        guidance_embeds=config.has_guidance,
-        axes_dims_rope=config.axes_dim,
-    )
-
-
 def diffusers_autoencoder(folder: Path, weights: Tensors) -> str:
-    theirs = as_diffusers(weights, autoencoder_recipes(SPEC.autoencoder), {})
-    return _saved(folder / "vae", peer_autoencoder(SPEC), theirs, "10GB")
-
-
-def peer_autoencoder(spec: ModelSpec) -> Any:
-    """Diffusers' own, with other weights."""
-    from diffusers import AutoencoderKL
-
-    config = spec.autoencoder
-    levels = len(config.channel_multipliers)
-    return AutoencoderKL(
-        block_out_channels=tuple(config.channels * m for m in config.channel_multipliers),
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=config.latent_channels,
-        layers_per_block=config.num_res_blocks,
-        norm_num_groups=config.norm_groups,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        shift_factor=config.shift,
-        scaling_factor=config.scale,
-    )
+    theirs = to_diffusers(weights, autoencoder_recipes(SPEC.autoencoder))
+    return _saved(folder / "vae", diffusers_peer.autoencoder(SPEC.autoencoder), theirs, "10GB")
 
 
 def transformers_t5(folder: Path, weights: Tensors) -> str:
     """The two-shard folder of the published model, in small."""
-    from transformers import T5Config as PeerConfig
-    from transformers import T5EncoderModel
-
-    config = SPEC.t5
-    model = T5EncoderModel(
-        PeerConfig(
-            vocab_size=config.vocab_size,
-            d_model=config.d_model,
-            d_kv=config.d_kv,
-            d_ff=config.d_ff,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            feed_forward_proj="gated-gelu",
-        )
-    )
     copies = {**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}
-    _saved(folder / "text_encoder_2", model, copies, "20KB")
+    _saved(folder / "text_encoder_2", diffusers_peer.t5(SPEC.t5), copies, "20KB")
     return "text_encoder_2/model.safetensors"  # not there: its index is
 
 
 def transformers_clip(folder: Path, weights: Tensors) -> str:
-    from transformers import CLIPTextConfig as PeerConfig
-    from transformers import CLIPTextModel
-
-    config = SPEC.clip
-    model = CLIPTextModel(
-        PeerConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.mlp_hidden,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            max_position_embeddings=config.max_positions,
-        )
-    )
+    model = diffusers_peer.clip(SPEC.clip, end_id=SPEC.clip.vocab_size - 1)
     bare = any(name.startswith("encoder.") for name in model.state_dict())
     theirs = {name.removeprefix("text_model.") if bare else name: a for name, a in weights.items()}
     return _saved(folder / "text_encoder", model, theirs, "10GB")

@@ -10,7 +10,7 @@ import pytest
 from backends.torch_cuda.bench.__main__ import PIECES
 from backends.torch_cuda.training import checkpoint, judge
 from backends.torch_cuda.training.data.feed import LABELS
-from desktop.commands import bench, bench_family, bench_h200, bench_lora
+from desktop.commands import bench, bench_cpu, bench_family, bench_h200, bench_lora
 from flux_core.errors import Internal
 from flux_core.imaging import codec
 from tests.support.training_pack import disc_pack
@@ -164,3 +164,32 @@ def test_small_sizes_are_a_table_for_people_and_one_object_for_machines(flowbrus
     assert [figure["piece"] for figure in found["figures"]] == ["t5", "two"]
     assert found["machine"]["torch"]
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".md", ".svg"]
+
+
+def test_the_processor_is_measured_from_start_to_picture_beside_diffusers(flowbrush):
+    said = flowbrush("bench", "cpu", "--size", 64, "--steps", 1, "--repeats", 1, "--json")
+    assert said.code == 0, said.err
+    found = said.json
+    step, picture = found["pairs"]
+    assert (step["what"], picture["what"]) == ("step 64x64", "picture 64x64, 1 steps")
+    assert all(each["ratio"] > 0 for each in found["pairs"])
+    assert picture["largest_difference"] <= 1
+    assert 0 < found["peak_memory_bytes"]["flowbrush"] < found["peak_memory_bytes"]["diffusers"]
+    start = found["start"]
+    assert 0 < start["warm_min_s"] <= start["warm_s"] < start["cold_s"]
+
+
+def test_without_diffusers_the_processor_is_measured_alone(flowbrush, monkeypatch):
+    monkeypatch.setattr(bench_cpu, "find_spec", lambda name: None)
+    said = flowbrush("bench", "cpu", "--size", 64, "--steps", 1, "--repeats", 1, "--no-start")
+    assert said.code == 0, said.err
+    lines = {line[:14]: line for line in said.out.splitlines()}
+    assert "ms" in lines["step 64x64    "]
+    assert "MB" in lines["memory of a pr"]
+    assert "start" not in said.out
+
+
+def test_a_model_that_is_not_there_cannot_be_measured(flowbrush):
+    said = flowbrush("bench", "cpu", "--model", "flux1-dev", "--no-start")
+    assert said.code == 1
+    assert "'times' ended with 1" in said.err

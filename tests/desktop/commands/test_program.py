@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from desktop.commands import doctor, qt_libraries
@@ -52,6 +53,33 @@ def test_help_loads_nothing_heavy(environ):
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["generate", "x"], ["transform", "a.png", "x"], ["fill", "a.png", "x", "--mask", "mask.png"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_that_paints_has_loaded_no_window_and_no_engine_when_it_sends_its_job(
+    arguments, environ, write, noise, tmp_path
+):
+    write("a.png", noise(64, 64, 3))
+    write("mask.png", np.full((64, 64), 255, np.uint8))
+    code = (
+        "import sys\n"
+        "from backends.remote.client import ServiceClient\n"
+        "from desktop.commands.main import run\n"
+        "submit = ServiceClient.submit\n"
+        "def told(*given, **named):\n"
+        "    heavy = {'torch', 'mlx', 'PySide6', 'cv2', 'scipy', 'fastapi', 'diffusers', 'transformers'}\n"
+        "    print(sorted(heavy & set(sys.modules)))\n"
+        "    return submit(*given, **named)\n"
+        "ServiceClient.submit = told\n"
+        "sys.exit(run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *arguments, "-o", "out.png"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == "[]"
 
 
 @pytest.mark.parametrize("arguments", [["--nosuch"], ["fill"], ["project", "dance"], ["generate", "--size"]])
