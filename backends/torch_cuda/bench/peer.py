@@ -14,7 +14,7 @@ NAME = "diffusers"
 
 def transformer(bench: Bench, is_compiled: bool = False) -> Any:
     """FluxTransformer2DModel, on the device; its repeated blocks compiled if asked for."""
-    from diffusers import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     config = bench.sizes.spec.transformer
     with _made_on(bench):
@@ -61,15 +61,18 @@ def transformer_inputs(bench: Bench) -> dict[str, Any]:
 
 def autoencoder(bench: Bench) -> Any:
     """AutoencoderKL."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     config = bench.sizes.spec.autoencoder
     levels = len(config.channel_multipliers)
+    blocks: dict[str, Any] = {  # of as many levels as there are; the peer's annotations know only one
+        "block_out_channels": tuple(config.channels * m for m in config.channel_multipliers),
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
     with _made_on(bench):
         return AutoencoderKL(
-            block_out_channels=tuple(config.channels * m for m in config.channel_multipliers),
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
+            **blocks,
             latent_channels=config.latent_channels,
             layers_per_block=config.num_res_blocks,
             norm_num_groups=config.norm_groups,
@@ -133,7 +136,8 @@ class Pictures:
     """
 
     def __init__(self, bench: Bench, is_compiled: bool) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+        from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
         self._bench = bench
         self._t5 = t5(bench)
