@@ -93,7 +93,7 @@ def _scaled(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]
     (codes, scale), (weight_codes, weight_scale) = _rows_in_fp8(x), _rows_in_fp8(weight)
 
     def call() -> torch.Tensor:
-        return torch._scaled_mm(  # pyright: ignore[reportPrivateUsage] # no public name for it yet
+        return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage] # it has no public name
             codes, weight_codes.t(), scale, weight_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from backends.torch_cuda import diffusers_peer
 from backends.torch_cuda.bench.context import Bench
 from flux_core.catalog import ModelSpec
 
@@ -14,23 +15,8 @@ NAME = "diffusers"
 
 def transformer(bench: Bench, is_compiled: bool = False) -> Any:
     """FluxTransformer2DModel, on the device; its repeated blocks compiled if asked for."""
-    from diffusers import FluxTransformer2DModel
-
-    config = bench.sizes.spec.transformer
     with _made_on(bench):
-        model = FluxTransformer2DModel(
-            in_channels=config.in_channels,
-            out_channels=config.out_channels,
-            num_layers=config.depth,
-            num_single_layers=config.depth_single,
-            attention_head_dim=config.hidden_size // config.num_heads,
-            num_attention_heads=config.num_heads,
-            joint_attention_dim=config.context_in_dim,
-            pooled_projection_dim=config.vec_in_dim,
-            guidance_embeds=config.has_guidance,
-            axes_dims_rope=config.axes_dim,
-        )
-    model.eval()
+        model = diffusers_peer.transformer(bench.sizes.spec.transformer).eval()
     if is_compiled:
         model.compile_repeated_blocks(fullgraph=True)
     return model
@@ -61,67 +47,21 @@ def transformer_inputs(bench: Bench) -> dict[str, Any]:
 
 def autoencoder(bench: Bench) -> Any:
     """AutoencoderKL."""
-    from diffusers import AutoencoderKL
-
-    config = bench.sizes.spec.autoencoder
-    levels = len(config.channel_multipliers)
     with _made_on(bench):
-        return AutoencoderKL(
-            block_out_channels=tuple(config.channels * m for m in config.channel_multipliers),
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=config.latent_channels,
-            layers_per_block=config.num_res_blocks,
-            norm_num_groups=config.norm_groups,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            shift_factor=config.shift,
-            scaling_factor=config.scale,
-        ).eval()
+        return diffusers_peer.autoencoder(bench.sizes.spec.autoencoder).eval()
 
 
 def t5(bench: Bench) -> Any:
     """transformers' T5EncoderModel."""
-    from transformers import T5Config, T5EncoderModel
-
-    config = bench.sizes.spec.t5
     with _made_on(bench):
-        return T5EncoderModel(
-            T5Config(
-                vocab_size=config.vocab_size,
-                d_model=config.d_model,
-                d_kv=config.d_kv,
-                d_ff=config.d_ff,
-                num_layers=config.num_layers,
-                num_heads=config.num_heads,
-                relative_attention_num_buckets=config.num_buckets,
-                relative_attention_max_distance=config.max_distance,
-                feed_forward_proj="gated-gelu",
-                layer_norm_epsilon=1e-6,
-                dropout_rate=0.0,
-            )
-        ).eval()
+        return diffusers_peer.t5(bench.sizes.spec.t5).eval()
 
 
 def clip(bench: Bench) -> Any:
     """transformers' CLIPTextModel."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
     config = bench.sizes.spec.clip
     with _made_on(bench):
-        return CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                intermediate_size=config.mlp_hidden,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                max_position_embeddings=config.max_positions,
-                projection_dim=config.hidden_size,
-                bos_token_id=config.vocab_size - 2,
-                eos_token_id=config.vocab_size - 1,
-            )
-        ).eval()
+        return diffusers_peer.clip(config, config.vocab_size - 1).eval()
 
 
 class Pictures:
@@ -133,7 +73,8 @@ class Pictures:
     """
 
     def __init__(self, bench: Bench, is_compiled: bool) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+        from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
         self._bench = bench
         self._t5 = t5(bench)

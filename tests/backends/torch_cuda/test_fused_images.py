@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,19 +12,10 @@ from torch import Tensor, nn
 
 from backends.torch_cuda.leaves import Conv2d, GroupNorm
 from backends.torch_cuda.ops import TorchOps
+from tests.support.fused import HAS_GPU, Draw, mend_interpreter, triton_only
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-HAS_GPU = torch.cuda.is_available()
-if not HAS_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is first imported
-
-triton_only = pytest.mark.skipif(
-    not HAS_TRITON,
-    reason="NOT TESTED HERE: the fused operations need the package triton (`pip install triton`)",
-)
 gpu = pytest.mark.skipif(not HAS_GPU, reason="NOT TESTED HERE: needs a CUDA device")
 
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 PLAIN = TorchOps()
 SIZES = pytest.mark.parametrize("size", [(1, 1, 1), (1, 8, 8), (2, 33, 37), (1, 5, 130)])
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -34,22 +23,16 @@ DTYPES = pytest.mark.parametrize("dtype", list(NEAR), ids=str)
 
 
 @pytest.fixture
-def fused() -> Iterator[Any]:
+def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from backends.torch_cuda.fused_images import FusedImageOps
 
+    mend_interpreter(monkeypatch)
     with torch.inference_mode():
         yield FusedImageOps()
 
 
-class Draw:
+class Layers(Draw):
     """Random arrays and leaves in one dtype."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(DEVICE, self.dtype)
 
     def norm(self, channels: int, groups: int = 32) -> GroupNorm:
         return GroupNorm(self._kept(1 + 0.2 * self(channels)), self._kept(self(channels)), groups, 1e-6)
@@ -79,7 +62,7 @@ def assert_near(found: Tensor, wanted: Tensor) -> None:
 def test_a_norm_with_its_activation(
     fused: Any, size: tuple[int, ...], dtype: torch.dtype, channels: int, mean: float
 ) -> None:
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     x, norm = draw(*size, channels) + mean, draw.norm(channels)
     if size == (1, 1, 1) and channels == 32:
         pytest.skip("a single value has no deviation")
@@ -95,7 +78,7 @@ def test_a_norm_with_its_activation(
 def test_a_block_with_and_without_another_width(
     fused: Any, size: tuple[int, ...], dtype: torch.dtype, out: int
 ) -> None:
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     x = draw(*size, 64)
     shortcut = None if out == 64 else draw.conv(64, out, kernel=1)
     leaves = draw.norm(64), draw.conv(64, out), draw.norm(out), draw.conv(out, out), shortcut
@@ -106,7 +89,7 @@ def test_a_block_with_and_without_another_width(
 @SIZES
 @DTYPES
 def test_doubling_before_a_convolution(fused: Any, size: tuple[int, ...], dtype: torch.dtype) -> None:
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     x, conv = draw(*size, 64), draw.conv(64, 64)
     assert_near(fused.upsample_conv(x, conv), PLAIN.upsample_conv(x, conv))
 
@@ -114,7 +97,7 @@ def test_doubling_before_a_convolution(fused: Any, size: tuple[int, ...], dtype:
 @triton_only
 @pytest.mark.parametrize("channels", [48, 96])
 def test_channels_that_no_kernel_takes_are_computed_plainly(fused: Any, channels: int) -> None:
-    draw = Draw(torch.float32)
+    draw = Layers(torch.float32)
     x = draw(1, 6, 5, channels)
     leaves = draw.norm(channels, 16), draw.conv(channels, channels), draw.norm(channels, 16)
     block = (*leaves, draw.conv(channels, channels), None)
@@ -127,7 +110,7 @@ def test_channels_that_no_kernel_takes_are_computed_plainly(fused: Any, channels
 def test_with_gradients_the_plain_operations_run() -> None:
     from backends.torch_cuda.fused_images import FusedImageOps
 
-    draw = Draw(torch.float32)
+    draw = Layers(torch.float32)
     x = draw(1, 4, 4, 32).requires_grad_()
     FusedImageOps().norm_silu(x, draw.norm(32)).sum().backward()
     assert x.grad is not None
@@ -136,7 +119,7 @@ def test_with_gradients_the_plain_operations_run() -> None:
 def test_a_wide_head_attends_as_any_other() -> None:
     from backends.torch_cuda.kernels import wide_attention
 
-    draw = Draw(torch.float32)
+    draw = Layers(torch.float32)
     q, k, v = (draw(1, 1, 77, 512) for _ in range(3))
     found = wide_attention.wide_attention(q, k, v, 512**-0.5).transpose(1, 2).flatten(2)
     assert_near(found, PLAIN.attention(q, k, v, scale=512**-0.5))
@@ -145,7 +128,7 @@ def test_a_wide_head_attends_as_any_other() -> None:
 def test_a_wide_head_attends_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     from backends.torch_cuda.kernels import wide_attention
 
-    draw = Draw(torch.float32)
+    draw = Layers(torch.float32)
     q, k, v = (draw(1, 1, 77, 512) for _ in range(3))
     whole = wide_attention.wide_attention(q, k, v, 0.1)
     monkeypatch.setattr(wide_attention, "_PART_QUERIES", 30)
@@ -154,7 +137,7 @@ def test_a_wide_head_attends_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @gpu
 def test_a_bias_of_any_layout_is_laid_out_once_and_forgotten_with_it(fused: Any) -> None:
-    draw = Draw(torch.bfloat16)
+    draw = Layers(torch.bfloat16)
     q, k, v = (draw(1, 4, 24, 64) for _ in range(3))
     bias = draw(24, 24, 4).permute(2, 0, 1)[None]
     wanted = PLAIN.attention(q, k, v, scale=1.0, bias=bias)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,18 +14,9 @@ from backends.torch_cuda.leaves import Linear, RMSNorm
 from backends.torch_cuda.ops import TorchOps
 from flux_core.conditioning.packing import position_ids, rotary_table
 from flux_core.ops import HeadStream
+from tests.support.fused import DEVICE, HAS_GPU, Draw, mend_interpreter, triton_only
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-HAS_GPU = torch.cuda.is_available()
-if not HAS_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is first imported
-
-pytestmark = pytest.mark.skipif(
-    not HAS_TRITON,
-    reason="NOT TESTED HERE: the fused operations need the package triton (`pip install triton`)",
-)
-
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+pytestmark = triton_only
 HAS_EIGHT_BITS = not HAS_GPU or computes_in_eight_bits(DEVICE)
 PLAIN = TorchOps()
 NEAR = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
@@ -40,31 +28,13 @@ ROWS = pytest.mark.parametrize(("batch", "length", "dim"), [(1, 7, 64), (2, 5, 4
 def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from backends.torch_cuda.fused import FusedOps
 
-    if not HAS_GPU:  # triton 3.6's interpreter loses the carry of a mantissa that rounds up to the next power
-        monkeypatch.setattr("triton.runtime.interpreter._convert_float", _converted)
+    mend_interpreter(monkeypatch)
     with torch.inference_mode():
         yield FusedOps()
 
 
-def _converted(values: np.ndarray, from_type: Any, to_type: Any, rounding: Any) -> np.ndarray:
-    """What the interpreter casts with: bits of one float type -> bits of another."""
-    torch_types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    torch_types["fp8e4nv"] = torch.float8_e4m3fn
-    of, to = torch_types[from_type.name], torch_types[to_type.name]
-    ints = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-    bits = torch.frombuffer(bytearray(values.tobytes()), dtype=of).to(to).view(ints[to.itemsize])
-    return bits.numpy().view(f"u{to.itemsize}").reshape(values.shape)
-
-
-class Draw:
-    """Random arrays in one dtype."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(DEVICE, self.dtype)
+class Layers(Draw):
+    """Random arrays and leaves in one dtype."""
 
     def wide(self, batch: int, length: int, dim: int) -> Tensor:
         """[batch, length, dim] cut out of something larger on both axes."""
@@ -101,7 +71,7 @@ def assert_near(found: Tensor, wanted: Tensor, share: float) -> None:
 @DTYPES
 @ROWS
 def test_norm_and_modulation(fused: Any, dtype: torch.dtype, batch: int, length: int, dim: int) -> None:
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     x, mods = 3 + draw.wide(batch, length, dim), draw(batch, 6, dim)
     inputs = x, mods[:, 1:2], mods[:, 4:5], 1e-6
     assert_near(fused.modulated_norm(*inputs), PLAIN.modulated_norm(*inputs), NEAR[dtype])
@@ -110,7 +80,7 @@ def test_norm_and_modulation(fused: Any, dtype: torch.dtype, batch: int, length:
 @DTYPES
 @ROWS
 def test_gated_add(fused: Any, dtype: torch.dtype, batch: int, length: int, dim: int) -> None:
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     x, y, mods = draw.wide(batch, length, dim), draw.wide(batch, length, dim), draw(1, 3, dim)
     assert_near(fused.gated_add(x, mods[:, 2:], y), PLAIN.gated_add(x, mods[:, 2:], y), NEAR[dtype])
 
@@ -125,7 +95,7 @@ def test_compositions_with_products(
     if in_eight_bits and not (HAS_EIGHT_BITS and (dtype is torch.bfloat16 or not HAS_GPU)):
         pytest.skip("NOT TESTED HERE: this GPU does not multiply eight-bit floats into this dtype")
     dim = min(dim, 256)
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     up, down = draw.linear(dim, 4 * dim, in_eight_bits), draw.linear(4 * dim, dim, in_eight_bits)
     linear1 = draw.linear(dim, 7 * dim, in_eight_bits)
     linear2 = draw.linear(5 * dim, dim, in_eight_bits)
@@ -160,7 +130,7 @@ def test_compositions_with_products(
 def test_heads_of_several_streams(
     fused: Any, dtype: torch.dtype, head_dim: int, batch: int, lengths: tuple[int, ...], num_heads: int
 ) -> None:
-    draw = Draw(dtype)
+    draw = Layers(dtype)
     streams = [
         HeadStream(
             draw.wide(batch, length, 3 * num_heads * head_dim), draw.norm(head_dim), draw.norm(head_dim)
@@ -178,7 +148,7 @@ def test_heads_of_several_streams(
 def test_with_gradients_the_plain_operations_run() -> None:
     from backends.torch_cuda.fused import FusedOps
 
-    draw = Draw(torch.float32)
+    draw = Layers(torch.float32)
     x = draw(1, 3, 32).requires_grad_()
     out = FusedOps().gated_add(x, draw(1, 1, 32), draw(1, 3, 32))
     assert out.requires_grad

@@ -36,6 +36,7 @@ from flux_core.models.siglip import SiglipVision
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.taef1 import Taef1Decoder, Taef1Encoder
 from flux_core.models.transformer import Transformer
+from flux_core.ops import HeadStream
 from flux_core.request import Precision
 from flux_core.weights.expected import Recorder
 from tests.support.numerics import BACKENDS, ArraySource, distance, make_backend, random_weights, to_bf16
@@ -85,6 +86,44 @@ def norm_and_rotate(ops: Any, leaves: Any) -> Callable[..., Any]:
     return lambda q, k, pe: ops.concat(list(ops.qk_norm_rope(q, k, q_norm, k_norm, pe)), axis=0)
 
 
+def modulated(*widths: int) -> Callable[[Any, Any], Callable[..., Any]]:
+    """modulated_linear where one width is given, else gated_mlp, both results in one array."""
+
+    def make(ops: Any, leaves: Any) -> Callable[..., Any]:
+        up = leaves.linear("up", 24, widths[0])
+        if len(widths) == 1:
+            return lambda x, shift, scale: ops.modulated_linear(x, shift, scale, 1e-6, up)
+        down = leaves.linear("down", *widths)
+
+        def run(x: Any, gate: Any, y: Any, shift: Any, scale: Any) -> Any:
+            return ops.concat(list(ops.gated_mlp(x, gate, y, shift, scale, 1e-6, up, down)), axis=2)
+
+        return run
+
+    return make
+
+
+def beside_attention(ops: Any, leaves: Any) -> Callable[..., Any]:
+    linear1, linear2 = leaves.linear("linear1", 24, 3 * 24 + 40), leaves.linear("linear2", 24 + 40, 24)
+
+    def attend(qkv: Any) -> Any:
+        q, k, v = ops.split(qkv, [24, 24, 24], axis=2)
+        return q * k + v
+
+    return lambda x, shift, scale: ops.parallel_mlp(x, shift, scale, 1e-6, linear1, linear2, attend)
+
+
+def joint_heads(ops: Any, leaves: Any) -> Callable[..., Any]:
+    norms = [leaves.rms_norm(name, 12, 1e-6, key="scale") for name in ("q1", "k1", "q2", "k2")]
+
+    def run(first: Any, second: Any, pe: Any) -> Any:
+        streams = [HeadStream(first, *norms[:2]), HeadStream(second, *norms[2:])]
+        return ops.concat(list(ops.joint_heads(streams, 2, pe)), axis=1)
+
+    return run
+
+
+MODULATION = normal(2, 1, 24), normal(2, 1, 24, seed=1)
 OPS = (
     Case("concat", lambda ops, _: lambda a, b: ops.concat([a, b], axis=1), (X, normal(2, 3, 24))),
     Case("split", lambda ops, _: lambda x: ops.split(x, [4, 12, 8], axis=2)[1], (X,)),
@@ -127,6 +166,12 @@ OPS = (
         bf16=2.5e-2,
     ),
     Case("gated_add", lambda ops, _: ops.gated_add, (X, normal(2, 1, 24), normal(2, 5, 24, seed=1))),
+    Case("modulated_linear", modulated(10), (3 + X, *MODULATION)),
+    Case(
+        "gated_mlp", modulated(40, 24), (X, normal(2, 1, 24, seed=2), normal(2, 5, 24, seed=3), *MODULATION)
+    ),
+    Case("parallel_mlp", beside_attention, (3 + X, *MODULATION)),
+    Case("joint_heads", joint_heads, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
     Case("pack", lambda ops, _: lambda x: pack(ops, x), (normal(2, 4, 6, 16),)),
     Case("unpack", lambda ops, _: lambda x: unpack(ops, x, 4, 6), (normal(2, 6, 64),)),
 )
