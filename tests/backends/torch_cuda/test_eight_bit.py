@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import TorchAdapters
@@ -23,6 +24,7 @@ from backends.torch_cuda.leaves import Linear
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import PackedWeight
 from flux_core import machine
+from flux_core.lora_training import LoraTraining
 from flux_core.models.transformer import Transformer
 from flux_core.pipeline import FluxEngine
 from flux_core.plan import Component
@@ -168,3 +170,8 @@ def test_the_gpus_product_is_that_of_the_codes() -> None:
         found = linear(x.cuda()).float().cpu()
         wanted = linear.cpu()(x).float()
     assert (found - wanted).norm() / wanted.norm() < 1e-2  # fast sums, and a bfloat16 result
+
+
+def test_a_lora_is_not_trained_in_eight_bits() -> None:
+    with pytest.raises(ValidationError, match="not in fp8"):
+        LoraTraining(folder="pictures", name="apples", precision=Precision.FP8)

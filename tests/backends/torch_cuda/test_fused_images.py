@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from backends.torch_cuda.fused_images import FusedImageOps
 
     mend_interpreter(monkeypatch)
-    with torch.inference_mode():
+    with torch.inference_mode(), np.errstate(over="ignore"):  # which a GPU does not tell of
         yield FusedImageOps()
 
 
