@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.bench.peer import transformer_numbers
 from flux_core.catalog import TransformerConfig
 from flux_core.models.transformer import Transformer
 from flux_core.request import Precision
@@ -246,20 +247,7 @@ def _diffusers_pieces(source: TensorSource, config: TransformerConfig) -> Iterat
 
 
 def _diffusers_config(config: TransformerConfig) -> dict[str, Any]:
-    return {
-        "_class_name": "FluxTransformer2DModel",
-        "in_channels": config.in_channels,
-        "out_channels": config.out_channels,
-        "patch_size": 1,
-        "num_layers": config.depth,
-        "num_single_layers": config.depth_single,
-        "attention_head_dim": config.hidden_size // config.num_heads,
-        "num_attention_heads": config.num_heads,
-        "joint_attention_dim": config.context_in_dim,
-        "pooled_projection_dim": config.vec_in_dim,
-        "guidance_embeds": config.has_guidance,
-        "axes_dims_rope": config.axes_dim,
-    }
+    return {"_class_name": "FluxTransformer2DModel", "patch_size": 1, **transformer_numbers(config)}
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 
 _STRIP_ROWS = 64
 _MAX_THREADS = 8
+_LARGE_VALUES = 2**20  # below, starting threads takes longer than converting
 
 
 def padded_px(side_px: int) -> int:
@@ -88,6 +89,10 @@ def model_to_image(image: Floats, width_px: int, height_px: int) -> Bytes:
         out[part] = np.round(values, out=values)
 
     starts = range(0, height_px, _STRIP_ROWS)
+    if cut.size < _LARGE_VALUES:
+        for start in starts:
+            convert(start)
+        return out
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS, len(starts))) as pool:
         list(pool.map(convert, starts))
     return out

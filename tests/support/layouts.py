@@ -17,6 +17,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from backends.torch_cuda.bench.peer import autoencoder_numbers, transformer_numbers
 from flux_core.catalog import (
     DEV,
     AutoencoderConfig,
@@ -185,19 +186,7 @@ def peer_transformer(spec: ModelSpec) -> Any:
     """Diffusers' own, with other weights."""
     from diffusers import FluxTransformer2DModel
 
-    config = spec.transformer
-    return FluxTransformer2DModel(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        num_layers=config.depth,
-        num_single_layers=config.depth_single,
-        attention_head_dim=config.hidden_size // config.num_heads,
-        num_attention_heads=config.num_heads,
-        joint_attention_dim=config.context_in_dim,
-        pooled_projection_dim=config.vec_in_dim,
-        guidance_embeds=config.has_guidance,
-        axes_dims_rope=config.axes_dim,
-    )
+    return FluxTransformer2DModel(**transformer_numbers(spec.transformer))
 
 
 def diffusers_autoencoder(folder: Path, weights: Tensors) -> str:
@@ -209,20 +198,7 @@ def peer_autoencoder(spec: ModelSpec) -> Any:
     """Diffusers' own, with other weights."""
     from diffusers import AutoencoderKL
 
-    config = spec.autoencoder
-    levels = len(config.channel_multipliers)
-    return AutoencoderKL(
-        block_out_channels=tuple(config.channels * m for m in config.channel_multipliers),
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=config.latent_channels,
-        layers_per_block=config.num_res_blocks,
-        norm_num_groups=config.norm_groups,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        shift_factor=config.shift,
-        scaling_factor=config.scale,
-    )
+    return AutoencoderKL(**autoencoder_numbers(spec.autoencoder))
 
 
 def transformers_t5(folder: Path, weights: Tensors) -> str:

@@ -7,29 +7,50 @@ from typing import Any
 import torch
 
 from backends.torch_cuda.bench.context import Bench
-from flux_core.catalog import ModelSpec
+from flux_core.catalog import AutoencoderConfig, ModelSpec, TransformerConfig
 
 NAME = "diffusers"
+
+
+def transformer_numbers(config: TransformerConfig) -> dict[str, Any]:
+    """What FluxTransformer2DModel calls them."""
+    return {
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "num_layers": config.depth,
+        "num_single_layers": config.depth_single,
+        "attention_head_dim": config.hidden_size // config.num_heads,
+        "num_attention_heads": config.num_heads,
+        "joint_attention_dim": config.context_in_dim,
+        "pooled_projection_dim": config.vec_in_dim,
+        "guidance_embeds": config.has_guidance,
+        "axes_dims_rope": config.axes_dim,
+    }
+
+
+def autoencoder_numbers(config: AutoencoderConfig) -> dict[str, Any]:
+    """What AutoencoderKL calls them."""
+    levels = len(config.channel_multipliers)
+    return {
+        "block_out_channels": tuple(config.channels * m for m in config.channel_multipliers),
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.num_res_blocks,
+        "norm_num_groups": config.norm_groups,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "shift_factor": config.shift,
+        "scaling_factor": config.scale,
+    }
 
 
 def transformer(bench: Bench, is_compiled: bool = False) -> Any:
     """FluxTransformer2DModel, on the device; its repeated blocks compiled if asked for."""
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
-    config = bench.sizes.spec.transformer
     with _made_on(bench):
-        model = FluxTransformer2DModel(
-            in_channels=config.in_channels,
-            out_channels=config.out_channels,
-            num_layers=config.depth,
-            num_single_layers=config.depth_single,
-            attention_head_dim=config.hidden_size // config.num_heads,
-            num_attention_heads=config.num_heads,
-            joint_attention_dim=config.context_in_dim,
-            pooled_projection_dim=config.vec_in_dim,
-            guidance_embeds=config.has_guidance,
-            axes_dims_rope=config.axes_dim,
-        )
+        model = FluxTransformer2DModel(**transformer_numbers(bench.sizes.spec.transformer))
     model.eval()
     if is_compiled:
         model.compile_repeated_blocks(fullgraph=True)
@@ -63,24 +84,8 @@ def autoencoder(bench: Bench) -> Any:
     """AutoencoderKL."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    config = bench.sizes.spec.autoencoder
-    levels = len(config.channel_multipliers)
-    blocks: dict[str, Any] = {  # of as many levels as there are; the peer's annotations know only one
-        "block_out_channels": tuple(config.channels * m for m in config.channel_multipliers),
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
-    }
     with _made_on(bench):
-        return AutoencoderKL(
-            **blocks,
-            latent_channels=config.latent_channels,
-            layers_per_block=config.num_res_blocks,
-            norm_num_groups=config.norm_groups,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            shift_factor=config.shift,
-            scaling_factor=config.scale,
-        ).eval()
+        return AutoencoderKL(**autoencoder_numbers(bench.sizes.spec.autoencoder)).eval()
 
 
 def t5(bench: Bench) -> Any:

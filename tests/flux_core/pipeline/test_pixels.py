@@ -52,3 +52,11 @@ def test_a_mask_that_touches_the_edge_goes_on_beyond_it() -> None:
     mask = np.zeros((60, 60), dtype=np.uint8)
     mask[:, 59] = 255
     assert (mask_to_freedom(mask)[0, :, 7, 0] == 1.0).all()
+
+
+def test_a_large_picture_that_several_threads_make_is_the_one_that_one_thread_makes() -> None:
+    image = np.random.default_rng(0).normal(0, 0.7, (1, 656, 1040, 3)).astype(np.float32)
+    whole = model_to_image(image, 1030, 650)
+    for top in range(0, 650, 65):
+        part = model_to_image(image[:, top : top + 65], 1030, 65)
+        assert np.array_equal(whole[top : top + 65], part)
