@@ -35,7 +35,7 @@ def edit(
     ] = False,
 ) -> None:
     """Change a picture as a text says, with a model such as Kontext; the size stays."""
-    from desktop.commands.frame import Blobs, Frame, flat, model_for, read_picture
+    from desktop.commands.frame import Blobs, Frame, model_for, read_picture
     from desktop.commands.painting import run, write_pictures
     from flux_core.imaging import codec, profiles, registration, sizes
     from flux_core.request import Task, build_request
@@ -43,7 +43,7 @@ def edit(
     options.check_output(painting.output)
     spec = model_for(painting.model, Task.EDIT)
     picture = read_picture(image)
-    source = flat(picture.srgb())
+    source = codec.flat(picture.srgb())
     size = (source.shape[1], source.shape[0])
     fitted = sizes.fit(size, sizes.nearest_size(*size, spec.working_side_px, spec.max_side_px))
     seen, blobs = sizes.fit_picture(source, fitted), Blobs()
