@@ -23,6 +23,7 @@ from backends.torch_cuda.eight_bit import (
 from backends.torch_cuda.leaves import Linear
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import PackedWeight
+from backends.torch_cuda.processor import ProcessorOps
 from flux_core import machine
 from flux_core.lora_training import LoraTraining
 from flux_core.models.transformer import Transformer
@@ -119,9 +120,9 @@ def test_a_lora_sees_the_input_as_it_was_and_comes_off_to_the_bit() -> None:
     assert torch.equal(linear.get_submodule("weight").get_buffer("codes"), codes)
 
 
-def test_a_processor_has_plain_operations_and_plain_layers() -> None:
+def test_a_processor_has_its_own_operations_and_plain_layers() -> None:
     backend = TorchBackend("cpu")
-    assert type(best_ops(backend.device)) is TorchOps
+    assert type(best_ops(backend.device)) is ProcessorOps
     assert not backend.has_fp8
     recorder = Recorder()
     Transformer(backend.ops, recorder, TRANSFORMER)
