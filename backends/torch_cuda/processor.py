@@ -135,7 +135,7 @@ def _merged(taps: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 def _normed(qk: Tensor, stream: HeadStream, out: Tensor) -> None:
     """RMS-norms [B, L, 2, H, D], queries and keys, by the stream's leaves."""
-    gains = torch.stack([getattr(leaf, leaf.key) for leaf in (stream.q_norm, stream.k_norm)])  # [2, D]
+    gains = torch.stack([stream.q_norm.gain, stream.k_norm.gain])  # [2, D]
     square = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).square_()
     torch.mul(qk, gains[:, None], out=out)
     out.mul_(square.div_(qk.shape[-1]).add_(stream.q_norm.eps).rsqrt_())

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from backends.torch_cuda.bench.context import Bench, known_precision
@@ -45,8 +46,6 @@ def cold(bench: Bench) -> None:
 
 def main() -> None:
     """Paints one picture and tells when the engine was ready and it was done (Unix time)."""
-    from pathlib import Path
-
     base, name, size, device = sys.argv[1:]
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     from backends.torch_cuda.bench import sizes

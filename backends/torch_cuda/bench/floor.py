@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, sustained
+from backends.torch_cuda.eight_bit import coded
 
 _REPEATS = 20
 
@@ -90,7 +91,7 @@ def _gemm(bench: Bench, gemm: Gemm, precision: str) -> float:
 
 def _scaled(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Row-wise fp8, quantised beforehand."""
-    (codes, scale), (weight_codes, weight_scale) = _rows_in_fp8(x), _rows_in_fp8(weight)
+    (codes, scale), (weight_codes, weight_scale) = coded(x), coded(weight)
 
     def call() -> torch.Tensor:
         return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage] # it has no public name
@@ -98,11 +99,6 @@ def _scaled(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]
         )
 
     return call
-
-
-def _rows_in_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    scale = x.abs().amax(1, keepdim=True).float() / torch.finfo(torch.float8_e4m3fn).max
-    return (x.float() / scale).to(torch.float8_e4m3fn), scale
 
 
 def _attention(bench: Bench) -> float:

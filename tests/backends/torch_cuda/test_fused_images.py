@@ -58,15 +58,13 @@ def assert_near(found: Tensor, wanted: Tensor) -> None:
 @triton_only
 @SIZES
 @DTYPES
-@pytest.mark.parametrize("channels", [32, 128])
+@pytest.mark.parametrize("channels", [64, 128])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_a_norm_with_its_activation(
     fused: Any, size: tuple[int, ...], dtype: torch.dtype, channels: int, mean: float
 ) -> None:
     draw = Layers(dtype)
     x, norm = draw(*size, channels) + mean, draw.norm(channels)
-    if size == (1, 1, 1) and channels == 32:
-        pytest.skip("a single value has no deviation")
     weight, bias = (nn.Parameter(each.double(), requires_grad=False) for each in (norm.weight, norm.bias))
     exact = PLAIN.norm_silu(x.double(), GroupNorm(weight, bias, norm.groups, norm.eps))
     assert_near(fused.norm_silu(x, norm), exact.to(dtype))

@@ -26,7 +26,7 @@ from tests.support.engine_runs import run
 from tests.support.tiny_random import MICRO
 
 gpu = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device: CUDA graphs exist nowhere else"
+    not torch.cuda.is_available(), reason="NOT TESTED HERE: CUDA graphs need a CUDA device"
 )
 CONFIG = replace(TINY.transformer, depth=2, depth_single=2)
 
