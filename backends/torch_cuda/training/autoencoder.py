@@ -147,7 +147,7 @@ def train(
         with source.amp():
             y = nets.decoder.model.raw(z)
         y = y.float()
-        reconstruction = _reconstruction(y, x)
+        reconstruction = reconstruction_loss(y - x)
         with source.amp():
             image, made = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
             seen = judging.perceptual(judge, made, image).float()
@@ -178,9 +178,10 @@ def train(
     average.swap()
 
 
-def _reconstruction(y: Tensor, x: Tensor) -> Tensor:
-    """L1, L1 of image gradients, L1 of 4x4 and 16x16 means (flat areas keep their tone), a little MSE."""
-    error = y - x  # [B, H, W, 3]
+def reconstruction_loss(error: Tensor) -> Tensor:
+    """Of errors [B, H, W, 3] of pictures in [-1, 1]: their L1, that of image gradients and that of 4x4 and
+    16x16 means (flat areas keep their tone), and a little MSE.
+    """
     edges = (error[:, :, 1:] - error[:, :, :-1]).abs().mean() + (error[:, 1:] - error[:, :-1]).abs().mean()
     small = functional.avg_pool2d(error.permute(0, 3, 1, 2), 4)
     tone = small.abs().mean() + functional.avg_pool2d(small, 4).abs().mean()

@@ -30,7 +30,7 @@ from backends.torch_cuda.training.data.scenes import (
 )
 
 KINDS: tuple[str, ...] = ("recolour", "replace", "add", "remove", "background", "style")
-_WEIGHTS = (24, 22, 13, 13, 18, 10)
+_WEIGHTS = (20, 20, 13, 13, 20, 16)
 
 _RECOLOUR = (
     "make the {0} {1}",
