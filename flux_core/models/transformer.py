@@ -129,9 +129,7 @@ class Transformer:
             [B, L_img, out_channels] velocity.
         """
         rows = self.modulations(vec, sigma, guidance)
-        return self.modulated(
-            img, txt, rows, pe, residuals=residuals, image_prompts=image_prompts, bias=bias
-        )
+        return self.modulated(img, txt, rows, pe, residuals=residuals, image_prompts=image_prompts, bias=bias)
 
     def modulations(self, vec: Any, sigma: Any, guidance: Any | None) -> Any:
         """What noise level, guidance and pooled text do to all blocks; B may be the steps of a walk.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step
+from backends.torch_cuda.bench import cached, cold, floor, parts, pictures, profile, quality, sizes, step
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
@@ -24,6 +24,7 @@ PIECES: dict[str, Piece] = {
     "vae": parts.vae,
     "t5": parts.t5,
     "dev": pictures.dev,
+    "cached": cached.cached,
     "schnell": pictures.schnell,
     "kontext": pictures.kontext,
     "resolution": pictures.resolution,
@@ -31,6 +32,8 @@ PIECES: dict[str, Piece] = {
     "lora": pictures.lora,
     "cold": cold.cold,
     "two": step.two,
+    "quality": quality.quality,
+    "family-cache": cached.family_cache,
 }
 """In the order in which they are run."""
 NO_DEVICE = 3
@@ -84,7 +87,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="the peer's blocks compiled")
     parser.add_argument("--tiny", action="store_true", help="sizes for a processor")
     parser.add_argument("--device", choices=["cuda", "cpu"], default=None)
-    parser.add_argument("--precision", action="append", help="bf16, fp8, fp32; may be given several times")
+    parser.add_argument(
+        "--precision", action="append", choices=["fp32", "bf16", "fp8"], help="may be given several times"
+    )
     parser.add_argument("--folder", type=Path, help="where a whole model is written once and used again")
     parser.add_argument("--output", type=Path, help="where figures.json and figures.svg go")
     options = parser.parse_args()

@@ -24,6 +24,7 @@ class Sizes:
         num_steps, few_steps: Of the long and the short walk.
         lora_rank: Of the LoRA that is attached.
         repeats: Of everything that is timed.
+        family_px, num_prompts: Side and number of the pictures that the bundled family paints.
     """
 
     spec: ModelSpec
@@ -34,6 +35,8 @@ class Sizes:
     few_steps: int
     lora_rank: int
     repeats: int
+    family_px: int
+    num_prompts: int
 
     @property
     def img_tokens(self) -> int:
@@ -70,6 +73,8 @@ FULL = Sizes(
     few_steps=4,
     lora_rank=16,
     repeats=10,
+    family_px=256,
+    num_prompts=8,
 )
 SMALL = Sizes(
     spec=replace(
@@ -86,6 +91,8 @@ SMALL = Sizes(
     few_steps=3,
     lora_rank=2,
     repeats=1,
+    family_px=64,
+    num_prompts=2,
 )
 
 

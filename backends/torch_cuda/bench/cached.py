@@ -1,0 +1,156 @@
+"""The step cache: how often it takes over, what that does to pictures, and what that is worth at full size.
+
+Random weights let nothing be taken over, so the bundled family says which evaluations of a walk are, and the
+full-size model is then made to take over just those. The family is no FLUX.1, whose walks may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from backends.torch_cuda.bench.context import Bench
+from backends.torch_cuda.bench.figures import Figure
+from backends.torch_cuda.bench.pictures import painters, peer_name, peer_s
+from backends.torch_cuda.bench.studio import Pixels, Studio, psnr_db
+from flux_core.pipeline import walk
+from flux_core.request import Precision, StepCache
+from flux_core.sampling.step_cache import BlockCache
+
+CACHES = (StepCache.CAREFUL, StepCache.FAST)
+PATTERNS = {
+    StepCache.CAREFUL: ".......+.+.+.+.+.+.+.+.+.+..",
+    StepCache.FAST: "....+.+.+.++.++.++.++.+.+.+.",
+}
+"""Evaluations of the bundled family's median walk of 28 steps, + where one was taken over (`family-cache` says
+so). ParaAttention's 1.55 and 1.91 times of FLUX.1 dev with these thresholds come to about as many, 10 and 13 of
+28; which ones is not published."""
+
+Made = Callable[..., BlockCache]
+
+
+class Recorded(BlockCache):
+    """Keeps which evaluations were taken over.
+
+    Attributes:
+        taken: Of every evaluation so far.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.taken: list[bool] = []
+
+    def through(self, before: Any, after: Any, heard: Any, rest: Callable[[], Any]) -> Any:
+        out = super().through(before, after, heard, rest)
+        self.taken.append(self.is_hit)
+        return out
+
+
+class Replayed(BlockCache):
+    """Takes over what a pattern says, and asks the device as often as if it decided by what it hears.
+
+    Args:
+        pattern: A sign for every evaluation of the walk, + to take over.
+    """
+
+    def __init__(self, pattern: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pattern = pattern
+        self._max_run = len(pattern)
+
+    def _is_near(self, effect: Any) -> bool:
+        super()._is_near(effect)
+        return self._pattern[self.evaluations - 1] == "+"
+
+
+@contextmanager
+def caches_made_by(make: Made) -> Generator[None]:
+    """Walks inside have caches of another make."""
+    before = walk.BlockCache
+    walk.BlockCache = make  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        walk.BlockCache = before  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+
+
+def family_cache(bench: Bench) -> None:
+    """The family's long walk with each preset beside the one without, in the last precision of the run."""
+    precision, steps = Precision(bench.precisions[-1]), bench.sizes.num_steps
+    studio = Studio(bench.device, bench.sizes)
+    common = {"model": "tiny", "num_steps": steps, "precision": precision}
+    whole = studio.generated(**common)
+    made: dict[StepCache, list[Pixels]] = {}
+    for cache in CACHES:
+        found: list[Recorded] = []
+
+        def make(*args: Any, found: list[Recorded] = found, **kwargs: Any) -> BlockCache:
+            found.append(Recorded(*args, **kwargs))
+            return found[-1]
+
+        with caches_made_by(make):
+            made[cache] = studio.generated(**common, step_cache=cache)
+        taken = sorted((each.taken for each in found), key=sum)
+        share = float(np.mean([np.mean(each) for each in taken]))
+        middle = "".join("+" if hit else "." for hit in taken[len(taken) // 2])
+        what = f"{steps} steps, {precision.value}, {cache.value}"
+        bench.results.add(
+            Figure("family-cache", f"{what}: taken over", "%", 100 * share,
+                   note=f"{sum(taken[0])} to {sum(taken[-1])} of {steps}; the median picture: {middle}")
+        )  # fmt: skip
+    seen = studio.features(whole)
+    for cache, pictures in made.items():
+        what = f"{steps} steps, {precision.value}, {cache.value}"
+        _tell_distance(bench, what, whole, pictures, seen, studio)
+    right = studio.recognised(whole)
+    bench.results.add(
+        Figure("family-cache", f"{steps} steps, {precision.value}, off: shows its prompt", "%",
+               100 * float(np.mean(right)))
+    )  # fmt: skip
+
+
+def _tell_distance(
+    bench: Bench, what: str, whole: Sequence[Pixels], cached: Sequence[Pixels], seen: Any, studio: Studio
+) -> None:
+    """How far cached pictures are from the whole walk's, in pixels and to CLIP's eye."""
+    decibels = [psnr_db(a, b) for a, b in zip(whole, cached, strict=True)]
+    apart = 1 - (seen * studio.features(cached)).sum(1)
+    others = 1 - np.median([seen[i] @ seen[j] for i in range(len(seen)) for j in range(i)])
+    right = float(np.mean(studio.recognised(cached)))
+    bench.results.add(
+        Figure("family-cache", f"{what}: PSNR", "dB", float(np.mean(decibels)),
+               note=f"against the walk without, worst {min(decibels):.1f}")
+    )  # fmt: skip
+    bench.results.add(
+        Figure("family-cache", f"{what}: distance to CLIP", "", float(apart.mean()),
+               note=f"1 - cosine; worst {apart.max():.3f}; two different pictures: {others:.3f}")
+    )  # fmt: skip
+    bench.results.add(Figure("family-cache", f"{what}: shows its prompt", "%", 100 * right))
+
+
+def cached(bench: Bench) -> None:
+    """The long walk at the run's sizes, taking over what `PATTERNS` say."""
+    sizes = bench.sizes
+    what = f"{sizes.num_steps} steps, {sizes.txt_tokens} words"
+    theirs = peer_s(bench, sizes.num_steps, sizes.txt_tokens)
+    for painter in painters(bench):
+        name = painter.precision.value
+        plain = painter.best()
+        for cache, whole in PATTERNS.items():
+            pattern = whole[-sizes.num_steps :]
+
+            def make(*args: Any, pattern: str = pattern, **kwargs: Any) -> BlockCache:
+                return Replayed(pattern, *args, **kwargs)
+
+            with caches_made_by(make):
+                seconds = painter.best(step_cache=cache)
+            taken = f"{pattern.count('+')} of {len(pattern)} taken over as in the bundled family"
+            note = f"lossy; {taken}, {plain / seconds:.2f} times as quick: {painter.stages}"
+            reach = 1.35 if name == "fp8" else None
+            bench.results.add(
+                Figure("cached", f"{what}, {name}, {cache.value}", "s", seconds, theirs, peer_name(bench),
+                       reach=reach, note=note)
+            )  # fmt: skip
