@@ -25,9 +25,9 @@ PATTERNS = {
     StepCache.CAREFUL: ".......+.+.+.+.+.+.+.+.+.+..",
     StepCache.FAST: "....+.+.+.++.++.++.++.+.+.+.",
 }
-"""Evaluations of the bundled family's median walk of 28 steps, + where one was taken over (`family-cache` says
-so). ParaAttention's 1.55 and 1.91 times of FLUX.1 dev with these thresholds come to about as many, 10 and 13 of
-28; which ones is not published."""
+"""The bundled family's median walk of 28 steps, + where an evaluation was taken over; `family-cache` measures it.
+ParaAttention's 1.55 and 1.91 times of FLUX.1 dev with these thresholds come to about as many, 10 and 13 of 28;
+which ones is not published."""
 
 Made = Callable[..., BlockCache]
 

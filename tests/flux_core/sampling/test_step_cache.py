@@ -141,6 +141,20 @@ def test_all_that_a_model_can_be_told_is_still_in_what_is_taken_over(micro: Micr
     assert not np.allclose(first, plain, atol=1e-2)
 
 
+def test_each_part_of_a_cached_evaluation_is_made_ready_once(micro: Micro) -> None:
+    names: list[str] = []
+
+    def ready(method: Any) -> Any:
+        names.append(method.__name__)
+        return method
+
+    micro.spared = sparing(micro.transformer, ready)
+    whole, _ = micro.walk(None)
+    cached, _ = micro.walk(micro.cache(0.0))
+    assert names == ["begun", "rest", "finished"]
+    assert np.array_equal(whole, cached)
+
+
 @pytest.mark.parametrize("who", ["control", "prompt"])
 def test_a_voice_that_begins_or_ends_is_heard_at_once(micro: Micro, who: str) -> None:
     told = {"residuals": [micro.control]} if who == "control" else {"image_prompts": [micro.prompt]}
