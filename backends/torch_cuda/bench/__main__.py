@@ -13,7 +13,18 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cached, cold, floor, parts, pictures, profile, quality, sizes, step
+from backends.torch_cuda.bench import (
+    cached,
+    cold,
+    family,
+    floor,
+    parts,
+    pictures,
+    profile,
+    quality,
+    sizes,
+    step,
+)
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
@@ -33,6 +44,7 @@ PIECES: dict[str, Piece] = {
     "cold": cold.cold,
     "two": step.two,
     "quality": quality.quality,
+    "family": family.family,
     "family-cache": cached.family_cache,
 }
 """In the order in which they are run."""

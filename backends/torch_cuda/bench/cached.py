@@ -6,6 +6,7 @@ full-size model is then made to take over just those. The family is no FLUX.1, w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,9 +26,9 @@ PATTERNS = {
     StepCache.CAREFUL: ".......+.+.+.+.+.+.+.+.+.+..",
     StepCache.FAST: "....+.+.+.++.++.++.++.+.+.+.",
 }
-"""The bundled family's median walk of 28 steps, + where an evaluation was taken over; `family-cache` measures it.
-ParaAttention's 1.55 and 1.91 times of FLUX.1 dev with these thresholds come to about as many, 10 and 13 of 28;
-which ones is not published."""
+"""The bundled family's median walk of 28 steps, + where an evaluation was taken over, by `family-cache`.
+ParaAttention's 1.55 and 1.91 times of FLUX.1 dev with these thresholds come to about as many, 10 and 13 of
+28; which ones is not published."""
 
 Made = Callable[..., BlockCache]
 
@@ -78,57 +79,63 @@ def caches_made_by(make: Made) -> Generator[None]:
 
 
 def family_cache(bench: Bench) -> None:
-    """The family's long walk with each preset beside the one without, in the last precision of the run."""
+    """Walks of the family's members with each preset beside those without, in the run's last precision."""
     precision, steps = Precision(bench.precisions[-1]), bench.sizes.num_steps
     studio = Studio(bench.device, bench.sizes)
-    common = {"model": "tiny", "num_steps": steps, "precision": precision}
-    whole = studio.generated(**common)
-    made: dict[StepCache, list[Pixels]] = {}
-    for cache in CACHES:
-        found: list[Recorded] = []
+    members = {
+        "dev": functools.partial(studio.generated, model="tiny"),
+        "kontext": functools.partial(studio.edited, studio.originals),
+        "fill": functools.partial(studio.filled, studio.originals),
+    }
+    for title, paint in members.items():
+        what = f"{title}, {steps} steps, {precision.value}"
+        walked = functools.partial(paint, num_steps=steps, precision=precision)
+        whole = walked()
+        made = [(cache, _recorded(bench, f"{what}, {cache.value}", walked, cache)) for cache in CACHES]
+        for cache, pictures in made:
+            _tell_distance(bench, f"{what}, {cache.value}", whole, pictures, studio)
+        if title == "dev":  # the others' pictures show more than their words
+            for name, pictures in (("off", whole), *made):
+                right = 100 * float(np.mean(studio.recognised(pictures)))
+                bench.results.add(Figure("family-cache", f"{what}, {name}: shows its prompt", "%", right))
 
-        def make(*args: Any, found: list[Recorded] = found, **kwargs: Any) -> BlockCache:
-            found.append(Recorded(*args, **kwargs))
-            return found[-1]
 
-        with caches_made_by(make):
-            made[cache] = studio.generated(**common, step_cache=cache)
-        taken = sorted((each.taken for each in found), key=sum)
-        share = float(np.mean([np.mean(each) for each in taken]))
-        middle = "".join("+" if hit else "." for hit in taken[len(taken) // 2])
-        what = f"{steps} steps, {precision.value}, {cache.value}"
-        bench.results.add(
-            Figure("family-cache", f"{what}: taken over", "%", 100 * share,
-                   note=f"{sum(taken[0])} to {sum(taken[-1])} of {steps}; the median picture: {middle}")
-        )  # fmt: skip
-    seen = studio.features(whole)
-    for cache, pictures in made.items():
-        what = f"{steps} steps, {precision.value}, {cache.value}"
-        _tell_distance(bench, what, whole, pictures, seen, studio)
-    right = studio.recognised(whole)
+def _recorded(bench: Bench, what: str, paint: Callable[..., list[Pixels]], cache: StepCache) -> list[Pixels]:
+    """Pictures with a preset; tells how often it took over."""
+    found: list[Recorded] = []
+
+    def make(*args: Any, **kwargs: Any) -> BlockCache:
+        found.append(Recorded(*args, **kwargs))
+        return found[-1]
+
+    with caches_made_by(make):
+        pictures = paint(step_cache=cache)
+    taken = sorted((each.taken for each in found), key=sum)
+    least, middle, most = taken[0], taken[len(taken) // 2], taken[-1]
+    pattern = "".join("+" if hit else "." for hit in middle)
     bench.results.add(
-        Figure("family-cache", f"{steps} steps, {precision.value}, off: shows its prompt", "%",
-               100 * float(np.mean(right)))
+        Figure("family-cache", f"{what}: taken over", "%", 100 * float(np.mean(taken)),
+               note=f"{sum(least)} to {sum(most)} of {len(middle)}; the median picture: {pattern}")
     )  # fmt: skip
+    return pictures
 
 
 def _tell_distance(
-    bench: Bench, what: str, whole: Sequence[Pixels], cached: Sequence[Pixels], seen: Any, studio: Studio
+    bench: Bench, what: str, whole: Sequence[Pixels], cached: Sequence[Pixels], studio: Studio
 ) -> None:
     """How far cached pictures are from the whole walk's, in pixels and to CLIP's eye."""
     decibels = [psnr_db(a, b) for a, b in zip(whole, cached, strict=True)]
-    apart = 1 - (seen * studio.features(cached)).sum(1)
-    others = 1 - np.median([seen[i] @ seen[j] for i in range(len(seen)) for j in range(i)])
-    right = float(np.mean(studio.recognised(cached)))
+    seen, found = studio.features(whole), studio.features(cached)
+    apart = 1 - (seen * found).sum(1)
+    others = 1 - float(np.median((seen @ seen.T)[np.triu_indices(len(seen), 1)]))
     bench.results.add(
         Figure("family-cache", f"{what}: PSNR", "dB", float(np.mean(decibels)),
                note=f"against the walk without, worst {min(decibels):.1f}")
     )  # fmt: skip
     bench.results.add(
-        Figure("family-cache", f"{what}: distance to CLIP", "", float(apart.mean()),
-               note=f"1 - cosine; worst {apart.max():.3f}; two different pictures: {others:.3f}")
+        Figure("family-cache", f"{what}: distance to CLIP", "1 - cosine", float(apart.mean()),
+               note=f"worst {apart.max():.3f}; two different pictures are {others:.3f} apart")
     )  # fmt: skip
-    bench.results.add(Figure("family-cache", f"{what}: shows its prompt", "%", 100 * right))
 
 
 def cached(bench: Bench) -> None:

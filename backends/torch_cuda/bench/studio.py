@@ -6,6 +6,7 @@ nor how much steps have in common. The family is trained, though small: what it 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,11 @@ class Studio:
             has_fp8=True,
             ready=backend.graphs.ready,
         )
+
+    @functools.cached_property
+    def originals(self) -> list[Pixels]:
+        """Pictures that the tools are given."""
+        return self.generated(model="tiny", precision=Precision.FP32)
 
     @property
     def prompts(self) -> tuple[str, ...]:
