@@ -1,6 +1,7 @@
 """Runs pieces of the benchmark in this process: `python -m backends.torch_cuda.bench floor step`.
 
-The last line of stdout is the results as JSON; what is measured is told on stderr as it comes.
+The last line of stdout is the results as JSON, with the cells of their table for who prints it; what is
+measured is told on stderr as it comes.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def main() -> None:
         for name in PIECES:
             if name in options.pieces or not options.pieces:
                 run_piece(bench, name)
-    sys.stdout.write(json.dumps(results.as_json()) + "\n")
+    run = results.as_json()
+    table = {"columns": merge.COLUMNS, "rows": merge.rows(run)}
+    sys.stdout.write(json.dumps(run | {"table": table}) + "\n")
 
 
 def run_piece(bench: Bench, name: str) -> None:

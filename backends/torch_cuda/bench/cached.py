@@ -22,6 +22,7 @@ from flux_core.request import Precision, StepCache
 from flux_core.sampling.step_cache import BlockCache
 
 CACHES = (StepCache.CAREFUL, StepCache.FAST)
+MEMBERS = ("dev", "kontext", "fill")
 PATTERNS = {
     StepCache.CAREFUL: ".......+.+.+.+.+.+.+.+.+.+..",
     StepCache.FAST: "....+.+.+.++.++.++.++.+.+.+.",
@@ -82,22 +83,20 @@ def family_cache(bench: Bench) -> None:
     """Walks of the family's members with each preset beside those without, in the run's last precision."""
     precision, steps = Precision(bench.precisions[-1]), bench.sizes.num_steps
     studio = Studio(bench.device, bench.sizes)
-    members = {
-        "dev": functools.partial(studio.generated, model="tiny"),
-        "kontext": functools.partial(studio.edited, studio.originals),
-        "fill": functools.partial(studio.filled, studio.originals),
-    }
-    for title, paint in members.items():
-        what = f"{title}, {steps} steps, {precision.value}"
-        walked = functools.partial(paint, num_steps=steps, precision=precision)
-        whole = walked()
-        made = [(cache, _recorded(bench, f"{what}, {cache.value}", walked, cache)) for cache in CACHES]
-        for cache, pictures in made:
-            _tell_distance(bench, f"{what}, {cache.value}", whole, pictures, studio)
-        if title == "dev":  # the others' pictures show more than their words
-            for name, pictures in (("off", whole), *made):
-                right = 100 * float(np.mean(studio.recognised(pictures)))
-                bench.results.add(Figure("family-cache", f"{what}, {name}: shows its prompt", "%", right))
+    made: dict[tuple[str, StepCache], list[Pixels]] = {}
+    for member in MEMBERS:
+        paint = functools.partial(studio.painted, member, num_steps=steps, precision=precision)
+        made[member, StepCache.OFF] = paint()
+        for cache in CACHES:
+            what = f"{member}, {steps} steps, {precision.value}, {cache.value}"
+            made[member, cache] = _recorded(bench, what, paint, cache)
+    for (member, cache), pictures in made.items():
+        what = f"{member}, {steps} steps, {precision.value}, {cache.value}"
+        if cache is not StepCache.OFF:
+            _tell_distance(bench, what, made[member, StepCache.OFF], pictures, studio)
+        if member == "dev":  # the others' pictures show more than their words
+            right = 100 * float(np.mean(studio.recognised(pictures)))
+            bench.results.add(Figure("family-cache", f"{what}: shows its prompt", "%", right))
 
 
 def _recorded(bench: Bench, what: str, paint: Callable[..., list[Pixels]], cache: StepCache) -> list[Pixels]:

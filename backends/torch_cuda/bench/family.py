@@ -6,7 +6,6 @@ is in `quality`, where both are random.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from flux_core.catalog import TINY, locate
 from flux_core.request import Precision
 from flux_core.weights.open import open_source
 
+MEMBERS = ("dev", "schnell", "kontext", "fill")
 KINDS = {
     "qkv": r"attn\.qkv",
     "proj": r"attn\.proj",
@@ -41,16 +41,11 @@ def family(bench: Bench) -> None:
     side = bench.sizes.family_px // 8
     tell_model(bench, "family", spec, open_source(Path(folder) / spec.files.transformer), side)
     studio = Studio(bench.device, bench.sizes)
-    members = {
-        "dev": functools.partial(studio.generated, model="tiny"),
-        "schnell": functools.partial(studio.generated, model="tiny-schnell"),
-        "kontext": functools.partial(studio.edited, studio.originals),
-        "fill": functools.partial(studio.filled, studio.originals),
-    }
-    exact = {name: paint(precision=Precision.FP32) for name, paint in members.items()}
+    exact = {member: studio.painted(member, precision=Precision.FP32) for member in MEMBERS}
     for precision in (Precision.BF16, Precision.FP8):
-        for name, paint in members.items():
-            _tell(bench, f"{name}, {precision.value}", exact[name], paint(precision=precision))
+        for member, pictures in exact.items():
+            found = studio.painted(member, precision=precision)
+            _tell(bench, f"{member}, {precision.value}", pictures, found)
     for kind, names in KINDS.items():
         some = Studio(bench.device, bench.sizes, names)
         _tell(

@@ -25,6 +25,7 @@ class Sizes:
         lora_rank: Of the LoRA that is attached.
         repeats: Of everything that is timed.
         family_px, num_prompts: Side and number of the pictures that the bundled family paints.
+        family_steps: Of those; None takes each member's own.
     """
 
     spec: ModelSpec
@@ -37,6 +38,7 @@ class Sizes:
     repeats: int
     family_px: int
     num_prompts: int
+    family_steps: int | None
 
     @property
     def img_tokens(self) -> int:
@@ -75,6 +77,7 @@ FULL = Sizes(
     repeats=10,
     family_px=256,
     num_prompts=8,
+    family_steps=None,
 )
 SMALL = Sizes(
     spec=replace(
@@ -93,6 +96,7 @@ SMALL = Sizes(
     repeats=1,
     family_px=64,
     num_prompts=2,
+    family_steps=2,
 )
 
 

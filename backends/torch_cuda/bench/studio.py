@@ -105,11 +105,21 @@ class Studio:
 
     def paint(self, blobs: dict[str, bytes] | None = None, **fields: Any) -> Pixels:
         """One picture [H, W, 3] of the sizes' own side."""
-        side = self._sizes.family_px
-        request = build_request(**{"width_px": side, "height_px": side} | fields)
+        side, steps = self._sizes.family_px, self._sizes.family_steps
+        request = build_request(**{"width_px": side, "height_px": side, "num_steps": steps} | fields)
         read = (blobs or {}).__getitem__
         result = self._engine.run(request, read, lambda message: None, lambda: False)
         return codec.decode(result.images[0].png)[..., :3]
+
+    def painted(self, member: str, **fields: Any) -> list[Pixels]:
+        """What a member of the family does with each prompt or each of the originals."""
+        match member:
+            case "dev" | "schnell":
+                return self.generated(model="tiny" if member == "dev" else "tiny-schnell", **fields)
+            case "kontext":
+                return self.edited(self.originals, **fields)
+            case _:
+                return self.filled(self.originals, **fields)
 
     def generated(self, **fields: Any) -> list[Pixels]:
         """A picture of each prompt, each from a seed of its own."""
