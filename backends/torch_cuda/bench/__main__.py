@@ -19,6 +19,7 @@ from backends.torch_cuda.bench import (
     cold,
     family,
     floor,
+    merge,
     parts,
     pictures,
     profile,

@@ -206,7 +206,9 @@ def test_a_picture_with_recorded_steps_is_the_picture_without(
 def test_the_parts_of_a_cached_evaluation_are_recorded_each(models_dir: Path) -> None:
     engine = TorchEngine("cuda", (models_dir,))
     run(engine, num_steps=12, step_cache=StepCache.FAST)
-    graphs = engine._backend.graphs
+    backend = engine._backend
+    assert isinstance(backend, TorchBackend)
+    graphs = backend.graphs
     ((*kept,),) = graphs._kept.values()
     assert {key[0] for key in kept} == {"begun", "rest", "finished"}
     assert all(graph is not None for found in graphs._kept.values() for graph in found.values())
