@@ -114,8 +114,8 @@ class Told:
 
 
 SIGMA, GUIDANCE = 0.5, 4.0
-"""A thousand times which bfloat16 holds: of the usual 3.5 the peer's bfloat16 makes 3.504, which is no layer's
-error and at random weights larger than all of theirs."""
+"""Whose thousandfold bfloat16 holds: of the usual 3.5 the peer's bfloat16 makes 3.504, which is no error of
+layers and with random weights larger than all of theirs (46 % of a step)."""
 
 
 def tell_model(bench: Bench, piece: str, spec: ModelSpec, source: TensorSource, side: int) -> None:
