@@ -2,7 +2,7 @@
 
 The first call computes as always and is recorded right behind, while the device is still busy with it, so
 a graph costs nobody a wait; later calls copy their arrays into the graph's own and replay it. What cannot be
-recorded runs as it did before: other devices, the step cache (which decides on the host), or a failure.
+recorded runs as it did before: other devices, or a failure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-MAX_GRAPHS = 4
-"""Of one owner; they share one pool of memory, so another costs little more than its arrays."""
+MAX_GRAPHS = 6
+"""Of one owner: two shapes of a walk with a step cache, which takes three. They share one pool of memory, so
+another costs little more than its arrays."""
 
 _MIN_FREE_SHARE = 0.15  # of a device's memory; a recording keeps what its step needed
 
@@ -42,7 +43,7 @@ class Graphs:
         """The same function, replayed from the second call of a kind on.
 
         Args:
-            method: Of an object; its graphs go with the object. It gives one tensor and changes nothing.
+            method: Of an object; its graphs go with the object. It gives tensors and changes nothing.
         """
         if not self.is_able or not isinstance(method, MethodType):
             return method
@@ -91,14 +92,14 @@ class Recording:
     """One recorded call.
 
     Args:
-        call: Computes from `inputs`; it is recorded, not run.
+        call: Computes one tensor or a tuple of them from `inputs`; it is recorded, not run.
         inputs: The arrays that the recording reads.
         pool: Where its memory comes from.
         device: Where it runs.
     """
 
     def __init__(
-        self, call: Callable[[], Tensor], inputs: list[Tensor], pool: Any, device: torch.device
+        self, call: Callable[[], Any], inputs: list[Tensor], pool: Any, device: torch.device
     ) -> None:
         self._inputs = inputs
         self._graph = torch.cuda.CUDAGraph()
@@ -113,11 +114,13 @@ class Recording:
                 self._graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(stream)
 
-    def replay(self, arrays: list[Tensor]) -> Tensor:
+    def replay(self, arrays: list[Tensor]) -> Any:
         """The result for other arrays of the same shapes, in memory of its own."""
         torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
         self._graph.replay()
-        return self._out.clone()
+        outputs: list[Tensor] = []
+        _shape_of(self._out, outputs)
+        return _with_arrays(self._out, (array.clone() for array in outputs))
 
 
 def _shape_of(value: Any, arrays: list[Tensor]) -> Hashable:

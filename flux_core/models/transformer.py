@@ -9,13 +9,12 @@ Source: black-forest-labs/flux model.py and modules/layers.py (architecture and 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
 from flux_core.models.modulation import DoubleModulation, Modulation, Modulations, Modulator, cut
 from flux_core.ops import HeadStream, LeafFactory, Ops, split_heads
-from flux_core.sampling.step_cache import BlockCache
 
 LAYER_NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-6
@@ -112,8 +111,6 @@ class Transformer:
         residuals: Sequence[Residuals] = (),
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
-        cache: BlockCache | None = None,
-        heard: Hashable = None,
     ) -> Any:
         """One evaluation.
 
@@ -127,23 +124,12 @@ class Transformer:
             residuals: Of each ControlNet (flux_core.models.controlnet).
             image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
             bias: [1, 1, L, L], added to every attention's logits, text first; None adds nothing.
-            cache: May spare all blocks but the first; None computes them all.
-            heard: Which ControlNets and IP-Adapters these are; the cache takes over nothing across a change.
 
         Returns:
             [B, L_img, out_channels] velocity.
         """
-        return self.modulated(
-            img,
-            txt,
-            self.modulations(vec, sigma, guidance),
-            pe,
-            residuals=residuals,
-            image_prompts=image_prompts,
-            bias=bias,
-            cache=cache,
-            heard=heard,
-        )
+        rows = self.modulations(vec, sigma, guidance)
+        return self.modulated(img, txt, rows, pe, residuals=residuals, image_prompts=image_prompts, bias=bias)
 
     def modulations(self, vec: Any, sigma: Any, guidance: Any | None) -> Any:
         """What noise level, guidance and pooled text do to all blocks; B may be the steps of a walk.
@@ -173,23 +159,59 @@ class Transformer:
         residuals: Sequence[Residuals] = (),
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
-        cache: BlockCache | None = None,
-        heard: Hashable = None,
     ) -> Any:
         """One evaluation with modulations [B, M, D] that were made before; all else as when called."""
-        mods = cut(self.ops, rows, self.config)
+        given = Given(cut(self.ops, rows, self.config), pe, residuals, image_prompts, bias)
+        _, img, txt = self._begun(img, txt, given)
+        return self._finished(self._rest(img, txt, given), given)
+
+    def begun(
+        self,
+        img: Any,
+        txt: Any,
+        rows: Any,
+        pe: Any,
+        *,
+        residuals: Sequence[Residuals] = (),
+        image_prompts: Sequence[Sequence[ImagePrompt]] = (),
+        bias: Any | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """The first double block of an evaluation, for who decides behind it whether to go on.
+
+        Takes what `modulated` takes.
+
+        Returns:
+            The image stream [B, L_img, D] before the block and after it, and the text stream after it.
+        """
+        given = Given(cut(self.ops, rows, self.config), pe, residuals, image_prompts, bias)
+        return self._begun(img, txt, given)
+
+    def rest(
+        self,
+        img: Any,
+        txt: Any,
+        rows: Any,
+        pe: Any,
+        *,
+        residuals: Sequence[Residuals] = (),
+        image_prompts: Sequence[Sequence[ImagePrompt]] = (),
+        bias: Any | None = None,
+    ) -> Any:
+        """All other blocks on the streams that left the first; gives the image stream [B, L_img, D]."""
+        given = Given(cut(self.ops, rows, self.config), pe, residuals, image_prompts, bias)
+        return self._rest(img, txt, given)
+
+    def finished(self, img: Any, rows: Any) -> Any:
+        """The velocity [B, L_img, out_channels] of an image stream behind all blocks."""
+        return self._finished(img, Given(cut(self.ops, rows, self.config), None, (), (), None))
+
+    def _begun(self, img: Any, txt: Any, given: Given) -> tuple[Any, Any, Any]:
         img = self.img_in(img)  # [B, L_img, D]
-        txt = self.txt_in(txt)  # [B, L_txt, D]
-        given = Given(mods, pe, residuals, image_prompts, bias)
-        first_img, first_txt = self._double(0, img, txt, given)
+        return img, *self._double(0, img, self.txt_in(txt), given)
 
-        def rest() -> Any:
-            return self._rest(first_img, first_txt, given)
-
-        told = heard, len(residuals), len(image_prompts)
-        out = rest() if cache is None else cache.through(img, first_img, told, rest)
-        shift, scale = mods.final
-        return self.final_layer(out, shift, scale)
+    def _finished(self, img: Any, given: Given) -> Any:
+        shift, scale = given.mods.final
+        return self.final_layer(img, shift, scale)
 
     def _double(self, i: int, img: Any, txt: Any, given: Given) -> tuple[Any, Any]:
         """Double block i with what is added after it."""

@@ -120,7 +120,35 @@ class BlockCache:
         """Whether an effect is nearly that of the last whole evaluation; never if it is not a number."""
         if self._leader is not None:
             return self._leader.is_hit and self._leader.evaluations == self.evaluations
+        change = float(self._backend.to_numpy(self.change(effect)))
+        return change < self._preset.threshold
+
+    def change(self, effect: Any) -> Any:
+        """How far an effect is from that of the last whole evaluation, relative to it; one number."""
         cast = self._backend.cast  # sums of bfloat16 are not exact enough
-        change = abs(cast(effect, Precision.FP32) - cast(self._effect, Precision.FP32)).mean()
-        allowed = abs(cast(self._effect, Precision.FP32)).mean() * self._preset.threshold
-        return float(self._backend.to_numpy(change - allowed)) < 0.0
+        last = cast(self._effect, Precision.FP32)
+        return abs(cast(effect, Precision.FP32) - last).mean() / abs(last).mean()
+
+
+def sparing(model: Any, ready: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[..., Any]:
+    """A model's evaluation whose greater part a cache may spare.
+
+    Args:
+        model: A transformer, in parts: `begun`, `rest` and `finished`.
+        ready: Makes each part ready for many calls; the decision between them is the host's.
+
+    Returns:
+        A function that takes what `Transformer.modulated` takes, the cache, and `heard`: which ControlNets
+        and IP-Adapters these are, because nothing is taken over across a change.
+    """
+    begun, rest, finished = ready(model.begun), ready(model.rest), ready(model.finished)
+
+    def evaluate(
+        img: Any, txt: Any, rows: Any, pe: Any, *, cache: BlockCache, heard: Hashable, **told: Any
+    ) -> Any:
+        before, after, words = begun(img, txt, rows, pe, **told)
+        voices = heard, len(told.get("residuals", ())), len(told.get("image_prompts", ()))
+        out = cache.through(before, after, voices, lambda: rest(after, words, rows, pe, **told))
+        return finished(out, rows)
+
+    return evaluate

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backends.torch_cuda.bench.context import Bench, known_precision
+from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure
 
 
@@ -22,9 +22,6 @@ def cold(bench: Bench) -> None:
     base, small = bench.models_dir(), "small" if bench.sizes.side_px < 1024 else "full"
     for name in bench.precisions:
         what = f"first picture after process start, {bench.sizes.num_steps} steps, {name}"
-        if known_precision(name) is None:
-            bench.results.add(Figure("cold", what, "s", None, note="not built"))
-            continue
         for turn in ("first", "again"):
             started = time.time()
             command = [sys.executable, "-m", "backends.torch_cuda.bench.cold"]

@@ -11,7 +11,6 @@ import torch
 from backends.torch_cuda.bench.figures import Results
 from backends.torch_cuda.bench.sizes import Sizes
 from backends.torch_cuda.bench.weights import write_lora, write_model
-from flux_core.request import Precision
 
 LORA = "bench"
 
@@ -26,7 +25,7 @@ class Bench:
         results: Where figures go.
         has_peer: Whether the peer is measured, too.
         is_peer_compiled: Whether the peer is also measured compiled, which takes it half a minute.
-        precisions: To measure, by name; those that this build does not have are told as such.
+        precisions: To measure, by name.
         base: Where a whole model lies or will be written.
         floor_s: Seconds of a step that library kernels need, by precision, once it is known.
     """
@@ -53,8 +52,3 @@ class Bench:
 
 
 Piece = Callable[[Bench], None]
-
-
-def known_precision(name: str) -> Precision | None:
-    """The precision of a name; None where this build has none of it."""
-    return Precision(name) if name in {each.value for each in Precision} else None

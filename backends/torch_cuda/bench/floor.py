@@ -37,7 +37,8 @@ class Gemm:
 
 def floor(bench: Bench) -> None:
     """Measures GEMMs in each precision and attention, and adds them up to a step."""
-    attention_s = _attention(bench)
+    attention_s = _attention(bench, bench.sizes.img_tokens)
+    _attention(bench, 2 * bench.sizes.img_tokens)  # an edit's, with one reference
     for precision in ("bf16", "fp8"):
         try:
             seconds = sum(_gemm(bench, gemm, precision) * gemm.count for gemm in gemms(bench))
@@ -101,10 +102,10 @@ def _scaled(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]
     return call
 
 
-def _attention(bench: Bench) -> float:
-    """Seconds of all attention of a step, by the fastest kernel there is."""
+def _attention(bench: Bench, img_tokens: int) -> float:
+    """Seconds of all attention of a step with so many tokens, by the fastest kernel there is."""
     config, sizes = bench.sizes.spec.transformer, bench.sizes
-    length = sizes.img_tokens + sizes.txt_tokens
+    length = img_tokens + sizes.txt_tokens
     head_dim = config.hidden_size // config.num_heads
     shape = 1, config.num_heads, length, head_dim
     q, k, v = (torch.randn(shape, device=bench.device, dtype=bench.dtype) for _ in range(3))

@@ -24,6 +24,8 @@ class Sizes:
         num_steps, few_steps: Of the long and the short walk.
         lora_rank: Of the LoRA that is attached.
         repeats: Of everything that is timed.
+        family_px, num_prompts: Side and number of the pictures that the bundled family paints.
+        family_steps: Of those; None takes each member's own.
     """
 
     spec: ModelSpec
@@ -34,6 +36,9 @@ class Sizes:
     few_steps: int
     lora_rank: int
     repeats: int
+    family_px: int
+    num_prompts: int
+    family_steps: int | None
 
     @property
     def img_tokens(self) -> int:
@@ -70,6 +75,9 @@ FULL = Sizes(
     few_steps=4,
     lora_rank=16,
     repeats=10,
+    family_px=256,
+    num_prompts=8,
+    family_steps=None,
 )
 SMALL = Sizes(
     spec=replace(
@@ -86,6 +94,9 @@ SMALL = Sizes(
     few_steps=3,
     lora_rank=2,
     repeats=1,
+    family_px=64,
+    num_prompts=2,
+    family_steps=2,
 )
 
 

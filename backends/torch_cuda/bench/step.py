@@ -8,7 +8,7 @@ import torch
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench import peer
-from backends.torch_cuda.bench.context import Bench, known_precision
+from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back, timed
 from backends.torch_cuda.bench.weights import RandomSource, model_shapes
 from backends.torch_cuda.graphs import Graphs
@@ -23,11 +23,7 @@ def step(bench: Bench) -> None:
     """Ours eager and as the walk runs it, and the peer's eager and compiled."""
     theirs = _peer_ms(bench)
     for name in bench.precisions:
-        precision = known_precision(name)
-        if precision is None:
-            bench.results.add(Figure("step", name, "ms", None, note="not built"))
-            continue
-        ours = _ours(bench, precision)
+        ours = _ours(bench, Precision(name))
         give_back(bench.device)
         for way, seconds in ours.items():
             floor = bench.floor_s.get(name)

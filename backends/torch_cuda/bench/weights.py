@@ -7,6 +7,7 @@ measured; tokenizers know single letters only. A folder that was written before 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -27,6 +28,7 @@ from flux_core.weights.expected import Build, expected_shapes
 from flux_core.weights.tensors import RawTensor, TensorInfo
 
 _POOL_VALUES = 2**24
+_SPREAD = 2**20  # values among which a tensor's first is
 _ONE = 0x3F80  # in bfloat16
 _DEVIATION = 0.02  # about one over the root of a row of the transformer's matrices
 _DONE = "complete"
@@ -107,20 +109,21 @@ class RandomSource:
 
     Args:
         shapes: Of every tensor.
-        seed: Of the values; all tensors of one size share them.
+        seed: Of the values, of which each tensor begins elsewhere.
     """
 
     def __init__(self, shapes: Shapes, seed: int = 0) -> None:
         self.metadata: Mapping[str, str] = {}
         self._shapes = shapes
-        self._values = np.resize(_pool(seed), max(map(prod, shapes.values()), default=0))
+        self._values = np.resize(_pool(seed), max(map(prod, shapes.values()), default=0) + _SPREAD)
 
     def names(self) -> Mapping[str, TensorInfo]:
         return {name: TensorInfo("BF16", shape) for name, shape in self._shapes.items()}
 
     def read(self, name: str) -> RawTensor:
         shape = self._shapes[name]
-        values = self._values[: prod(shape)]
+        start = zlib.crc32(name.encode()) % _SPREAD & ~63  # aligned as allocators align
+        values = self._values[start : start + prod(shape)]
         if _is_gain(name, shape):
             values = np.full(prod(shape), _ONE, np.uint16)
         return RawTensor(name, "BF16", shape, values.view(np.uint8))

@@ -111,6 +111,21 @@ def test_a_replay_is_the_step_to_the_last_bit_for_other_values() -> None:
 
 
 @gpu
+def test_a_method_that_gives_several_arrays_is_replayed_with_all_of_them() -> None:
+    class Pair(Model):
+        def step(self, x: Tensor, more: Any = (), *, factor: float = 2.0) -> Any:
+            return x * factor, x + 1.0
+
+    model, graphs = Pair(), Graphs(torch.device("cuda"))
+    step = graphs.ready(model.step)
+    with torch.inference_mode():
+        found = [step(torch.full((2,), float(i), device="cuda")) for i in range(3)]
+    assert [(double.tolist(), more.tolist()) for double, more in found] == [
+        ([2.0 * i] * 2, [i + 1.0] * 2) for i in range(3)
+    ]
+
+
+@gpu
 def test_what_a_replay_gave_stays_when_the_next_one_runs() -> None:
     model, graphs = Model(), Graphs(torch.device("cuda"))
     step = graphs.ready(model.step)
@@ -185,6 +200,17 @@ def test_a_picture_with_recorded_steps_is_the_picture_without(
     plain = run(engine, seed=3, **fields).pixels
     assert np.array_equal(first, again)
     assert np.array_equal(first, plain)
+
+
+@gpu
+def test_the_parts_of_a_cached_evaluation_are_recorded_each(models_dir: Path) -> None:
+    engine = TorchEngine("cuda", (models_dir,))
+    run(engine, num_steps=12, step_cache=StepCache.FAST)
+    backend = engine._backend
+    assert isinstance(backend, TorchBackend)
+    (kept,) = backend.graphs._kept.values()
+    assert {key[0] for key in kept if isinstance(key, tuple)} == {"begun", "rest", "finished"}
+    assert all(graph is not None for graph in kept.values())
 
 
 @pytest.fixture
