@@ -56,8 +56,9 @@ class CodedHeads(NamedTuple):
 
 def is_fit(streams: Sequence[Projected], num_heads: int) -> bool:
     """Whether the kernel takes them."""
-    width = streams[0].qkv.shape[2]
-    return len(streams) <= _MAX_STREAMS and width == 3 * num_heads * HEAD_DIM
+    qkv = streams[0].qkv
+    is_wide = qkv.shape[2] == 3 * num_heads * HEAD_DIM
+    return len(streams) <= _MAX_STREAMS and is_wide and qkv.dtype is torch.bfloat16
 
 
 def key_order(count: int) -> Tensor:
