@@ -166,6 +166,12 @@ class Ops(Protocol):
         """
         ...
 
+    def joint_attention(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Any, *, scale: float, bias: Any | None = None
+    ) -> Any:
+        """attention of joint_heads: every stream's tokens to those of all, [B, L, H*D]."""
+        ...
+
 
 class ComposedOps(Ops, Protocol):
     """What the compositions of `Ops` mean, in its other operations; a backend overrides what it has fused."""
@@ -217,6 +223,12 @@ class ComposedOps(Ops, Protocol):
             return parts[0]
         q, k, v = (self.concat(each, axis=2) for each in zip(*parts, strict=True))
         return q, k, v
+
+    def joint_attention(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Any, *, scale: float, bias: Any | None = None
+    ) -> Any:
+        q, k, v = self.joint_heads(streams, num_heads, pe)
+        return self.attention(q, k, v, scale=scale, bias=bias)
 
 
 def split_heads(ops: Ops, qkv: Any, num_heads: int) -> list[Any]:

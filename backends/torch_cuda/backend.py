@@ -51,6 +51,7 @@ class TorchBackend:
     Attributes:
         has_fp8: Whether Precision.FP8 is computed in eight-bit floats. Set it where the hardware does not
             multiply them to get what it would give, slowly.
+        has_fp8_attention: Whether its attention is, too; likewise.
         graphs: What it has recorded.
     """
 
@@ -59,6 +60,7 @@ class TorchBackend:
         self.name = f"torch-{self.device.type}"
         self.ops: Ops = best_ops(self.device)
         self.has_fp8 = computes_in_eight_bits(self.device)
+        self.has_fp8_attention = attends_in_eight_bits(self.device)
         self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
@@ -82,6 +84,7 @@ class TorchBackend:
             dtype,
             get_packed=packed,
             make_linear=self.linear_maker(precision),
+            norms_feed_codes=self.norms_feed_codes(precision),
         )
 
     def linear_maker(self, precision: Precision) -> LinearMaker | None:
@@ -89,6 +92,10 @@ class TorchBackend:
         if precision is not Precision.FP8 or not self.has_fp8:
             return None
         return block_matrices_in_eight_bits(self.ops.code if isinstance(self.ops, TorchOps) else coded)
+
+    def norms_feed_codes(self, precision: Precision) -> bool:
+        """Whether a precision's heads are attended in eight bits."""
+        return precision is Precision.FP8 and self.has_fp8_attention
 
     def adapters(self, leaves: TorchLeaves, precision: Precision) -> TorchAdapters:
         return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
@@ -127,6 +134,17 @@ def best_ops(device: torch.device) -> TorchOps:
 
         return FusedOps()
     return TorchOps()
+
+
+def attends_in_eight_bits(device: torch.device) -> bool:
+    """Whether there is a kernel that attends in eight bits on a device."""
+    if not computes_in_eight_bits(device) or not find_spec("triton"):
+        return False
+    try:
+        from backends.torch_cuda.kernels.coded_attention import computes_on  # imports triton
+    except ImportError:  # a triton without Gluon, or with another one
+        return False
+    return computes_on(device)
 
 
 def _weight(raw: RawTensor, fetcher: TorchFetcher, dtype: torch.dtype) -> Tensor:

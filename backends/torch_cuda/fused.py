@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.eight_bit_attention import takes_codes
 from backends.torch_cuda.fused_images import FusedImageOps
+from backends.torch_cuda.kernels.coded_heads import coded_heads, is_fit
 from backends.torch_cuda.kernels.heads import Projected, joint_heads
 from backends.torch_cuda.kernels.rows import (
     Forms,
@@ -95,6 +97,25 @@ class FusedOps(FusedImageOps):
         attn = attend(h[..., : 3 * dim])
         return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
 
+    def joint_attention(
+        self,
+        streams: Sequence[HeadStream],
+        num_heads: int,
+        pe: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        qkv = streams[0].qkv
+        if not qkv.is_cuda or bias is not None or not takes_codes(streams):
+            return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
+        projected = [_projected(each) for each in streams]
+        if not _is_plain_call(qkv) or not is_fit(projected, num_heads):
+            return self.attention(*self.joint_heads(streams, num_heads, pe), scale=scale)
+        from backends.torch_cuda.kernels.coded_attention import coded_attention  # compiles for one device only
+
+        return coded_attention(coded_heads(projected, num_heads, pe.contiguous(), scale))
+
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,10 +124,7 @@ class FusedOps(FusedImageOps):
         is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
         if not is_known or not _is_plain_call(streams[0].qkv):
             return super().joint_heads(streams, num_heads, pe)
-        projected = [
-            Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams
-        ]
-        return joint_heads(projected, num_heads, pe.contiguous())
+        return joint_heads([_projected(each) for each in streams], num_heads, pe.contiguous())
 
     def attention(
         self,
@@ -122,6 +140,11 @@ class FusedOps(FusedImageOps):
             return super().attention(q, k, v, scale=scale, bias=bias, is_causal=is_causal)
         with sdpa_kernel(_ATTENTION_ORDER, set_priority=True):
             return super().attention(q, k, v, scale=scale, is_causal=is_causal)
+
+
+def _projected(stream: HeadStream) -> Projected:
+    """A stream with RMS norms as the kernels take it."""
+    return Projected(stream.qkv, stream.q_norm.gain, stream.k_norm.gain, stream.q_norm.eps)
 
 
 def _is_plain_call(x: Tensor) -> bool:

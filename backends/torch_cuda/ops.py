@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backends.torch_cuda.eight_bit import Coded, coded
-from flux_core.ops import ComposedOps
+from backends.torch_cuda.eight_bit_attention import attended, takes_codes
+from flux_core.ops import ComposedOps, HeadStream
 
 
 class TorchOps(ComposedOps):
@@ -91,6 +92,19 @@ class TorchOps(ComposedOps):
             q, k, v, attn_mask=bias, is_causal=is_causal, scale=scale
         )
         return out.transpose(1, 2).flatten(2)
+
+    def joint_attention(
+        self,
+        streams: Sequence[HeadStream],
+        num_heads: int,
+        pe: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if bias is not None or not takes_codes(streams):
+            return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
+        return attended(*self.joint_heads(streams, num_heads, pe), scale)
 
     def gated_add(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
         return x + gate * y

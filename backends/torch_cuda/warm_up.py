@@ -89,7 +89,14 @@ def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
     txt = T5Encoder(ops, plain, spec.t5)(ids, buckets)
     places = torch.arange(spec.clip_tokens, dtype=torch.int32, device=device)
     vec = ClipText(ops, plain, spec.clip)(ids[:, : spec.clip_tokens], places, ids[0, :1])
-    model = Transformer(ops, _Zeros(None, device, dtype, make_linear=backend.linear_maker(precision)), config)
+    leaves = _Zeros(
+        None,
+        device,
+        dtype,
+        make_linear=backend.linear_maker(precision),
+        norms_feed_codes=backend.norms_feed_codes(precision),
+    )
+    model = Transformer(ops, leaves, config)
     one = torch.ones(1, device=device)
     rows = model.modulations(vec, one, one)
     for height, width in sizes:

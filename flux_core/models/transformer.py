@@ -271,8 +271,7 @@ class DoubleBlock:
         img_qkv = _modulated(ops, img, mod.img1, self.img_attn.qkv)
         txt_qkv = _modulated(ops, txt, mod.txt1, self.txt_attn.qkv)
         streams = [self.txt_attn.stream(txt_qkv), self.img_attn.stream(img_qkv)]
-        q, k, v = ops.joint_heads(streams, self.num_heads, pe)
-        attn = ops.attention(q, k, v, scale=scale, bias=bias)  # [B, L, D]
+        attn = ops.joint_attention(streams, self.num_heads, pe, scale=scale, bias=bias)  # [B, L, D]
 
         img = self._updated(img, mod.img1, mod.img2, self.img_attn, attn[:, txt_len:], self.img_mlp)
         txt = self._updated(txt, mod.txt1, mod.txt2, self.txt_attn, attn[:, :txt_len], self.txt_mlp)
@@ -313,8 +312,7 @@ class SingleBlock:
 
         def attend(qkv: Any) -> Any:
             stream = HeadStream(qkv, self.norm.query_norm, self.norm.key_norm)
-            q, k, v = ops.joint_heads([stream], self.num_heads, pe)
-            return ops.attention(q, k, v, scale=self.scale, bias=bias)  # [B, L, D]
+            return ops.joint_attention([stream], self.num_heads, pe, scale=self.scale, bias=bias)  # [B, L, D]
 
         y = ops.parallel_mlp(z, mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend)
         return ops.gated_add(z, mod.gate, y)

@@ -123,6 +123,16 @@ def joint_heads(ops: Any, leaves: Any) -> Callable[..., Any]:
     return run
 
 
+def joint_attention(ops: Any, leaves: Any) -> Callable[..., Any]:
+    norms = [leaves.rms_norm(name, 12, 1e-6, key="scale") for name in ("q1", "k1", "q2", "k2")]
+
+    def run(first: Any, second: Any, pe: Any) -> Any:
+        streams = [HeadStream(first, *norms[:2]), HeadStream(second, *norms[2:])]
+        return ops.joint_attention(streams, 2, pe, scale=12**-0.5)
+
+    return run
+
+
 MODULATION = normal(2, 1, 24), normal(2, 1, 24, seed=1)
 OPS = (
     Case("concat", lambda ops, _: lambda a, b: ops.concat([a, b], axis=1), (X, normal(2, 3, 24))),
@@ -172,6 +182,7 @@ OPS = (
     ),
     Case("parallel_mlp", beside_attention, (3 + X, *MODULATION)),
     Case("joint_heads", joint_heads, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
+    Case("joint_attention", joint_attention, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
     Case("pack", lambda ops, _: lambda x: pack(ops, x), (normal(2, 4, 6, 16),)),
     Case("unpack", lambda ops, _: lambda x: unpack(ops, x, 4, 6), (normal(2, 6, 64),)),
 )
