@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.codes import Coded
+from backends.torch_cuda.eight_bit import EightBitLinear
 from backends.torch_cuda.fused_images import FusedImageOps
 from backends.torch_cuda.kernels.heads import Projected, joint_heads
 from backends.torch_cuda.kernels.rows import (
@@ -25,6 +26,7 @@ from backends.torch_cuda.kernels.rows import (
     gated_modulated,
     modulated,
 )
+from backends.torch_cuda.kernels.tails import project
 from backends.torch_cuda.leaves import Linear, RMSNorm
 from flux_core.ops import HeadStream
 
@@ -39,13 +41,16 @@ _ATTENTION_ORDER = [
 class FusedOps(FusedImageOps):
     """flux_core.ops.Ops on torch with Triton's kernels."""
 
-    def code(self, x: Tensor) -> Coded:
+    def code(self, x: Tensor, tail: int = 0) -> Coded:
         if not _is_plain_call(x):
-            return super().code(x)
-        rows = activated(x, None, Forms(plain=False, codes=True))
+            return super().code(x, tail)
+        rows = activated(x, None, Forms(plain=False, codes=True, tail=tail))
         assert rows.codes is not None
         assert rows.scales is not None
         return rows.codes, rows.scales
+
+    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
+        project(codes, scales, down, gains)
 
     def modulated_norm(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         if not _is_plain_call(x):
@@ -130,9 +135,9 @@ def _is_plain_call(x: Tensor) -> bool:
 
 
 def _forms(linear: Any) -> Forms:
-    """Which forms of its input a leaf takes: adapters see it as it was."""
+    """Which forms of its input a leaf takes: adapters beside it see it as it was."""
     if isinstance(linear, EightBitLinear) and linear.takes_codes:
-        return Forms(plain=len(linear.adapters) > 0, codes=True)
+        return Forms(plain=len(linear.beside) > 0, codes=True, tail=linear.tail)
     return Forms()
 
 
@@ -141,7 +146,7 @@ def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
     if rows.codes is None or rows.scales is None:
         return linear(rows.plain)
     y = linear.multiplied(rows.codes, rows.scales, dtype)
-    for adapter in linear.adapters:
+    for adapter in linear.beside:
         y = adapter(linear, rows.plain, y)
     return y
 
