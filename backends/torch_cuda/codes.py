@@ -58,7 +58,7 @@ def coded(x: Tensor, tail: int = 0) -> Coded:
 
 
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
-    """Writes gains * (down @ codes) behind an input's codes; makes all codes of a row smaller if that is too large.
+    """Writes gains * (down @ codes) behind an input's codes; where that is too large, the row's codes shrink.
 
     Args:
         codes: [..., K + T] float8_e4m3fn; the first K are the input's.

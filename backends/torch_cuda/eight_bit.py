@@ -68,9 +68,7 @@ class EightBitLinear(Linear):
         coder: Makes codes of an input that no fused operation has coded.
     """
 
-    def __init__(
-        self, weight: EightBitWeight, bias: nn.Parameter | None, coder: Coder | None = None
-    ) -> None:
+    def __init__(self, weight: EightBitWeight, bias: nn.Parameter | None, coder: Coder | None = None) -> None:
         super().__init__(weight, bias)
         self._coder = coder or PlainCoder()
         self._folded: Folded | None = None

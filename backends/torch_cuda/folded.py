@@ -1,8 +1,8 @@
 """LoRAs inside an eight-bit product: a few more columns of codes, so that nothing is added afterwards.
 
-A weight W [N, K] gets the LoRAs' `up` as codes behind its own, a coded input gets as many columns with what their
-`down` makes of it, and one product gives (W + strength * up @ down) x. The weight's own codes stay as they
-are. A strength is a factor on the input's columns, so another one writes a few numbers.
+A weight W [N, K] gets the LoRAs' `up` as codes behind its own, a coded input gets as many columns with what
+their `down` makes of it, and one product gives (W + strength * up @ down) x. The weight's own codes stay as
+they are. A strength is a factor on the input's columns, so another one writes a few numbers.
 
 Ranges: each rank's largest code in the weight is the largest there is. What its column of the input reaches
 depends on the input; where it is too large for a code, the whole row of codes is made smaller by a power of

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step
+from backends.torch_cuda.bench import cold, floor, loras, parts, pictures, profile, sizes, step
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
@@ -28,7 +28,7 @@ PIECES: dict[str, Piece] = {
     "kontext": pictures.kontext,
     "resolution": pictures.resolution,
     "memory": pictures.memory,
-    "lora": pictures.lora,
+    "lora": loras.lora,
     "cold": cold.cold,
     "two": step.two,
 }

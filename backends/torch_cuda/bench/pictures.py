@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from backends.torch_cuda.bench import peer
-from backends.torch_cuda.bench.context import LORA, Bench, known_precision
+from backends.torch_cuda.bench.context import Bench, known_precision
 from backends.torch_cuda.bench.figures import Figure, give_back, wait
 from backends.torch_cuda.engine import TorchEngine
 from flux_core.imaging import codec
 from flux_core.messages import Preview, Progress, Stage
-from flux_core.request import GenerationRequest, LoraUse, Precision, StepCache, Task, build_request
+from flux_core.request import GenerationRequest, Precision, StepCache, Task, build_request
 from flux_core.sampling import step_cache
 
 _REFERENCE = "0" * 64
@@ -99,7 +99,7 @@ def dev(bench: Bench) -> None:
     sizes = bench.sizes
     what = f"{sizes.num_steps} steps, {sizes.txt_tokens} words"
     theirs = _peer_s(bench, sizes.num_steps, sizes.txt_tokens)
-    for painter in _each(bench, "dev", what):
+    for painter in each(bench, "dev", what):
         name = painter.precision.value
         seconds = painter.best()
         floor = bench.floor_s.get(name)
@@ -138,7 +138,7 @@ def schnell(bench: Bench) -> None:
     length = sizes.few_t5_tokens or sizes.txt_tokens
     what = f"{sizes.few_steps} steps, {length} words"
     theirs = _peer_s(bench, sizes.few_steps, length)
-    for painter in _each(bench, "schnell", what):
+    for painter in each(bench, "schnell", what):
         seconds = painter.best(num_steps=sizes.few_steps, t5_tokens=sizes.few_t5_tokens)
         name = painter.precision.value
         reach = 0.42 if name == "fp8" else None
@@ -151,7 +151,7 @@ def schnell(bench: Bench) -> None:
 def kontext(bench: Bench) -> None:
     """An edit with one reference of the picture's size, which doubles the image tokens."""
     what = f"{bench.sizes.num_steps} steps, one reference"
-    for painter in _each(bench, "kontext", what):
+    for painter in each(bench, "kontext", what):
         seconds = painter.best(task=Task.EDIT, image=_REFERENCE)
         name = painter.precision.value
         reach = 5.2 if name == "fp8" else None
@@ -171,7 +171,7 @@ def resolution(bench: Bench) -> None:
     """What the first picture of another size takes longer than the second of that size."""
     width, height = bench.sizes.other_px
     what = f"first picture of {width} x {height} over the second"
-    for painter in _each(bench, "resolution", what):
+    for painter in each(bench, "resolution", what):
         short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
         painter.best(**short)
         first = painter.paint(width_px=width, height_px=height, **short)
@@ -211,25 +211,7 @@ def memory(bench: Bench) -> None:
         give_back(bench.device)
 
 
-def lora(bench: Bench) -> None:
-    """A LoRA: hanging it on, another strength, and what it costs a step."""
-    rank = bench.sizes.lora_rank
-    for painter in _each(bench, "lora", f"rank {rank}"):
-        name = painter.precision.value
-        short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
-        plain = painter.best(**short)
-        first = painter.paint(loras=(LoraUse(name=LORA),), **short)
-        with_lora = painter.best(loras=(LoraUse(name=LORA),), **short)
-        weighed = painter.paint(loras=(LoraUse(name=LORA, strength=0.5),), **short)
-        for what, seconds in (("hang on", first - with_lora), ("other strength", weighed - with_lora)):
-            bench.results.add(
-                Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0)
-            )
-        loss = 100.0 * (with_lora - plain) / plain
-        bench.results.add(Figure("lora", f"slower by, rank {rank}, {name}", "%", loss, reach=3.0))
-
-
-def _each(bench: Bench, piece: str, what: str) -> Generator[Painter]:
+def each(bench: Bench, piece: str, what: str) -> Generator[Painter]:
     """Painters one after the other, so that only one engine holds memory."""
     for name in bench.precisions:
         precision = known_precision(name)
