@@ -111,6 +111,6 @@ def _columns(adapter: Adapter, scales: Tensor) -> _Columns:
     up = torch.zeros((scales.shape[0], len(down)), dtype=torch.float32, device=scales.device)
     up[first:last] = delta.up.float() / scales[first:last]
     up_peaks, down_peaks = up.abs().amax(0), down.abs().amax(1)
-    up = up * (LARGEST / up_peaks.clamp_min(_TINY))
+    up = up / up_peaks.clamp_min(_TINY) * LARGEST
     down = down / down_peaks.clamp_min(_TINY)[:, None]
     return _Columns(up, down, up_peaks * down_peaks / LARGEST)

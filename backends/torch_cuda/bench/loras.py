@@ -38,7 +38,8 @@ def lora(bench: Bench) -> None:
 
 def _pictures(bench: Bench, painter: Painter) -> None:
     """What the first picture with a LoRA, or with another strength, takes longer than the next."""
-    name, short = painter.precision.value, {"num_steps": bench.sizes.few_steps}
+    name = painter.precision.value
+    short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
     painter.best(**short)
     for rank in bench.sizes.lora_ranks:
         use = LoraUse(name=bench.lora(rank))
