@@ -54,6 +54,11 @@ class EightBitWeight(PackedWeight):
         """Codes [N, K] float8_e4m3fn and scales [N, 1] float32."""
         return self.get_buffer("codes").view(torch.float8_e4m3fn), self.get_buffer("scale")
 
+    @property
+    def stays(self) -> bool:
+        """Whether its codes lie on the device all the time, in memory that is its own."""
+        return "codes" in dict(self.named_buffers(recurse=False))
+
     def lie_in(self, codes: Tensor) -> None:
         """Keeps its codes [N, K] float8_e4m3fn, which are the same, elsewhere from now on."""
         self.codes = codes.view(torch.uint8)
@@ -109,7 +114,7 @@ class EightBitLinear(Linear):
         return multiplied(codes, scales, weight, weight_scales, self.bias, dtype)
 
     def settle(self) -> bool:
-        if not isinstance(self.weight, EightBitWeight):
+        if not isinstance(self.weight, EightBitWeight) or not self.weight.stays:
             return False
         with torch.inference_mode(False), torch.no_grad():  # so that a strength may be written in any mode
             fitting = self._fitting(self.weight)

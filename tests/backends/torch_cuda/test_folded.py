@@ -147,7 +147,7 @@ def test_what_is_many_times_larger_than_the_weight_stays_beside_the_product() ->
 @pytest.mark.parametrize(
     "more",
     [
-        patch(Kronecker(0.3 * draw(6, 8).numpy(), draw(8, 8).numpy())),
+        patch(Kronecker(draw(6, 8).numpy(), (0.3 * draw(8, 8)).numpy())),
         patch(low_rank(4), magnitude=Magnitude(np.ones(OUT, np.float32), Axis.ROWS)),
         patch(LowRank(draw(OUT, 2).numpy(), draw(2, IN).numpy(), 1.0, draw(OUT).numpy())),
     ],
