@@ -4,10 +4,11 @@ A weight W [N, K] gets the LoRAs' `up` as codes behind its own, a coded input ge
 their `down` makes of it, and one product gives (W + strength * up @ down) x. The weight's own codes stay as
 they are. A strength is a factor on the input's columns, so another one writes a few numbers.
 
-Ranges: each rank's largest code in the weight is the largest there is. What its column of the input reaches
-depends on the input; where it is too large for a code, the whole row of codes is made smaller by a power of
-two (`codes.project`), which costs only what is near zero. A LoRA for which that would be usual, because it is
-many times larger than the weight, stays beside the product.
+Ranges: each rank's column of the input is as large as the input, if its codes in the weight have room for the
+rest; they may be from 1 to the largest there is. What a column reaches depends on the input; where it is too
+large for a code, the whole row of codes is made smaller by a power of two (`codes.project`), which costs only
+what is near zero. A LoRA for which that would be usual, because it is many times larger than the weight,
+stays beside the product.
 """
 
 from __future__ import annotations
@@ -113,4 +114,7 @@ def _columns(adapter: Adapter, scales: Tensor) -> _Columns:
     up_peaks, down_peaks = up.abs().amax(0), down.abs().amax(1)
     up = up / up_peaks.clamp_min(_TINY) * LARGEST
     down = down / down_peaks.clamp_min(_TINY)[:, None]
-    return _Columns(up, down, up_peaks * down_peaks / LARGEST)
+    gains = up_peaks * down_peaks / LARGEST
+    reached = gains * torch.linalg.vector_norm(down, dim=1)
+    spare = (1.0 / reached.clamp_min(_TINY)).clamp(1.0, LARGEST)
+    return _Columns(up / spare, down, gains * spare)

@@ -15,6 +15,7 @@ from backends.torch_cuda.codes import LARGEST, coded, project
 from backends.torch_cuda.eight_bit import EightBitLinear, EightBitWeight, computes_in_eight_bits
 from backends.torch_cuda.folded import MOST_COLUMNS
 from backends.torch_cuda.ops import TorchOps
+from backends.torch_cuda.packed import PackedWeight
 from flux_core.plan import Component
 from flux_core.weights.lora.patches import Axis, Delta, Kronecker, LowRank, Magnitude, Patch
 from tests.support.fused import DEVICE, HAS_GPU, mend_interpreter, triton_only
@@ -80,6 +81,17 @@ def test_a_lora_in_the_product_is_the_one_beside_it_but_for_rounding(rank: int, 
     assert 0 < rank <= model.a.tail < rank + 16
     assert not model.a.beside
     assert share(model.added(before), exact(lora, model.x, strength)) < 0.08
+
+
+def test_a_lora_is_heard_beside_codes_that_a_file_has_without_scales() -> None:
+    codes = (0.02 * draw(OUT, IN)).to(torch.float8_e4m3fn).view(torch.uint8)
+    linear = EightBitLinear(EightBitWeight.made_of(PackedWeight("F8_E4M3", (OUT, IN), codes, {})), None)
+    adapters = TorchAdapters({"a": linear}, torch.device("cpu"), torch.float32)
+    x, lora = draw(1, 5, IN, seed=9), low_rank(4, size=0.002)
+    before = linear(x)
+    adapters.attach("lora", [patch(lora)], 1.0)
+    assert linear.tail == 16
+    assert share(linear(x) - before, exact(lora, x, 1.0)) < 0.08
 
 
 def test_the_weight_is_what_it_was_while_loras_lie_beside_it_and_after() -> None:
