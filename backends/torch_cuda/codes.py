@@ -7,11 +7,11 @@ Source: Micikevicius et al. 2022 (FP8 formats); torch._scaled_mm with row-wise s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 LARGEST = 448.0
 """The largest e4m3 number."""
@@ -20,6 +20,7 @@ SMALLEST_SCALE = 1e-12
 
 Coded = tuple[Tensor, Tensor]
 """Codes [..., D] float8_e4m3fn and what they are multiplied by [..., 1] float32."""
+_LINE_BYTES = 128
 
 
 class Coder(Protocol):
@@ -54,7 +55,18 @@ def coded(x: Tensor, tail: int = 0) -> Coded:
     x = x.float()
     scales = (x.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(SMALLEST_SCALE)
     codes = (x * (1.0 / scales)).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    return (functional.pad(codes.view(torch.uint8), (0, tail)).view(codes.dtype) if tail else codes), scales
+    if tail:
+        wide = empty_codes((*x.shape[:-1], x.shape[-1] + tail), x.device)
+        wide[..., : x.shape[-1]] = codes
+        return wide, scales
+    return codes, scales
+
+
+def empty_codes(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Codes [..., D] in memory whose rows begin on lines of a GPU's cache: else a product takes a fifth longer."""
+    *places, width = shape
+    row = -(-width // _LINE_BYTES) * _LINE_BYTES
+    return torch.empty((*places, row), dtype=torch.float8_e4m3fn, device=device)[..., :width]
 
 
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:

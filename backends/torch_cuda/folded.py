@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import Adapter, LowRankDelta
-from backends.torch_cuda.codes import LARGEST
+from backends.torch_cuda.codes import LARGEST, empty_codes
 
 MOST_REACH = 32.0
 """How large the columns for a LoRA may be against a usual input, both in codes: a usual code is 10 to 100."""
@@ -57,12 +57,13 @@ class Folded(nn.Module):
         ups, downs, self._gains = zip(*(_columns(each, scales) for each in adapters), strict=True)
         (rows, own), rank = codes.shape, sum(map(len, downs))
         self.tail = -(-rank // _MULTIPLE) * _MULTIPLE
-        wide = torch.zeros((rows, own + self.tail), dtype=torch.uint8, device=codes.device)
-        wide[:, :own] = codes.view(torch.uint8)
-        wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype).view(torch.uint8)
+        wide = empty_codes((rows, own + self.tail), codes.device)
+        wide[:, :own] = codes
+        wide[:, own:] = 0.0
+        wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)
         down = torch.zeros((self.tail, own), dtype=torch.float16, device=codes.device)
         down[:rank] = torch.cat(downs)
-        self.register_buffer("codes", wide.view(codes.dtype))
+        self.register_buffer("codes", wide)
         self.register_buffer("down", down)
         self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
         self.weigh()

@@ -91,14 +91,24 @@ class FusedOps(FusedImageOps):
     ) -> Tensor:
         if not _is_plain_call(x):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
-        rows = modulated(x, shift, scale, eps, _forms(linear1))
-        dim = x.shape[2]
-        bare1, bare2 = _bare(linear1), _bare(linear2)
-        if bare1 is not None and bare2 is not None:
-            return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
-        h = _applied(linear1, rows, x.dtype)
-        attn = attend(h[..., : 3 * dim])
-        return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
+        return _parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
+
+    def gated_parallel_mlp(
+        self,
+        x: Tensor,
+        gate: Tensor,
+        y: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        if not _is_plain_call(x):
+            return super().gated_parallel_mlp(x, gate, y, shift, scale, eps, linear1, linear2, attend)
+        x, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(linear1))
+        return x, _parallel(rows, x, linear1, linear2, attend)
 
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
@@ -149,6 +159,19 @@ def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
     for adapter in linear.beside:
         y = adapter(linear, rows.plain, y)
     return y
+
+
+def _parallel(
+    rows: Rows, x: Tensor, linear1: Any, linear2: Any, attend: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`parallel_mlp` of an x [B, L, D] whose modulated norm has been made."""
+    dim = x.shape[2]
+    bare1, bare2 = _bare(linear1), _bare(linear2)
+    if bare1 is not None and bare2 is not None:
+        return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+    h = _applied(linear1, rows, x.dtype)
+    attn = attend(h[..., : 3 * dim])
+    return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
 
 
 def _plain(rows: Rows) -> Tensor:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from backends.torch_cuda.codes import LARGEST, SMALLEST_SCALE
+from backends.torch_cuda.codes import LARGEST, SMALLEST_SCALE, empty_codes
 
 _LARGEST = tl.constexpr(LARGEST)
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
@@ -83,7 +83,7 @@ def activated(plain: Tensor | None, inner: Tensor | None, forms: Forms) -> Rows:
     rows = _empty_rows(first, sum(dims), forms)
     blocks = [size for dim in dims for size in _pieces(dim)]
     _activated[(batch * length,)](
-        first, second, *_pointers(rows, first), length, *dims, sum(dims) + forms.tail,
+        first, second, *_pointers(rows, first), length, *dims, _row(rows.codes),
         first.stride(0), first.stride(1), second.stride(0), second.stride(1),
         plain is not None, inner is not None, forms.plain, forms.codes,
         first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks,
@@ -108,7 +108,7 @@ def _norm(
     out = x if y is None else torch.empty((batch, length, dim), dtype=x.dtype, device=x.device)
     rows = _empty_rows(x, dim, forms)
     _norm_kernel[(batch * length,)](
-        x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim, dim + forms.tail,
+        x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim, _row(rows.codes),
         x.stride(0), x.stride(1), other.stride(0), other.stride(1),
         *(_batch_stride(each, batch) for each in (gate, shift, scale)),
         eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
@@ -125,7 +125,7 @@ def _empty_rows(like: Tensor, dim: int, forms: Forms) -> Rows:
 
     return Rows(
         empty(dim, like.dtype) if forms.plain else None,
-        empty(dim + forms.tail, torch.float8_e4m3fn) if forms.codes else None,
+        empty_codes((batch, length, dim + forms.tail), like.device) if forms.codes else None,
         empty(1, torch.float32) if forms.codes else None,
     )
 
@@ -134,6 +134,11 @@ def _pointers(rows: Rows, instead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors of rows; a kernel does not touch what stands in for those that are not wanted."""
     plain, codes, scales = (instead if each is None else each for each in rows)
     return plain, codes, scales
+
+
+def _row(codes: Tensor | None) -> int:
+    """How far apart rows of codes lie."""
+    return 0 if codes is None else codes.stride(1)
 
 
 def _one_of(a: Tensor | None, b: Tensor | None) -> Tensor:

@@ -14,9 +14,9 @@ _BLOCK_COLUMNS = 128
 
 
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
-    """`backends.torch_cuda.codes.project` of contiguous codes and scales."""
-    width = codes.shape[-1]
-    rows, (tail, own) = codes.numel() // width, down.shape
+    """`backends.torch_cuda.codes.project` of codes whose rows are evenly apart."""
+    (tail, own), width = down.shape, codes.stride(-2)
+    rows = scales.numel()
     _project[(triton.cdiv(rows, _BLOCK_ROWS),)](
         codes, scales, down, gains, rows, own, tail, width,
         _BLOCK_ROWS, _BLOCK_COLUMNS, max(16, triton.next_power_of_2(tail)), num_warps=4, num_stages=4,

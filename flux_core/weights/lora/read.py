@@ -27,7 +27,7 @@ from flux_core.weights.lora.unread import TUCKER, refusal, unread_modules
 from flux_core.weights.tensors import TensorSource
 
 _SHOWN = 3
-_THREADS = 8
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
