@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.eight_bit import block_matrices_in_eight_bits, coded, computes_in_eight_bits
+from backends.torch_cuda.eight_bit import block_matrices_in_eight_bits, computes_in_eight_bits
 from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
@@ -91,7 +91,7 @@ class TorchBackend:
         """Makes the linear leaves of a precision; None for plain ones."""
         if precision is not Precision.FP8 or not self.has_fp8:
             return None
-        return block_matrices_in_eight_bits(self.ops.code if isinstance(self.ops, TorchOps) else coded)
+        return block_matrices_in_eight_bits(self.ops if isinstance(self.ops, TorchOps) else None)
 
     def norms_feed_codes(self, precision: Precision) -> bool:
         """Whether a precision's heads are attended in eight bits."""

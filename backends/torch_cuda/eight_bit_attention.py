@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backends.torch_cuda.eight_bit import LARGEST, SMALLEST_SCALE
+from backends.torch_cuda.codes import LARGEST, SMALLEST_SCALE
 from backends.torch_cuda.leaves import RMSNorm
 from flux_core.ops import HeadStream
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.codes import Coded
+from backends.torch_cuda.eight_bit import EightBitLinear
 from backends.torch_cuda.eight_bit_attention import takes_codes
 from backends.torch_cuda.fused_images import FusedImageOps
 from backends.torch_cuda.kernels.coded_heads import coded_heads, is_fit
@@ -27,6 +28,7 @@ from backends.torch_cuda.kernels.rows import (
     gated_modulated,
     modulated,
 )
+from backends.torch_cuda.kernels.tails import project
 from backends.torch_cuda.leaves import Linear, RMSNorm
 from flux_core.ops import HeadStream
 
@@ -41,13 +43,16 @@ _ATTENTION_ORDER = [
 class FusedOps(FusedImageOps):
     """flux_core.ops.Ops on torch with Triton's kernels."""
 
-    def code(self, x: Tensor) -> Coded:
+    def code(self, x: Tensor, tail: int = 0) -> Coded:
         if not _is_plain_call(x):
-            return super().code(x)
-        rows = activated(x, None, Forms(plain=False, codes=True))
+            return super().code(x, tail)
+        rows = activated(x, None, Forms(plain=False, codes=True, tail=tail))
         assert rows.codes is not None
         assert rows.scales is not None
         return rows.codes, rows.scales
+
+    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
+        project(codes, scales, down, gains)
 
     def modulated_norm(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         if not _is_plain_call(x):
@@ -88,14 +93,24 @@ class FusedOps(FusedImageOps):
     ) -> Tensor:
         if not _is_plain_call(x):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
-        rows = modulated(x, shift, scale, eps, _forms(linear1))
-        dim = x.shape[2]
-        bare1, bare2 = _bare(linear1), _bare(linear2)
-        if bare1 is not None and bare2 is not None:
-            return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
-        h = _applied(linear1, rows, x.dtype)
-        attn = attend(h[..., : 3 * dim])
-        return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
+        return _parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
+
+    def gated_parallel_mlp(
+        self,
+        x: Tensor,
+        gate: Tensor,
+        y: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        if not _is_plain_call(x):
+            return super().gated_parallel_mlp(x, gate, y, shift, scale, eps, linear1, linear2, attend)
+        x, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(linear1))
+        return x, _parallel(rows, x, linear1, linear2, attend)
 
     def joint_attention(
         self,
@@ -112,7 +127,9 @@ class FusedOps(FusedImageOps):
         projected = [_projected(each) for each in streams]
         if not _is_plain_call(qkv) or not is_fit(projected, num_heads):
             return self.attention(*self.joint_heads(streams, num_heads, pe), scale=scale)
-        from backends.torch_cuda.kernels.coded_attention import coded_attention  # compiles for one device only
+        from backends.torch_cuda.kernels.coded_attention import (
+            coded_attention,  # compiles for one device only
+        )
 
         return coded_attention(coded_heads(projected, num_heads, pe.contiguous(), scale))
 
@@ -153,9 +170,9 @@ def _is_plain_call(x: Tensor) -> bool:
 
 
 def _forms(linear: Any) -> Forms:
-    """Which forms of its input a leaf takes: adapters see it as it was."""
+    """Which forms of its input a leaf takes: adapters beside it see it as it was."""
     if isinstance(linear, EightBitLinear) and linear.takes_codes:
-        return Forms(plain=len(linear.adapters) > 0, codes=True)
+        return Forms(plain=len(linear.beside) > 0, codes=True, tail=linear.tail)
     return Forms()
 
 
@@ -164,9 +181,22 @@ def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
     if rows.codes is None or rows.scales is None:
         return linear(rows.plain)
     y = linear.multiplied(rows.codes, rows.scales, dtype)
-    for adapter in linear.adapters:
+    for adapter in linear.beside:
         y = adapter(linear, rows.plain, y)
     return y
+
+
+def _parallel(
+    rows: Rows, x: Tensor, linear1: Any, linear2: Any, attend: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`parallel_mlp` of an x [B, L, D] whose modulated norm has been made."""
+    dim = x.shape[2]
+    bare1, bare2 = _bare(linear1), _bare(linear2)
+    if bare1 is not None and bare2 is not None:
+        return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+    h = _applied(linear1, rows, x.dtype)
+    attn = attend(h[..., : 3 * dim])
+    return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
 
 
 def _plain(rows: Rows) -> Tensor:

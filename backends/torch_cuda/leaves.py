@@ -138,6 +138,14 @@ class Linear(nn.Module):
             y = adapter(self, x, y)
         return y
 
+    def settle(self) -> bool:
+        """Makes itself ready after its adapters or their strengths have changed.
+
+        Returns:
+            Whether what was recorded of it does something else than it does now.
+        """
+        return False
+
 
 LinearMaker = Callable[[str, nn.Parameter | PackedWeight, nn.Parameter | None], Linear]
 

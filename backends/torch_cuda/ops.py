@@ -13,17 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backends.torch_cuda.eight_bit import Coded, coded
+from backends.torch_cuda.codes import PlainCoder
 from backends.torch_cuda.eight_bit_attention import attended, takes_codes
 from flux_core.ops import ComposedOps, HeadStream
 
 
-class TorchOps(ComposedOps):
-    """flux_core.ops.Ops on torch."""
-
-    def code(self, x: Tensor) -> Coded:
-        """Rows [..., D] for a product in eight-bit floats."""
-        return coded(x)
+class TorchOps(PlainCoder, ComposedOps):
+    """flux_core.ops.Ops on torch, and what products in eight-bit floats need beside it."""
 
     def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
         return torch.cat(list(arrays), dim=axis)

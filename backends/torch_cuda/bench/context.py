@@ -12,8 +12,6 @@ from backends.torch_cuda.bench.figures import Results
 from backends.torch_cuda.bench.sizes import Sizes
 from backends.torch_cuda.bench.weights import write_lora, write_model
 
-LORA = "bench"
-
 
 @dataclass
 class Bench:
@@ -45,10 +43,14 @@ class Bench:
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     def models_dir(self) -> Path:
-        """A folder of models with one in it, and a LoRA beside it; written at the first call."""
-        write_model(self.base, self.sizes.spec)
-        write_lora(self.base / "loras" / f"{LORA}.safetensors", self.sizes.spec, self.sizes.lora_rank)
-        return self.base
+        """A folder of models with one in it; written at the first call."""
+        return write_model(self.base, self.sizes.spec)
+
+    def lora(self, rank: int) -> str:
+        """The name of a LoRA on every matrix of the blocks, beside the models; written at the first call."""
+        name = f"every-matrix-{rank}"
+        write_lora(self.base / "loras" / f"{name}.safetensors", self.sizes.spec, rank)
+        return name
 
 
 Piece = Callable[[Bench], None]

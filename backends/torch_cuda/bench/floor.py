@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, sustained
-from backends.torch_cuda.eight_bit import coded
+from backends.torch_cuda.codes import coded
 
 _REPEATS = 20
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from backends.torch_cuda.bench import peer
-from backends.torch_cuda.bench.context import LORA, Bench
+from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back, wait
 from backends.torch_cuda.engine import TorchEngine
 from flux_core.imaging import codec
 from flux_core.messages import Preview, Progress, Stage
-from flux_core.request import GenerationRequest, LoraUse, Precision, Task, build_request
+from flux_core.request import GenerationRequest, Precision, Task, build_request
 
 _REFERENCE = "0" * 64
 _INCLUDED = "T5, CLIP, walk, decoder, PNG"
@@ -182,24 +182,6 @@ def memory(bench: Bench) -> None:
         )
         painter.engine.release()
         give_back(bench.device)
-
-
-def lora(bench: Bench) -> None:
-    """A LoRA: hanging it on, another strength, and what it costs a step."""
-    rank = bench.sizes.lora_rank
-    for painter in painters(bench):
-        name = painter.precision.value
-        short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
-        plain = painter.best(**short)
-        first = painter.paint(loras=(LoraUse(name=LORA),), **short)
-        with_lora = painter.best(loras=(LoraUse(name=LORA),), **short)
-        weighed = painter.paint(loras=(LoraUse(name=LORA, strength=0.5),), **short)
-        for what, seconds in (("hang on", first - with_lora), ("other strength", weighed - with_lora)):
-            bench.results.add(
-                Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0)
-            )
-        loss = 100.0 * (with_lora - plain) / plain
-        bench.results.add(Figure("lora", f"slower by, rank {rank}, {name}", "%", loss, reach=3.0))
 
 
 def painters(bench: Bench) -> Generator[Painter]:

@@ -32,7 +32,7 @@ def profile(bench: Bench) -> None:
 def _kernels(bench: Bench, precision: Precision) -> dict[str, float]:
     """Kernel with how often it runs -> milliseconds in one step, after one that warms up."""
     is_cuda = bench.device.type == "cuda"
-    backend, model, arguments = walked_step(bench, precision)
+    backend, model, arguments, _ = walked_step(bench, precision)
     with backend.session():
         model.modulated(*arguments)
         activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +12,7 @@ from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back, timed
 from backends.torch_cuda.bench.weights import RandomSource, model_shapes
 from backends.torch_cuda.graphs import Graphs
+from backends.torch_cuda.leaves import TorchLeaves
 from flux_core.conditioning.packing import position_ids, rotary_table
 from flux_core.models.transformer import Transformer
 from flux_core.request import Precision
@@ -39,16 +40,30 @@ def two(bench: Bench) -> None:
     bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
 
 
-def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
-    """A backend, a transformer of random weights on it, and what its `modulated` is called with.
+class Walked(NamedTuple):
+    """A step of a walk.
 
-    The modulations are made before, as in a walk, and their weights are gone.
+    Attributes:
+        backend: Where it runs.
+        model: The transformer, with random weights; those of its modulation are gone.
+        arguments: What its `modulated` is called with; the modulations are made before, as in a walk.
+        leaves: Of the model.
     """
+
+    backend: TorchBackend
+    model: Transformer
+    arguments: tuple[Any, ...]
+    leaves: TorchLeaves
+
+
+def walked_step(bench: Bench, precision: Precision) -> Walked:
+    """A step to be taken."""
     sizes, config = bench.sizes, bench.sizes.spec.transformer
     backend = TorchBackend(str(bench.device))
     shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
     with backend.session():
-        model = Transformer(backend.ops, backend.leaves(RandomSource(shapes), precision), config)
+        leaves = backend.leaves(RandomSource(shapes), precision)
+        model = Transformer(backend.ops, leaves, config)
         side = sizes.latent_side
         ids = position_ids(sizes.txt_tokens, side, side)
         arguments = (
@@ -62,13 +77,13 @@ def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Trans
             backend.from_numpy(rotary_table(ids, config.axes_dim, config.theta)),
         )
         model.modulator = None
-    return backend, model, arguments
+    return Walked(backend, model, arguments, leaves)
 
 
 def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
     """Seconds of a step by how it runs."""
     sizes = bench.sizes
-    backend, model, arguments = walked_step(bench, precision)
+    backend, model, arguments, _ = walked_step(bench, precision)
     with backend.session():
         ready = Graphs(bench.device).ready(model.modulated)
         found = {"eager": timed(bench.device, lambda: model.modulated(*arguments), sizes.repeats)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -70,19 +71,26 @@ def model_shapes(spec: ModelSpec) -> dict[str, Shapes]:
 
 
 def write_lora(path: Path, spec: ModelSpec, rank: int, seed: int = 1) -> Path:
-    """A LoRA in diffusers' names for every image projection and the singles' output."""
+    """A LoRA in diffusers' names for every matrix of every block, unless it is there.
+
+    Queries, keys, values and the MLP of a single block have one each, so that leaves carry up to four.
+    """
+    if path.is_file():
+        return path
     dim, mlp = spec.transformer.hidden_size, spec.transformer.mlp_hidden
+    heads, added = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
+    double = {f"attn.{name}": (dim, dim) for name in (*heads, *added, "to_out.0", "to_add_out")}
+    double |= {f"{name}.net.0.proj": (mlp, dim) for name in ("ff", "ff_context")}
+    double |= {f"{name}.net.2": (dim, mlp) for name in ("ff", "ff_context")}
+    single = {f"attn.{name}": (dim, dim) for name in heads}
+    single |= {"proj_mlp": (mlp, dim), "proj_out": (dim, dim + mlp)}
+    blocks = [("transformer_blocks", spec.transformer.depth, double)]
+    blocks += [("single_transformer_blocks", spec.transformer.depth_single, single)]
     shapes: dict[str, tuple[int, ...]] = {}
-    layers = {
-        f"transformer_blocks.{i}.attn.{name}": (dim, dim)
-        for i in range(spec.transformer.depth)
-        for name in ("to_q", "to_k", "to_v", "to_out.0")
-    }
-    layers |= {f"single_transformer_blocks.{i}.proj_out": (dim, dim + mlp)
-               for i in range(spec.transformer.depth_single)}  # fmt: skip
-    for layer, (out_dim, in_dim) in layers.items():
-        shapes[f"transformer.{layer}.lora_A.weight"] = rank, in_dim
-        shapes[f"transformer.{layer}.lora_B.weight"] = out_dim, rank
+    for name, depth, layers in blocks:
+        for i, (layer, (out_dim, in_dim)) in product(range(depth), layers.items()):
+            shapes[f"transformer.{name}.{i}.{layer}.lora_A.weight"] = rank, in_dim
+            shapes[f"transformer.{name}.{i}.{layer}.lora_B.weight"] = out_dim, rank
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, shapes, _pool(seed))
     return path
