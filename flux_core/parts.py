@@ -50,6 +50,9 @@ class Parts:
 
     Args:
         backend: Where they run.
+
+    Attributes:
+        streamed_bytes: Of each part that was loaded since the last choice, what does not stay on the device.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -60,6 +63,8 @@ class Parts:
         self._loras: tuple[ChosenLora, ...] = ()
         self._companions: dict[PartKey, Companion] = {}
         self._stamps: dict[PartKey, Any] = {}
+        self._working_bytes = 0
+        self.streamed_bytes: dict[PartKey, int] = {}
         self.identity: Identity = ()
 
     def choose(
@@ -69,11 +74,14 @@ class Parts:
         precision: Precision,
         loras: tuple[ChosenLora, ...] = (),
         companions: Iterable[Companion] = (),
+        working_bytes: int = 0,
     ) -> None:
         """Says which model the next parts are of, with which LoRAs and which parts beside it.
 
         The parts of any other model are freed, and parts beside it that are not wanted or have changed.
+        `working_bytes` is what any of them needs beside its weights.
         """
+        self.streamed_bytes = {}
         identity = identify(spec, folder, precision)
         if identity != self.identity:
             self.free_all()
@@ -85,6 +93,7 @@ class Parts:
         for key in [key for key, stamp in self._stamps.items() if stamps.get(key) != stamp]:
             self.free(key)
         self._stamps = stamps
+        self._working_bytes = working_bytes
 
     def is_ready(self, key: PartKey) -> bool:
         """Whether the part is loaded, with just these LoRAs on it; strengths take no time to change."""
@@ -134,12 +143,13 @@ class Parts:
         if self._choice is None:
             raise ValueError("choose a model first")
         spec, folder, precision = self._choice
+        keeper: Any = _FactoryKeeper(self._backend, self._working_bytes)
         if key in self._companions:
-            self._loaded[key] = _load_companion(spec, self._companions[key], self._backend, precision)
-            return
-        keeper: Any = _FactoryKeeper(self._backend)
-        self._loaded[key] = _LOADERS[key.component](spec, folder, keeper, precision)
-        if key.component in _ADAPTABLE:
+            self._loaded[key] = _load_companion(spec, self._companions[key], keeper, precision)
+        else:
+            self._loaded[key] = _LOADERS[key.component](spec, folder, keeper, precision)
+        self.streamed_bytes[key] = self._backend.streamed_bytes(keeper.factory)
+        if key not in self._companions and key.component in _ADAPTABLE:
             self._adapters[key.component] = self._backend.adapters(keeper.factory, precision)
 
     def _wanted(self, component: Component) -> list[ChosenLora]:
@@ -180,14 +190,15 @@ def _load_companion(spec: ModelSpec, part: Companion, backend: Backend, precisio
 
 
 class _FactoryKeeper:
-    """A backend that remembers the last factory of leaves it has made."""
+    """A backend that remembers the last factory of leaves it has made, and knows what is needed beside it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, working_bytes: int) -> None:
         self._backend = backend
+        self._working_bytes = working_bytes
         self.factory: LeafFactory | None = None
 
     def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
-        self.factory = self._backend.leaves(tensors, precision)
+        self.factory = self._backend.leaves(tensors, precision, self._working_bytes)
         return self.factory
 
     def __getattr__(self, name: str) -> Any:

@@ -6,6 +6,7 @@ device leaf by leaf, so loading never holds a second copy of a model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from math import prod
@@ -17,18 +18,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.eight_bit import block_matrices_in_eight_bits, coded, computes_in_eight_bits
+from backends.torch_cuda.eight_bit import (
+    block_matrices_in_eight_bits,
+    coded,
+    computes_in_eight_bits,
+    lies_in_eight_bits,
+)
 from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
-from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
+from backends.torch_cuda.leaves import LinearMaker, TorchLeaves, plain_linear
+from backends.torch_cuda.memory import free_and_total_bytes
+from backends.torch_cuda.offload.schedule import (
+    buckets_of,
+    matrix_bytes,
+    streamed,
+    tensor_bytes,
+    total_bytes,
+)
+from backends.torch_cuda.offload.stream import Stream
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
 from backends.torch_cuda.processor import ProcessorOps
 from flux_core.errors import Corrupt
+from flux_core.models.modulation import once_a_walk
 from flux_core.ops import Ops
 from flux_core.request import Precision
 from flux_core.weights.quant.schemes import SCHEMES, decode
-from flux_core.weights.tensors import RawTensor, TensorSource
+from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {
     "F32": torch.float32,
@@ -47,6 +63,8 @@ class TorchBackend:
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
+        free_bytes: What the device has free when it is called; by default a GPU is asked, and of a processor
+            nobody wants to know, because weights lie in its memory either way.
 
     Attributes:
         has_fp8: Whether Precision.FP8 is computed in eight-bit floats. Set it where the hardware does not
@@ -54,8 +72,11 @@ class TorchBackend:
         graphs: What it has recorded.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", free_bytes: Callable[[], int] | None = None) -> None:
         self.device = torch.device(device)
+        if free_bytes is None and self.device.type == "cuda":
+            free_bytes = self._free_bytes_of_gpu
+        self._free_bytes = free_bytes
         self.name = f"torch-{self.device.type}"
         self.ops: Ops = best_ops(self.device)
         self.has_fp8 = computes_in_eight_bits(self.device)
@@ -65,24 +86,35 @@ class TorchBackend:
         """Inference mode: no gradients are recorded. Valid for the thread that enters it."""
         return torch.inference_mode()
 
-    def leaves(self, tensors: TensorSource, precision: Precision) -> TorchLeaves:
+    def leaves(
+        self, tensors: TensorSource, precision: Precision, working_bytes: int | None = None
+    ) -> TorchLeaves:
         dtype = self._dtype(precision)
 
         source = Ahead(tensors)
         fetcher = TorchFetcher(self.device, after=source.after)
         kept = dtype if self._keeps_decoded(tensors, dtype) else None
+        make_linear = self.linear_maker(precision) or plain_linear
+        stream = self._stream(tensors.names(), precision, working_bytes)
+        if stream is not None:
+            make_linear = stream.holding(make_linear)
 
         def packed(name: str) -> PackedWeight | None:
             raw = source.read(name)
             return PackedWeight.of(raw, fetcher.codes(raw), kept) if raw.is_quantised else None
 
-        return TorchLeaves(
+        leaves = TorchLeaves(
             lambda name: _weight(source.read(name), fetcher, dtype),
             self.device,
             dtype,
             get_packed=packed,
-            make_linear=self.linear_maker(precision),
+            make_linear=make_linear,
         )
+        leaves.streamed_bytes = 0 if stream is None else stream.repeated_bytes
+        return leaves
+
+    def streamed_bytes(self, leaves: TorchLeaves) -> int:
+        return leaves.streamed_bytes
 
     def linear_maker(self, precision: Precision) -> LinearMaker | None:
         """Makes the linear leaves of a precision; None for plain ones."""
@@ -105,6 +137,29 @@ class TorchBackend:
     def evaluate(self, *arrays: Tensor) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def _stream(
+        self, names: Mapping[str, TensorInfo], precision: Precision, working_bytes: int | None
+    ) -> Stream | None:
+        """What brings the weights of a part that does not fit; None where it does."""
+        if working_bytes is None or self._free_bytes is None:
+            return None
+        itemsize = self._dtype(precision).itemsize
+        is_coded = precision is Precision.FP8 and self.has_fp8
+        sizes = matrix_bytes(names, itemsize, lambda *layer: is_coded and lies_in_eight_bits(*layer))
+        buckets = buckets_of(sizes, once_a_walk(sizes))
+        others = [info for name, info in names.items() if name.removesuffix(".weight") not in sizes]
+        staying = sum(tensor_bytes(info, itemsize) for info in others)
+        staying += sum(sizes.values()) - total_bytes(buckets)
+        going = streamed(buckets, self._free_bytes() - staying - working_bytes)
+        if not going:
+            return None
+        stream = Stream(self.device, going)
+        self.graphs.avoid(stream)
+        return stream
+
+    def _free_bytes_of_gpu(self) -> int:
+        return free_and_total_bytes(self.device)[0]
 
     def _keeps_decoded(self, tensors: TensorSource, dtype: torch.dtype) -> bool:
         """Whether decoding at every call would cost time and save little memory."""

@@ -100,7 +100,7 @@ class EightBitWeight(PackedWeight):
 
     def operands(self) -> Coded:
         """Codes [N, K] float8_e4m3fn and scales [N, 1] float32."""
-        return self.get_buffer("codes").view(torch.float8_e4m3fn), self.get_buffer("scale")
+        return self.part("codes").view(torch.float8_e4m3fn), self.part("scale")
 
 
 class EightBitLinear(Linear):
@@ -137,6 +137,11 @@ class EightBitLinear(Linear):
         return multiplied(codes, scales, *self.weight.operands(), self.bias, dtype)
 
 
+def lies_in_eight_bits(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the weight of a layer becomes e4m3 codes with a scale for each row."""
+    return BLOCK_MATRIX.search(name) is not None and all(side % _MULTIPLE == 0 for side in shape)
+
+
 def block_matrices_in_eight_bits(code: Callable[[Tensor], Coded] = coded) -> LinearMaker:
     """Makes leaves: eight-bit ones of the matrices of a transformer's blocks, plain ones of all others.
 
@@ -144,7 +149,7 @@ def block_matrices_in_eight_bits(code: Callable[[Tensor], Coded] = coded) -> Lin
     """
 
     def make(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
-        if BLOCK_MATRIX.search(name) and all(side % _MULTIPLE == 0 for side in weight.shape):
+        if lies_in_eight_bits(name, tuple(weight.shape)):
             return EightBitLinear(EightBitWeight.made_of(weight), bias, code)
         return Linear(weight, bias)
 

@@ -12,10 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
+
+from backends.torch_cuda.memory import free_and_total_bytes
 
 MAX_GRAPHS = 4
 """Of one owner; they share one pool of memory, so another costs little more than its arrays."""
@@ -37,6 +39,11 @@ class Graphs:
         self._device = device
         self._kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Recording | None]] = WeakKeyDictionary()
         self._pool: Any = None
+        self._streams: WeakSet[Any] = WeakSet()
+
+    def avoid(self, stream: Any) -> None:
+        """Nothing is recorded or replayed while this lives: something that moves weights at every step."""
+        self._streams.add(stream)
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -54,6 +61,8 @@ class Graphs:
         self._pool = None
 
     def _call(self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._streams:
+            return method(*args, **kwargs)
         arrays: list[Tensor] = []
         try:
             key = method.__name__, _shape_of((args, kwargs), arrays)
@@ -73,7 +82,7 @@ class Graphs:
     def _recorded(
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Tensor]
     ) -> Recording | None:
-        free, total = torch.cuda.mem_get_info(self._device)
+        free, total = free_and_total_bytes(self._device)
         if free < _MIN_FREE_SHARE * total:
             return None
         if self._pool is None:

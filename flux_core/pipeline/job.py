@@ -32,6 +32,15 @@ _T5_PARTS = frozenset({"t5", "t5_tokenizer"})
 _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP8: 2}
 _SEEDS = 2**63
 
+_STREAMS = 13
+"""Arrays as wide as the transformer that a block holds at once: both streams, queries, keys, values, sums."""
+
+_SEEN_TOKENS = 729
+"""Of a picture among the words, at most."""
+
+_WORKSPACE_BYTES = 2**29
+"""What libraries take for themselves, what decoding of quantised weights needs for a moment, and gaps."""
+
 WHOLE_PX = 2048 * 2048
 """Pixels up to which the autoencoder sees a picture whole; its activations take about 1 kB each."""
 
@@ -95,6 +104,17 @@ class Job:
     def resident_bytes(self) -> int:
         """Weights in memory when every part is kept for the next job, with the LoRAs on them."""
         return self.plan.resident_bytes + sum(lora.size_bytes for lora in self.loras)
+
+    @property
+    def working_bytes(self) -> int:
+        """What the device needs beside any part's weights, about: what the transformer computes, LoRAs."""
+        config = self.spec.transformer
+        pictures = sum(image.shape[1] * image.shape[2] for image in self.inputs.references)
+        tokens = self.t5_tokens * (1 + len(self.request.regions)) + self.seen_tokens
+        tokens += pictures // SIZE_MULTIPLE_PX**2 + _SEEN_TOKENS * len(self.request.pictures)
+        values = tokens * (_STREAMS * config.hidden_size + 2 * config.mlp_hidden)
+        loras = sum(lora.size_bytes for lora in self.loras)
+        return values * _BYTES_PER_VALUE[self.precision] + loras + _WORKSPACE_BYTES
 
     @property
     def latent_size(self) -> tuple[int, int]:
