@@ -28,19 +28,12 @@ from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import LinearMaker, TorchLeaves, plain_linear
 from backends.torch_cuda.memory import free_and_total_bytes
-from backends.torch_cuda.offload.schedule import (
-    buckets_of,
-    matrix_bytes,
-    streamed,
-    tensor_bytes,
-    total_bytes,
-)
+from backends.torch_cuda.offload.schedule import what_goes
 from backends.torch_cuda.offload.stream import Stream
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
 from backends.torch_cuda.processor import ProcessorOps
 from flux_core.errors import Corrupt
-from flux_core.models.modulation import once_a_walk
 from flux_core.ops import Ops
 from flux_core.request import Precision
 from flux_core.weights.quant.schemes import SCHEMES, decode
@@ -144,18 +137,17 @@ class TorchBackend:
         """What brings the weights of a part that does not fit; None where it does."""
         if working_bytes is None or self._free_bytes is None:
             return None
-        itemsize = self._dtype(precision).itemsize
         is_coded = precision is Precision.FP8 and self.has_fp8
-        sizes = matrix_bytes(names, itemsize, lambda *layer: is_coded and lies_in_eight_bits(*layer))
-        buckets = buckets_of(sizes, once_a_walk(sizes))
-        others = [info for name, info in names.items() if name.removesuffix(".weight") not in sizes]
-        staying = sum(tensor_bytes(info, itemsize) for info in others)
-        staying += sum(sizes.values()) - total_bytes(buckets)
-        going = streamed(buckets, self._free_bytes() - staying - working_bytes)
+        going = what_goes(
+            names,
+            self._free_bytes() - working_bytes,
+            self._dtype(precision).itemsize,
+            lambda *layer: is_coded and lies_in_eight_bits(*layer),
+        )
         if not going:
             return None
         stream = Stream(self.device, going)
-        self.graphs.avoid(stream)
+        self.graphs.streams.add(stream)
         return stream
 
     def _free_bytes_of_gpu(self) -> int:

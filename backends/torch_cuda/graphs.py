@@ -32,6 +32,9 @@ class Graphs:
 
     Args:
         device: Where they run; nothing is recorded unless it is a CUDA device.
+
+    Attributes:
+        streams: What moves weights at every step; while there is any, nothing is recorded or replayed.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,11 +42,7 @@ class Graphs:
         self._device = device
         self._kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Recording | None]] = WeakKeyDictionary()
         self._pool: Any = None
-        self._streams: WeakSet[Any] = WeakSet()
-
-    def avoid(self, stream: Any) -> None:
-        """Nothing is recorded or replayed while this lives: something that moves weights at every step."""
-        self._streams.add(stream)
+        self.streams: WeakSet[Any] = WeakSet()
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -61,7 +60,7 @@ class Graphs:
         self._pool = None
 
     def _call(self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._streams:
+        if self.streams:
             return method(*args, **kwargs)
         arrays: list[Tensor] = []
         try:

@@ -108,13 +108,11 @@ class Job:
     @property
     def working_bytes(self) -> int:
         """What the device needs beside any part's weights, about: what the transformer computes, LoRAs."""
-        config = self.spec.transformer
         pictures = sum(image.shape[1] * image.shape[2] for image in self.inputs.references)
         tokens = self.t5_tokens * (1 + len(self.request.regions)) + self.seen_tokens
         tokens += pictures // SIZE_MULTIPLE_PX**2 + _SEEN_TOKENS * len(self.request.pictures)
-        values = tokens * (_STREAMS * config.hidden_size + 2 * config.mlp_hidden)
         loras = sum(lora.size_bytes for lora in self.loras)
-        return values * _BYTES_PER_VALUE[self.precision] + loras + _WORKSPACE_BYTES
+        return working_bytes(self.spec, tokens, self.precision) + loras
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -224,6 +222,13 @@ class Job:
         raise Internal(
             message, "Try again with precision fp32; if that fails too, get the model's files again."
         )
+
+
+def working_bytes(spec: ModelSpec, tokens: int, precision: Precision) -> int:
+    """What the transformer needs beside its weights for so many tokens of text and pictures, about."""
+    config = spec.transformer
+    values = tokens * (_STREAMS * config.hidden_size + 2 * config.mlp_hidden)
+    return values * _BYTES_PER_VALUE[precision] + _WORKSPACE_BYTES
 
 
 def prepare(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step
+from backends.torch_cuda.bench import cold, floor, offload, parts, pictures, profile, sizes, step
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
@@ -29,6 +29,7 @@ PIECES: dict[str, Piece] = {
     "resolution": pictures.resolution,
     "memory": pictures.memory,
     "lora": pictures.lora,
+    "offload": offload.offload,
     "cold": cold.cold,
     "two": step.two,
 }

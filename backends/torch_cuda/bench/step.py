@@ -43,16 +43,24 @@ def two(bench: Bench) -> None:
     bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
 
 
-def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
+def walked_step(
+    bench: Bench,
+    precision: Precision,
+    backend: TorchBackend | None = None,
+    working_bytes: int | None = None,
+) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
     """A backend, a transformer of random weights on it, and what its `modulated` is called with.
 
-    The modulations are made before, as in a walk, and their weights are gone.
+    The modulations are made before, as in a walk, and their weights are gone. `working_bytes` is as
+    TorchBackend.leaves takes it: with None, all weights are on the device.
     """
     sizes, config = bench.sizes, bench.sizes.spec.transformer
-    backend = TorchBackend(str(bench.device))
+    backend = backend or TorchBackend(str(bench.device))
     shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
     with backend.session():
-        model = Transformer(backend.ops, backend.leaves(RandomSource(shapes), precision), config)
+        leaves = backend.leaves(RandomSource(shapes), precision, working_bytes)
+        model = Transformer(backend.ops, leaves, config)
+        del leaves
         side = sizes.latent_side
         ids = position_ids(sizes.txt_tokens, side, side)
         arguments = (

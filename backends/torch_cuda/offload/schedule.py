@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
+from flux_core.models.modulation import once_a_walk
 from flux_core.weights.quant.schemes import SCHEMES
 from flux_core.weights.tensors import TensorInfo
 
@@ -36,6 +37,29 @@ class Bucket:
     layers: tuple[str, ...]
     size_bytes: int
     is_once: bool = False
+
+
+def what_goes(
+    names: Mapping[str, TensorInfo],
+    free_bytes: int,
+    itemsize: int,
+    is_eight_bit: Callable[[str, tuple[int, ...]], bool] = lambda layer, shape: False,
+) -> list[Bucket]:
+    """The buckets of a part that do not stay on a device, in the order of use; none where all of it fits.
+
+    Args:
+        names: The part's tensors, in the order of making.
+        free_bytes: On the device, for weights.
+        itemsize: Bytes of a value that is not quantised.
+        is_eight_bit: Whether the weight of a layer and shape is kept in eight bits with a scale for each row.
+    """
+    sizes = matrix_bytes(names, itemsize, is_eight_bit)
+    buckets = buckets_of(sizes, once_a_walk(sizes))
+    others = [info for name, info in names.items() if name.removesuffix(".weight") not in sizes]
+    staying = (
+        sum(tensor_bytes(info, itemsize) for info in others) + sum(sizes.values()) - total_bytes(buckets)
+    )
+    return streamed(buckets, free_bytes - staying)
 
 
 def buckets_of(sizes: Mapping[str, int], once: Collection[str]) -> list[Bucket]:
@@ -68,13 +92,7 @@ def buckets_of(sizes: Mapping[str, int], once: Collection[str]) -> list[Bucket]:
 def matrix_bytes(
     names: Mapping[str, TensorInfo], itemsize: int, is_eight_bit: Callable[[str, tuple[int, ...]], bool]
 ) -> dict[str, int]:
-    """What the weight of each layer of two axes takes on the device.
-
-    Args:
-        names: A part's tensors, in the order of making.
-        itemsize: Bytes of a value that is not quantised.
-        is_eight_bit: Whether the weight of a layer and shape is kept in eight bits with a scale for each row.
-    """
+    """What the weight of each layer of two axes takes on the device; arguments as of `what_goes`."""
     found: dict[str, int] = {}
     for name, info in names.items():
         layer, _, kind = name.rpartition(".")
