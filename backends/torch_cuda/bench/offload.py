@@ -1,7 +1,8 @@
 """Devices with less memory than the model takes: a step and a whole picture, beside a device that holds all.
 
 A large device is made small by the share of its memory that this process may take. What CUDA itself keeps for
-a process counts, too, so that a cap of 8 GB is what a card of 8 GB (2^30 bytes) has when nothing else uses it.
+a process counts, too: a cap of 8 GB is what a card of 8 GB (2^30 bytes) has when nothing else uses it. A
+processor is treated as a device that holds no blocks at all.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class _Step:
 
 def offload(bench: Bench) -> None:
     """Steps under every cap, and whole pictures under the small ones."""
-    rate = _copies_per_s(bench) if bench.device.type == "cuda" else None
+    is_cuda = bench.device.type == "cuda"
+    rate = _copies_per_s(bench) if is_cuda else None
     for name in bench.precisions:
         precision = known_precision(name)
         if precision is None:
@@ -62,12 +64,12 @@ def offload(bench: Bench) -> None:
         resident = _step(bench, precision, None)
         what = f"step, {name}, all weights there"
         bench.results.add(Figure("offload", what, "ms", 1e3 * resident.seconds))
-        for cap in CAPS_GB:
+        for cap in CAPS_GB if is_cuda else CAPS_GB[-1:]:
             give_back(bench.device)
             with _small(bench, cap) as free_bytes:
                 step = _step(bench, precision, free_bytes)
             _tell(bench, name, cap, step, resident, rate)
-        for cap in _PAINTED_GB:
+        for cap in _PAINTED_GB if is_cuda else _PAINTED_GB[-1:]:
             give_back(bench.device)
             with _small(bench, cap) as free_bytes:
                 _paint(bench, precision, cap, free_bytes)
