@@ -55,7 +55,8 @@ class Refused:
         self.free_bytes = 100
         self.refused = 0
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free_bytes, 100))
+        memory = "backends.torch_cuda.graphs.free_and_total_bytes"
+        monkeypatch.setattr(memory, lambda device: (self.free_bytes, 100))
 
         def refuse() -> None:
             self.refused += 1
