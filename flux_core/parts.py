@@ -52,7 +52,7 @@ class Parts:
         backend: Where they run.
 
     Attributes:
-        streamed_bytes: Of each part that was loaded since the last choice, what does not stay on the device.
+        streamed_bytes: Of each part that was loaded for the choice, what does not stay on the device.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -63,7 +63,7 @@ class Parts:
         self._loras: tuple[ChosenLora, ...] = ()
         self._companions: dict[PartKey, Companion] = {}
         self._stamps: dict[PartKey, Any] = {}
-        self._working_bytes = 0
+        self._beside_bytes: Callable[[Component], int] = lambda component: 0
         self.streamed_bytes: dict[PartKey, int] = {}
         self.identity: Identity = ()
 
@@ -74,14 +74,13 @@ class Parts:
         precision: Precision,
         loras: tuple[ChosenLora, ...] = (),
         companions: Iterable[Companion] = (),
-        working_bytes: int = 0,
+        beside_bytes: Callable[[Component], int] = lambda component: 0,
     ) -> None:
         """Says which model the next parts are of, with which LoRAs and which parts beside it.
 
         The parts of any other model are freed, and parts beside it that are not wanted or have changed.
-        `working_bytes` is what any of them needs beside its weights.
+        `beside_bytes` says what must stay free beside a part's weights.
         """
-        self.streamed_bytes = {}
         identity = identify(spec, folder, precision)
         if identity != self.identity:
             self.free_all()
@@ -93,7 +92,9 @@ class Parts:
         for key in [key for key, stamp in self._stamps.items() if stamps.get(key) != stamp]:
             self.free(key)
         self._stamps = stamps
-        self._working_bytes = working_bytes
+        self._beside_bytes = beside_bytes
+        loaded = self._loaded
+        self.streamed_bytes = {key: size for key, size in self.streamed_bytes.items() if key in loaded}
 
     def is_ready(self, key: PartKey) -> bool:
         """Whether the part is loaded, with just these LoRAs on it; strengths take no time to change."""
@@ -131,6 +132,7 @@ class Parts:
     def free_loaded(self) -> None:
         """Frees every part; the choice stays, and parts are loaded again when they are asked for."""
         self._loaded.clear()
+        self.streamed_bytes.clear()
         self._adapters.clear()
 
     def free_all(self) -> None:
@@ -143,7 +145,7 @@ class Parts:
         if self._choice is None:
             raise ValueError("choose a model first")
         spec, folder, precision = self._choice
-        keeper: Any = _FactoryKeeper(self._backend, self._working_bytes)
+        keeper: Any = _FactoryKeeper(self._backend, self._beside_bytes(key.component))
         if key in self._companions:
             self._loaded[key] = _load_companion(spec, self._companions[key], keeper, precision)
         else:

@@ -35,6 +35,9 @@ _SEEDS = 2**63
 _STREAMS = 13
 """Arrays as wide as the transformer that a block holds at once: both streams, queries, keys, values, sums."""
 
+_SHARE_BESIDE_CONTROLNETS = 4
+"""One part in so many of the transformer has room beside ControlNets; the others may come and go."""
+
 _SEEN_TOKENS = 729
 """Of a picture among the words, at most."""
 
@@ -105,14 +108,21 @@ class Job:
         """Weights in memory when every part is kept for the next job, with the LoRAs on them."""
         return self.plan.resident_bytes + sum(lora.size_bytes for lora in self.loras)
 
-    @property
-    def working_bytes(self) -> int:
-        """What the device needs beside any part's weights, about: what the transformer computes, LoRAs."""
+    def beside_bytes(self, component: Component) -> int:
+        """What must stay free on the device beside a part's weights, about.
+
+        That is what the transformer computes and its LoRAs, which is more than other parts need, and beside a
+        ControlNet, which is loaded before it and stays, a share of the transformer.
+        """
         pictures = sum(image.shape[1] * image.shape[2] for image in self.inputs.references)
         tokens = self.t5_tokens * (1 + len(self.request.regions)) + self.seen_tokens
         tokens += pictures // SIZE_MULTIPLE_PX**2 + _SEEN_TOKENS * len(self.request.pictures)
         loras = sum(lora.size_bytes for lora in self.loras)
-        return working_bytes(self.spec, tokens, self.precision) + loras
+        needed = working_bytes(self.spec, tokens, self.precision) + loras
+        if component is not Component.CONTROLNET:
+            return needed
+        own = sum(step.weight_bytes for step in self.plan.steps if step.component is Component.TRANSFORMER)
+        return needed + own // _SHARE_BESIDE_CONTROLNETS
 
     @property
     def latent_size(self) -> tuple[int, int]:

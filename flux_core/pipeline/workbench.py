@@ -45,7 +45,7 @@ class Workbench:
             job: What comes.
             is_known: Whether what a part would compute is remembered, so that it need not be loaded.
         """
-        self.parts.choose(job.spec, job.folder, job.precision, job.loras, job.companions, job.working_bytes)
+        self.parts.choose(job.spec, job.folder, job.precision, job.loras, job.companions, job.beside_bytes)
         if not self.is_resident(job):
             self.parts.free_loaded()  # what an earlier job that fitted has left would lie beside each stage
             return
