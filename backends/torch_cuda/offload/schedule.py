@@ -139,7 +139,8 @@ def _spread(buckets: Sequence[Bucket], room_bytes: int) -> list[Bucket]:
     excess = total - max(room_bytes, 0)
     going: list[int] = []
     passed = gone = 0
-    for number, bucket in enumerate(buckets):
+    # From the end, so that the first that goes comes late: there is something to compute while it is copied.
+    for number, bucket in reversed([*enumerate(buckets)]):
         passed += bucket.size_bytes
         if gone * total < excess * passed:
             going.append(number)
@@ -149,7 +150,7 @@ def _spread(buckets: Sequence[Bucket], room_bytes: int) -> list[Bucket]:
         if buckets[number].size_bytes <= left:
             going.remove(number)
             left -= buckets[number].size_bytes
-    return [buckets[number] for number in going]
+    return [buckets[number] for number in sorted(going)]
 
 
 class Fetch(NamedTuple):
@@ -175,13 +176,21 @@ class Belt:
         self._repeats_from = repeats_from
         self._held: list[int | None] = [None] * num_slots
 
-    def use(self, bucket: int) -> list[Fetch]:
+    def clear(self) -> None:
+        """Forgets what lies in the slots."""
+        self._held = [None] * len(self._held)
+
+    def use(self, bucket: int, is_last_round: bool = False) -> list[Fetch]:
         """Begins to use a bucket, and with that ends the use of the one before.
+
+        Args:
+            bucket: Its number.
+            is_last_round: Whether none comes after the last one.
 
         Returns:
             What must be brought, in this order: the bucket itself if it is not there, and those that follow.
         """
-        wanted = self._ahead(bucket)
+        wanted = self._ahead(bucket, is_last_round)
         free = [slot for slot, held in enumerate(self._held) if held not in wanted]
         fetches: list[Fetch] = []
         for each in wanted:
@@ -195,12 +204,12 @@ class Belt:
         """Where a bucket lies; ValueError if it lies nowhere."""
         return self._held.index(bucket)
 
-    def _ahead(self, bucket: int) -> list[int]:
+    def _ahead(self, bucket: int, is_last_round: bool) -> list[int]:
         """The bucket and those that follow it, as many as there are slots."""
         wanted = [bucket]
         while len(wanted) < len(self._held):
             following = wanted[-1] + 1
-            if following == self._num_buckets:
+            if following == self._num_buckets and not is_last_round:
                 following = self._repeats_from
             if following >= self._num_buckets or following in wanted:
                 break

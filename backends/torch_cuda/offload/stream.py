@@ -7,7 +7,8 @@ from when it is filled. The host never waits, unless memory could not be pinned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import ReferenceType, ref
 
@@ -30,6 +31,10 @@ class Stream:
         device: Where they are used.
         buckets: Of the layers that do not stay, in the order of use; those used once come first.
         num_slots: For them on the device.
+
+    Attributes:
+        repeated_bytes: Of the buckets that are used more than once.
+        was_recorded: Whether anything came during the last recording.
     """
 
     def __init__(self, device: torch.device, buckets: Sequence[Bucket], num_slots: int = NUM_SLOTS) -> None:
@@ -44,6 +49,8 @@ class Stream:
         self._copies = _Copies(device) if device.type == "cuda" else _CopiesAtOnce()
         self._current: int | None = None
         self._slot = 0
+        self._is_recording = False
+        self.was_recorded = False
 
     def holding(self, make: LinearMaker) -> LinearMaker:
         """The maker of leaves whose weights are handed over where they do not stay."""
@@ -60,8 +67,9 @@ class Stream:
         """The slot in which a bucket lies for whatever is computed next; those after it are on their way."""
         if load.number != self._current:
             slots = self._slots or self._make_slots()
-            fetches = self._belt.use(load.number)
-            self._copies.begin(bool(fetches))
+            fetches = self._belt.use(load.number, is_last_round=self._is_recording)
+            if fetches:
+                self._copies.begin(is_first=self._is_recording and self._current is None)
             for fetch in fetches:
                 reference = self._loads[fetch.bucket]
                 found = reference() if reference is not None else None
@@ -70,6 +78,27 @@ class Stream:
             self._current, self._slot = load.number, self._belt.slot_of(load.number)
             self._copies.wait(self._slot)
         return self._slot
+
+    def forget(self) -> None:
+        """What comes next finds the slots empty and nobody copying; before slots are used by a recording."""
+        self._current = None
+        self._belt.clear()
+        self._copies.end()
+
+    @contextmanager
+    def recorded(self) -> Generator[None]:
+        """Surrounds what a CUDA graph records, after `forget`: it will bring itself all that is used."""
+        self._is_recording, self._current = True, None
+        self._belt.clear()
+        self._copies.start()
+        try:
+            yield
+        finally:
+            self._is_recording, self.was_recorded = False, self._current is not None
+            self._current = None
+            self._belt.clear()
+            if self.was_recorded:
+                self._copies.end()
 
     def view(self, slot: int, piece: _Piece) -> Tensor:
         """A piece as it lies in a slot."""
@@ -167,7 +196,11 @@ class _CopiesAtOnce:
 
     def fill(self, slots: Sequence[Tensor]) -> None: ...
 
-    def begin(self, has_copies: bool) -> None: ...
+    def start(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def begin(self, is_first: bool) -> None: ...
 
     def copy(self, load: _Load, slot: Tensor, number: int) -> None:
         for piece in load.pieces:
@@ -187,6 +220,7 @@ class _Copies(_CopiesAtOnce):
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._used = torch.cuda.Event()
+        self._started = torch.cuda.Event()
         self._arrived: dict[int, torch.cuda.Event] = {}
         self._pieces: TorchFetcher | None = None  # through which memory goes that is not pinned
 
@@ -196,17 +230,27 @@ class _Copies(_CopiesAtOnce):
             slot.record_stream(self._stream)
             self._arrived[number] = torch.cuda.Event()
 
-    def begin(self, has_copies: bool) -> None:
-        """Copies that follow wait for all that was computed so far."""
-        if has_copies:
+    def start(self) -> None:
+        """The first copies of a recording need to wait for nothing but this moment."""
+        self._started.record(torch.cuda.current_stream(self._device))
+
+    def end(self) -> None:
+        """What is computed next waits for all copies."""
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+    def begin(self, is_first: bool) -> None:
+        """Copies that follow wait for all that was computed so far, or from `start` on."""
+        if not is_first:
             self._used.record(torch.cuda.current_stream(self._device))
-            self._stream.wait_event(self._used)
+        self._stream.wait_event(self._started if is_first else self._used)
 
     def copy(self, load: _Load, slot: Tensor, number: int) -> None:
         with torch.cuda.stream(self._stream):
             for piece in load.pieces:
                 memory = piece.memory
                 target = slot[piece.offset : piece.offset + memory.bytes.numel()]
+                if not memory.is_pinned and torch.cuda.is_current_stream_capturing():
+                    raise RuntimeError("copies from memory that is not pinned cannot be recorded")
                 if memory.is_pinned:
                     target.copy_(memory.bytes, non_blocking=True)
                 else:
