@@ -7,8 +7,9 @@ import torch
 
 def free_and_total_bytes(device: torch.device) -> tuple[int, int]:
     """Of a CUDA device: what this process may still take, what it keeps unused included; and all of it."""
-    free, total = torch.cuda.mem_get_info(device)
-    used = torch.cuda.memory_allocated(device)
-    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
-    kept = torch.cuda.memory_reserved(device) - used
+    number = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(number)
+    used = torch.cuda.memory_allocated(number)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(number))
+    kept = torch.cuda.memory_reserved(number) - used
     return max(0, min(free + kept, allowed - used)), min(total, allowed)

@@ -132,7 +132,7 @@ class Model:
 def rooms(model: Model) -> list[int]:
     """Room for nothing; for some blocks; for all of them, but not for what is used once."""
     names = model.source.names()
-    itemsize = 2 if model.precision is Precision.BF16 else 4
+    itemsize = model.backend._dtype(model.precision).itemsize
     is_coded = model.precision is Precision.FP8
     found: dict[int, int] = {}
     for room in range(0, 30 * 2**20, 2**16):
