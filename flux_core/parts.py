@@ -38,6 +38,7 @@ _LOADERS: dict[Component, Loader] = {
     Component.TRANSFORMER: components.load_transformer,
     Component.VAE_DECODER: components.load_decoder,
 }
+_WALKING = (Component.TRANSFORMER, Component.CONTROLNET)
 _ADAPTABLE = (Component.CLIP, Component.T5, Component.TRANSFORMER)
 
 
@@ -145,7 +146,8 @@ class Parts:
         if self._choice is None:
             raise ValueError("choose a model first")
         spec, folder, precision = self._choice
-        keeper: Any = _FactoryKeeper(self._backend, self._beside_bytes(key.component))
+        is_brief = key.component not in _WALKING
+        keeper: Any = _FactoryKeeper(self._backend, self._beside_bytes(key.component), is_brief)
         if key in self._companions:
             self._loaded[key] = _load_companion(spec, self._companions[key], keeper, precision)
         else:
@@ -194,13 +196,14 @@ def _load_companion(spec: ModelSpec, part: Companion, backend: Backend, precisio
 class _FactoryKeeper:
     """A backend that remembers the last factory of leaves it has made, and knows what is needed beside it."""
 
-    def __init__(self, backend: Backend, working_bytes: int) -> None:
+    def __init__(self, backend: Backend, working_bytes: int, is_brief: bool) -> None:
         self._backend = backend
+        self._is_brief = is_brief
         self._working_bytes = working_bytes
         self.factory: LeafFactory | None = None
 
     def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
-        self.factory = self._backend.leaves(tensors, precision, self._working_bytes)
+        self.factory = self._backend.leaves(tensors, precision, self._working_bytes, self._is_brief)
         return self.factory
 
     def __getattr__(self, name: str) -> Any:

@@ -41,7 +41,11 @@ class MlxBackend:
         return nullcontext()
 
     def leaves(
-        self, tensors: TensorSource, precision: Precision, working_bytes: int | None = None
+        self,
+        tensors: TensorSource,
+        precision: Precision,
+        working_bytes: int | None = None,
+        is_brief: bool = False,
     ) -> MlxLeaves:
         dtype = self._dtype(precision)
 

@@ -6,8 +6,9 @@ device leaf by leaf, so loading never holds a second copy of a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -28,8 +29,8 @@ from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import LinearMaker, TorchLeaves, plain_linear
 from backends.torch_cuda.memory import free_and_total_bytes
-from backends.torch_cuda.offload.schedule import what_goes
-from backends.torch_cuda.offload.stream import Stream
+from backends.torch_cuda.offload.schedule import Bucket, total_bytes, what_goes
+from backends.torch_cuda.offload.stream import Stream, StreamedWeight
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
 from backends.torch_cuda.processor import ProcessorOps
@@ -37,7 +38,7 @@ from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
 from flux_core.weights.quant.schemes import SCHEMES, decode
-from flux_core.weights.tensors import RawTensor, TensorInfo, TensorSource
+from flux_core.weights.tensors import RawTensor, RenamedSource, TensorInfo, TensorSource
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {
     "F32": torch.float32,
@@ -80,22 +81,36 @@ class TorchBackend:
         return torch.inference_mode()
 
     def leaves(
-        self, tensors: TensorSource, precision: Precision, working_bytes: int | None = None
+        self,
+        tensors: TensorSource,
+        precision: Precision,
+        working_bytes: int | None = None,
+        is_brief: bool = False,
     ) -> TorchLeaves:
-        dtype = self._dtype(precision)
+        dtype, names = self._dtype(precision), tensors.names()
+        going = self._going(names, precision, working_bytes)
+        moving = [bucket for bucket in going if not (bucket.is_once or is_brief)]
+        late = {layer for bucket in going if bucket not in moving for layer in bucket.layers}
 
-        source = Ahead(tensors)
+        def is_late(name: str) -> bool:
+            return name.removesuffix(".weight") in late
+
+        source = Ahead(_some(tensors, [name for name in names if not is_late(name)]))
         fetcher = TorchFetcher(self.device, after=source.after)
-        kept = dtype if self._keeps_decoded(tensors, dtype) else None
-        make_linear = self.linear_maker(precision) or plain_linear
-        stream = self._stream(tensors.names(), precision, working_bytes)
-        if stream is not None:
-            make_linear = stream.holding(make_linear)
+        read_late = self._late_reader(_some(tensors, filter(is_late, names)), dtype)
+        kept = dtype if not going and self._keeps_decoded(tensors, dtype) else None
 
         def packed(name: str) -> PackedWeight | None:
+            if is_late(name):
+                return StreamedWeight(names[name].shape, partial(read_late, name))
             raw = source.read(name)
             return PackedWeight.of(raw, fetcher.codes(raw), kept) if raw.is_quantised else None
 
+        make_linear = self.linear_maker(precision) or plain_linear
+        if moving:
+            stream = Stream(self.device, moving)
+            self.graphs.streams.add(stream)
+            make_linear = stream.holding(make_linear)
         leaves = TorchLeaves(
             lambda name: _weight(source.read(name), fetcher, dtype),
             self.device,
@@ -103,7 +118,7 @@ class TorchBackend:
             get_packed=packed,
             make_linear=make_linear,
         )
-        leaves.streamed_bytes = 0 if stream is None else stream.repeated_bytes
+        leaves.streamed_bytes = total_bytes(bucket for bucket in going if not bucket.is_once)
         return leaves
 
     def streamed_bytes(self, leaves: TorchLeaves) -> int:
@@ -131,24 +146,32 @@ class TorchBackend:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _stream(
+    def _going(
         self, names: Mapping[str, TensorInfo], precision: Precision, working_bytes: int | None
-    ) -> Stream | None:
-        """What brings the weights of a part that does not fit; None where it does."""
+    ) -> list[Bucket]:
+        """The weights of a part that do not fit beside what it computes; none where all fit."""
         if working_bytes is None or self._free_bytes is None:
-            return None
+            return []
         is_coded = precision is Precision.FP8 and self.has_fp8
-        going = what_goes(
+        return what_goes(
             names,
             self._free_bytes() - working_bytes,
             self._dtype(precision).itemsize,
             lambda *layer: is_coded and lies_in_eight_bits(*layer),
         )
-        if not going:
-            return None
-        stream = Stream(self.device, going)
-        self.graphs.streams.add(stream)
-        return stream
+
+    def _late_reader(self, tensors: TensorSource, dtype: torch.dtype) -> Callable[[str], Tensor]:
+        """Reads weights from their file whenever they are used, which is in the order of the file."""
+        source = Ahead(tensors)
+        fetcher = TorchFetcher(self.device, after=source.after)
+
+        def read(name: str) -> Tensor:
+            raw = source.read(name)
+            if raw.is_quantised:
+                return PackedWeight.of(raw, fetcher.codes(raw))(dtype)
+            return _weight(raw, fetcher, dtype)
+
+        return read
 
     def _free_bytes_of_gpu(self) -> int:
         return free_and_total_bytes(self.device)[0]
@@ -174,6 +197,11 @@ def best_ops(device: torch.device) -> TorchOps:
 
         return FusedOps()
     return TorchOps()
+
+
+def _some(tensors: TensorSource, names: Iterable[str]) -> TensorSource:
+    """Only these tensors, so that no other one is read ahead."""
+    return RenamedSource(tensors, {name: name for name in names})
 
 
 def _weight(raw: RawTensor, fetcher: TorchFetcher, dtype: torch.dtype) -> Tensor:

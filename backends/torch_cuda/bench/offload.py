@@ -126,7 +126,7 @@ def _step(bench: Bench, precision: Precision, free_bytes: int | None) -> _Step:
         ready, repeats = graphs.ready(model.modulated), max(sizes.repeats // 2, 1)
         eager_s = timed(device, lambda: model.modulated(*arguments), repeats)
         seconds = timed(device, lambda: ready(*arguments), repeats)
-        streamed = sum(stream.repeated_bytes for stream in graphs.streams)
+        streamed = sum(stream.copied_bytes for stream in graphs.streams)
         result = ready(*arguments).cpu()
     peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     return _Step(seconds, eager_s, streamed, peak, made_s, result)

@@ -45,6 +45,8 @@ class HostMemory:
             pages.madvise(mmap.MADV_HUGEPAGE)
         with torch.inference_mode(False):  # so that it may be written to in any mode
             self.bytes = torch.frombuffer(pages, dtype=torch.uint8)
+        if device.type == "cuda":
+            self.bytes.zero_()  # by many threads: the system makes pages when they are first written to
         is_roomy = available - size_bytes >= MIN_UNPINNED_BYTES
         self.is_pinned = device.type == "cuda" and is_roomy and _pin(self.bytes)
         if self.is_pinned:

@@ -163,17 +163,15 @@ class Fetch(NamedTuple):
 class Belt:
     """Which bucket lies in which slot while they are used in turn.
 
-    Any order of use is right; one bucket after the other, and then again from `repeats_from`, is quick.
+    Any order of use is right; one bucket after the other, and then again from the first, is quick.
 
     Args:
         num_buckets: They are numbered in the order of use.
         num_slots: For them.
-        repeats_from: The bucket that is used after the last one.
     """
 
-    def __init__(self, num_buckets: int, num_slots: int, repeats_from: int = 0) -> None:
+    def __init__(self, num_buckets: int, num_slots: int) -> None:
         self._num_buckets = num_buckets
-        self._repeats_from = repeats_from
         self._held: list[int | None] = [None] * num_slots
 
     def clear(self) -> None:
@@ -210,7 +208,7 @@ class Belt:
         while len(wanted) < len(self._held):
             following = wanted[-1] + 1
             if following == self._num_buckets and not is_last_round:
-                following = self._repeats_from
+                following = 0
             if following >= self._num_buckets or following in wanted:
                 break
             wanted.append(following)

@@ -29,22 +29,21 @@ class Stream:
 
     Args:
         device: Where they are used.
-        buckets: Of the layers that do not stay, in the order of use; those used once come first.
+        buckets: Of the layers that do not stay, in the order of use.
         num_slots: For them on the device.
 
     Attributes:
-        repeated_bytes: Of the buckets that are used more than once.
+        copied_bytes: When all of them are used.
         was_recorded: Whether anything came during the last recording.
     """
 
     def __init__(self, device: torch.device, buckets: Sequence[Bucket], num_slots: int = NUM_SLOTS) -> None:
-        once = sum(bucket.is_once for bucket in buckets)
         self.device = device
-        self.repeated_bytes = total_bytes(buckets[once:])
+        self.copied_bytes = total_bytes(buckets)
         self._number = {layer: i for i, bucket in enumerate(buckets) for layer in bucket.layers}
         self._loads: list[ReferenceType[_Load] | None] = [None] * len(buckets)
         self._num_slots = min(num_slots, len(buckets))
-        self._belt = Belt(len(buckets), self._num_slots, once)
+        self._belt = Belt(len(buckets), self._num_slots)
         self._slots: list[Tensor] = []
         self._copies = _Copies(device) if device.type == "cuda" else _CopiesAtOnce()
         self._current: int | None = None
@@ -111,7 +110,7 @@ class Stream:
             weight.hand_over(load.keep)
             return
         del leaf.weight
-        leaf.weight = StreamedWeight(weight, load.keep(weight.data))
+        leaf.weight = StreamedWeight(tuple(weight.shape), load.keep(weight.data))
 
     def _load(self, number: int) -> _Load:
         reference = self._loads[number]
@@ -135,14 +134,14 @@ class StreamedWeight(PackedWeight):
     """A plain weight that is not on the device all the time: called like a packed one, decoded by nothing.
 
     Args:
-        weight: [rows, ...], as it is.
+        shape: [rows, ...].
         find: Gives it, on the device.
     """
 
-    def __init__(self, weight: Tensor, find: Callable[[], Tensor]) -> None:
+    def __init__(self, shape: tuple[int, ...], find: Callable[[], Tensor]) -> None:
         nn.Module.__init__(self)
         self.scheme = ""
-        self.shape = tuple(weight.shape)
+        self.shape = shape
         self.find = find
 
     def forward(self, dtype: torch.dtype) -> Tensor:

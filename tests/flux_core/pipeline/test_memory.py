@@ -134,14 +134,17 @@ def test_each_part_is_loaded_with_room_for_what_it_computes_and_what_comes_after
 ) -> None:
     engine = TorchEngine("cpu", (family_dir,), memory_budget_bytes=0)
     beside: list[int] = []
+    brief: list[bool] = []
     leaves = TorchBackend.leaves
 
-    def spy(self: TorchBackend, tensors: Any, precision: Any, working_bytes: int) -> Any:
+    def spy(self: TorchBackend, tensors: Any, precision: Any, working_bytes: int, is_brief: bool) -> Any:
         beside.append(working_bytes)
-        return leaves(self, tensors, precision, working_bytes)
+        brief.append(is_brief)
+        return leaves(self, tensors, precision, working_bytes, is_brief)
 
     def beside_of(**fields: Any) -> list[int]:
         beside.clear()
+        brief.clear()
         run(engine, model=family.DEV.model, num_steps=1, **fields)
         return list(beside)
 
@@ -151,6 +154,7 @@ def test_each_part_is_loaded_with_room_for_what_it_computes_and_what_comes_after
     control = {"kind": "canny", "image": PICTURE, "model": "plain", "is_map": True}
     *_, net, transformer, decoder = beside_of(task="control", controls=[control])
     assert net > transformer == decoder == small[0]
+    assert brief == [True] * (len(brief) - 3) + [False, False, True]
 
 
 def test_weights_of_the_modulation_are_freed_though_a_lora_hangs_on_the_model(
