@@ -29,7 +29,8 @@ from backends.torch_cuda.fetch import Ahead, TorchFetcher
 from backends.torch_cuda.graphs import Graphs
 from backends.torch_cuda.leaves import LinearMaker, TorchLeaves, plain_linear
 from backends.torch_cuda.memory import free_and_total_bytes
-from backends.torch_cuda.offload.schedule import Bucket, total_bytes, what_goes
+from backends.torch_cuda.offload.arena import Arena
+from backends.torch_cuda.offload.schedule import Division, divided, total_bytes
 from backends.torch_cuda.offload.stream import Stream, StreamedWeight
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
@@ -88,7 +89,7 @@ class TorchBackend:
         is_brief: bool = False,
     ) -> TorchLeaves:
         dtype, names = self._dtype(precision), tensors.names()
-        going = self._going(names, precision, working_bytes)
+        staying, going = self._divided(names, precision, working_bytes)
         moving = [bucket for bucket in going if not (bucket.is_once or is_brief)]
         late = {layer for bucket in going if bucket not in moving for layer in bucket.layers}
 
@@ -107,6 +108,8 @@ class TorchBackend:
             return PackedWeight.of(raw, fetcher.codes(raw), kept) if raw.is_quantised else None
 
         make_linear = self.linear_maker(precision) or plain_linear
+        if going and not is_brief:
+            make_linear = Arena(self.device, staying).holding(make_linear)
         if moving:
             stream = Stream(self.device, moving)
             self.graphs.streams.add(stream)
@@ -146,14 +149,14 @@ class TorchBackend:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _going(
+    def _divided(
         self, names: Mapping[str, TensorInfo], precision: Precision, working_bytes: int | None
-    ) -> list[Bucket]:
-        """The weights of a part that do not fit beside what it computes; none where all fit."""
+    ) -> Division:
+        """Which weights of a part fit beside what it computes, and which do not."""
         if working_bytes is None or self._free_bytes is None:
-            return []
+            return Division([], [])
         is_coded = precision is Precision.FP8 and self.has_fp8
-        return what_goes(
+        return divided(
             names,
             self._free_bytes() - working_bytes,
             self._dtype(precision).itemsize,

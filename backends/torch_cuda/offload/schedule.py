@@ -39,13 +39,20 @@ class Bucket:
     is_once: bool = False
 
 
-def what_goes(
+class Division(NamedTuple):
+    """Buckets that stay on a device, and those that do not; each in the order of use."""
+
+    staying: list[Bucket]
+    going: list[Bucket]
+
+
+def divided(
     names: Mapping[str, TensorInfo],
     free_bytes: int,
     itemsize: int,
     is_eight_bit: Callable[[str, tuple[int, ...]], bool] = lambda layer, shape: False,
-) -> list[Bucket]:
-    """The buckets of a part that do not stay on a device, in the order of use; none where all of it fits.
+) -> Division:
+    """Which buckets of a part stay on a device, and which do not: none where all of it fits.
 
     Args:
         names: The part's tensors, in the order of making.
@@ -59,7 +66,8 @@ def what_goes(
     staying = (
         sum(tensor_bytes(info, itemsize) for info in others) + sum(sizes.values()) - total_bytes(buckets)
     )
-    return streamed(buckets, free_bytes - staying)
+    going = streamed(buckets, free_bytes - staying)
+    return Division([bucket for bucket in buckets if bucket not in going], going)
 
 
 def buckets_of(sizes: Mapping[str, int], once: Collection[str]) -> list[Bucket]:
@@ -92,7 +100,7 @@ def buckets_of(sizes: Mapping[str, int], once: Collection[str]) -> list[Bucket]:
 def matrix_bytes(
     names: Mapping[str, TensorInfo], itemsize: int, is_eight_bit: Callable[[str, tuple[int, ...]], bool]
 ) -> dict[str, int]:
-    """What the weight of each layer of two axes takes on the device; arguments as of `what_goes`."""
+    """What the weight of each layer of two axes takes on the device; arguments as of `divided`."""
     found: dict[str, int] = {}
     for name, info in names.items():
         layer, _, kind = name.rpartition(".")

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from backends.torch_cuda.fetch import TorchFetcher
 from backends.torch_cuda.leaves import Linear, LinearMaker
+from backends.torch_cuda.offload.arena import ALIGNMENT
 from backends.torch_cuda.offload.host import HostMemory
 from backends.torch_cuda.offload.schedule import NUM_SLOTS, Belt, Bucket, total_bytes
 from backends.torch_cuda.packed import PackedWeight
 
-_ALIGNMENT = 256  # bytes; what kernels want, and torch's own allocators give
+_ROOM_BETWEEN = 2**16  # bytes in a slot, for the alignment of its tensors
 
 
 class Stream:
@@ -50,6 +51,7 @@ class Stream:
         self._slot = 0
         self._is_recording = False
         self.was_recorded = False
+        self._make_slots(max(bucket.size_bytes for bucket in buckets) + _ROOM_BETWEEN)
 
     def holding(self, make: LinearMaker) -> LinearMaker:
         """The maker of leaves whose weights are handed over where they do not stay."""
@@ -65,7 +67,9 @@ class Stream:
     def slot_with(self, load: _Load) -> int:
         """The slot in which a bucket lies for whatever is computed next; those after it are on their way."""
         if load.number != self._current:
-            slots = self._slots or self._make_slots()
+            if self._current is None:
+                self._fit_slots()
+            slots = self._slots
             fetches = self._belt.use(load.number, is_last_round=self._is_recording)
             if fetches:
                 self._copies.begin(is_first=self._is_recording and self._current is None)
@@ -120,14 +124,19 @@ class Stream:
             self._loads[number] = ref(load)
         return load
 
-    def _make_slots(self) -> list[Tensor]:
+    def _fit_slots(self) -> None:
+        """Larger slots, should the layers' weights be larger than was known when they were made."""
         loads = [reference() for reference in self._loads if reference is not None]
         size = max(load.size_bytes for load in loads if load is not None)
+        if size > self._slots[0].numel():
+            self._make_slots(size)
+
+    def _make_slots(self, size_bytes: int) -> None:
         with torch.inference_mode(False):  # so that they may be written to in any mode
-            for _ in range(self._num_slots):
-                self._slots.append(torch.empty(size, dtype=torch.uint8, device=self.device))
+            self._slots = [
+                torch.empty(size_bytes, dtype=torch.uint8, device=self.device) for _ in range(self._num_slots)
+            ]
         self._copies.fill(self._slots)
-        return self._slots
 
 
 class StreamedWeight(PackedWeight):
@@ -177,7 +186,7 @@ class _Load:
         memory.bytes.copy_(raw, non_blocking=memory.is_pinned)
         piece = _Piece(memory, self.size_bytes, tensor.dtype, tensor.shape)
         self.pieces.append(piece)
-        self.size_bytes += -(-raw.numel() // _ALIGNMENT) * _ALIGNMENT
+        self.size_bytes += -(-raw.numel() // ALIGNMENT) * ALIGNMENT
         views: dict[int, Tensor] = {}
 
         def find() -> Tensor:

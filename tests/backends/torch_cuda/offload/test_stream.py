@@ -21,7 +21,7 @@ from backends.torch_cuda.engine import TorchEngine
 from backends.torch_cuda.leaves import Linear
 from backends.torch_cuda.offload import host
 from backends.torch_cuda.offload.host import HostMemory
-from backends.torch_cuda.offload.schedule import Bucket, what_goes
+from backends.torch_cuda.offload.schedule import Bucket, divided
 from backends.torch_cuda.offload.stream import Stream
 from backends.torch_cuda.packed import PackedWeight
 from flux_core import catalog
@@ -100,13 +100,15 @@ KINDS = [
 class Model:
     """A small transformer on the device, with room for some of its weights; None is room for all."""
 
-    def __init__(self, kind: tuple[str, Precision], room_bytes: int | None) -> None:
+    def __init__(self, kind: tuple[str, Precision], room_bytes: int | None, is_brief: bool = False) -> None:
         free = None if room_bytes is None else (lambda: room_bytes)
         self.backend = TorchBackend(DEVICE, free)
         self.backend.has_fp8 = True
         self.source, self.precision = source_of(kind[0]), kind[1]
         with self.backend.session():
-            self.leaves = self.backend.leaves(self.source, self.precision, None if free is None else 0)
+            self.leaves = self.backend.leaves(
+                self.source, self.precision, None if free is None else 0, is_brief
+            )
             self.transformer = Transformer(self.backend.ops, self.leaves, CONFIG)
             self.adapters = self.backend.adapters(self.leaves, self.precision)
 
@@ -136,7 +138,7 @@ def rooms(model: Model) -> list[int]:
     is_coded = model.precision is Precision.FP8
     found: dict[int, int] = {}
     for room in range(0, 30 * 2**20, 2**16):
-        going = what_goes(names, room, itemsize, lambda *layer: is_coded and lies_in_eight_bits(*layer))
+        _, going = divided(names, room, itemsize, lambda *layer: is_coded and lies_in_eight_bits(*layer))
         kind = sum(not bucket.is_once for bucket in going) if going else -1
         found.setdefault(kind, room)
     return [0, found[3], found[0]]
@@ -220,6 +222,39 @@ def test_leaves_that_are_used_out_of_order_get_their_own_weights() -> None:
         for name in np.random.default_rng(0).permutation(names * 2):
             x = torch.ones(1, columns[f"{name}.weight"], device=DEVICE)
             assert torch.equal(model.leaves.modules[name](x), plain.leaves.modules[name](x))
+
+
+def test_weights_that_stay_lie_in_one_piece_of_memory() -> None:
+    """Or what loading takes for a moment would leave gaps between them."""
+    some = rooms(Model(KINDS[0], None))[1]
+    model = Model(KINDS[0], some)
+    going = model.streamed()
+    pieces = {
+        leaf.weight.untyped_storage().data_ptr()
+        for name, leaf in model.leaves.modules.items()
+        if BLOCK_MATRIX.search(name) and name not in going
+    }
+    assert len(pieces) == 1
+
+
+def test_a_model_that_is_called_once_takes_no_memory_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size_bytes: int, device: torch.device) -> HostMemory:
+        raise MemoryError
+
+    monkeypatch.setattr("backends.torch_cuda.offload.stream.HostMemory", refuse)
+    plain, model = Model(KINDS[0], None), Model(KINDS[0], 0, is_brief=True)
+    assert model.streamed()
+    assert all(torch.equal(model(seed), plain(seed)) for seed in range(2))
+    assert not model.backend.graphs.streams
+
+
+def test_weights_that_are_larger_than_was_known_get_larger_slots() -> None:
+    stream = Stream(torch.device("cpu"), [Bucket((name,), 1) for name in "abc"])
+    make = stream.holding(lambda name, weight, bias: Linear(weight, bias))
+    values = [torch.full((200, 200), float(i)) for i in range(3)]
+    leaves = [make(name, torch.nn.Parameter(each), None) for name, each in zip("abc", values, strict=True)]
+    for _ in range(2):
+        assert [float(leaf(torch.ones(1, 200)).mean()) for leaf in leaves] == [0.0, 200.0, 400.0]
 
 
 def spied(said: list[str]) -> tuple[Stream, list[Linear]]:
