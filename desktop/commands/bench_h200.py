@@ -21,7 +21,7 @@ NO_DEVICE = 3
 """What the program that measures ends with where there is no CUDA device."""
 PIECES = (
     "floor", "step", "profile", "vae", "t5", "dev", "schnell", "kontext", "resolution", "memory", "lora",
-    "cold", "two",
+    "offload", "cold", "two",
 )  # fmt: skip
 _NAMES = ", ".join(PIECES)
 PEERS = ("none", "diffusers")

@@ -230,7 +230,7 @@ def test_weights_that_stay_lie_in_one_piece_of_memory() -> None:
     model = Model(KINDS[0], some)
     going = model.streamed()
     pieces = {
-        leaf.weight.untyped_storage().data_ptr()
+        leaf.get_parameter("weight").untyped_storage().data_ptr()
         for name, leaf in model.leaves.modules.items()
         if BLOCK_MATRIX.search(name) and name not in going
     }
