@@ -163,7 +163,7 @@ def patches() -> list[Patch]:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{kind[1].value}")
 def test_steps_with_weights_that_come_and_go_are_the_same_to_the_bit(kind: tuple[str, Precision]) -> None:
     plain = Model(kind, None)
-    wanted = [plain(seed) for seed in range(3)]
+    wanted = [plain(seed) for seed in range(2)]
     for room in rooms(plain):
         model = Model(kind, room)
         assert model.streamed()
@@ -171,7 +171,7 @@ def test_steps_with_weights_that_come_and_go_are_the_same_to_the_bit(kind: tuple
     assert not plain.streamed()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{kind[1].value}")
+@pytest.mark.parametrize("kind", KINDS[::2], ids=lambda kind: f"{kind[0]}-{kind[1].value}")
 def test_a_lora_works_on_weights_that_come_and_go_and_comes_off(kind: tuple[str, Precision]) -> None:
     plain, model = Model(kind, None), Model(kind, 0)
     before = plain()
