@@ -333,8 +333,19 @@ class Backend(Protocol):
         """Entered once by the thread that runs models, around loading and calls (no gradients, ...)."""
         ...
 
-    def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
-        """A factory over checkpoint tensors (a flux_core.weights.TensorSource)."""
+    def leaves(
+        self, tensors: Any, precision: Any, working_bytes: int | None = None, is_brief: bool = False
+    ) -> LeafFactory:
+        """A factory over checkpoint tensors (a flux_core.weights.TensorSource).
+
+        working_bytes: What a model of these leaves needs on the device beside its weights. Where it is known,
+        weights that do not fit beside it may lie elsewhere and come to the device whenever they are used.
+        is_brief: Whether it is called once or twice, and not at every step.
+        """
+        ...
+
+    def streamed_bytes(self, leaves: Any) -> int:
+        """Of the weights of a factory, what comes to the device whenever it is used."""
         ...
 
     def adapters(self, leaves: Any, precision: Any) -> Any:

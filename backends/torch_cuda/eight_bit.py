@@ -22,12 +22,24 @@ from backends.torch_cuda.packed import PackedWeight
 from flux_core.models.transformer import BLOCK_MATRIX
 
 _SCHEMES = ("F8_E4M3", "F8_E4M3_SCALED")
+_CODED_VALUES = 2**23  # of a weight, at once
 _MULTIPLE = 16  # what the product wants both sides of a weight to be a multiple of
 
 
 def computes_in_eight_bits(device: torch.device) -> bool:
     """Whether a device multiplies e4m3 numbers."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _coded_weight(weight: Tensor) -> Coded:
+    """`coded`, some rows at a time: what it needs for a moment is eight times what it gives."""
+    codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
+    scales = torch.empty((weight.shape[0], 1), dtype=torch.float32, device=weight.device)
+    step = max(1, _CODED_VALUES // weight.shape[1])
+    for start in range(0, weight.shape[0], step):
+        rows = slice(start, start + step)
+        codes[rows], scales[rows] = coded(weight[rows])
+    return codes, scales
 
 
 class EightBitWeight(PackedWeight):
@@ -46,13 +58,13 @@ class EightBitWeight(PackedWeight):
             if scale is None:
                 scale = torch.ones((codes.shape[0], 1), dtype=torch.float32, device=codes.device)
         else:
-            values, scale = coded(weight(dtype) if isinstance(weight, PackedWeight) else weight)
+            values, scale = _coded_weight(weight(dtype) if isinstance(weight, PackedWeight) else weight)
             codes = values.view(torch.uint8)
         return cls("F8_E4M3_SCALED", tuple(weight.shape), codes, {"scale": scale})
 
     def operands(self) -> Coded:
         """Codes [N, K] float8_e4m3fn and scales [N, 1] float32."""
-        return self.get_buffer("codes").view(torch.float8_e4m3fn), self.get_buffer("scale")
+        return self.part("codes").view(torch.float8_e4m3fn), self.part("scale")
 
     @property
     def stays(self) -> bool:
@@ -144,6 +156,11 @@ class EightBitLinear(Linear):
         return tuple(fitting)
 
 
+def lies_in_eight_bits(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the weight of a layer becomes e4m3 codes with a scale for each row."""
+    return BLOCK_MATRIX.search(name) is not None and all(side % _MULTIPLE == 0 for side in shape)
+
+
 def block_matrices_in_eight_bits(coder: Coder | None = None) -> LinearMaker:
     """Makes leaves: eight-bit ones of the matrices of a transformer's blocks, plain ones of all others.
 
@@ -151,7 +168,7 @@ def block_matrices_in_eight_bits(coder: Coder | None = None) -> LinearMaker:
     """
 
     def make(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
-        if BLOCK_MATRIX.search(name) and all(side % _MULTIPLE == 0 for side in weight.shape):
+        if lies_in_eight_bits(name, tuple(weight.shape)):
             return EightBitLinear(EightBitWeight.made_of(weight), bias, coder)
         return Linear(weight, bias)
 

@@ -14,6 +14,7 @@ import torch
 from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.helpers import TorchHelpers
+from backends.torch_cuda.memory import free_and_total_bytes
 from backends.torch_cuda.processor import keep_freed_memory
 from flux_core import catalog, machine
 from flux_core.engine import EngineResult
@@ -32,12 +33,17 @@ class TorchEngine(FluxEngine):
         device: "cpu", "cuda" or "cuda:1".
         models_dirs: Where models are looked for.
         memory_budget_bytes: Weights that may stay in memory between jobs; None is a share of what is free.
+        free_bytes: As TorchBackend takes it.
     """
 
     def __init__(
-        self, device: str, models_dirs: tuple[Path, ...], memory_budget_bytes: int | None = None
+        self,
+        device: str,
+        models_dirs: tuple[Path, ...],
+        memory_budget_bytes: int | None = None,
+        free_bytes: Callable[[], int] | None = None,
     ) -> None:
-        backend = TorchBackend(device)
+        backend = TorchBackend(device, free_bytes)
         is_cuda = backend.device.type == "cuda"
 
         def devices() -> tuple[Device, ...]:
@@ -94,6 +100,6 @@ def is_out_of_memory(err: RuntimeError) -> bool:
 
 
 def _cuda_device(device: torch.device) -> Device:
-    free, total = torch.cuda.mem_get_info(device)
+    free, total = free_and_total_bytes(device)
     name = torch.cuda.get_device_name(device)
     return Device(name=name, kind="cuda", memory_total_bytes=total, memory_free_bytes=free)

@@ -30,6 +30,7 @@ from backends.torch_cuda.kernels.rows import (
 )
 from backends.torch_cuda.kernels.tails import project
 from backends.torch_cuda.leaves import Linear, RMSNorm
+from backends.torch_cuda.offload.stream import StreamedWeight
 from flux_core.ops import HeadStream
 
 _ATTENTION_ORDER = [
@@ -208,7 +209,10 @@ def _bare(linear: Any) -> tuple[Tensor, Tensor] | None:
     """Weight and bias of a leaf that is nothing more; None of any other."""
     if not isinstance(linear, Linear) or linear.adapters or linear.bias is None:
         return None
-    return (linear.weight, linear.bias) if isinstance(linear.weight, Tensor) else None
+    weight = linear.weight
+    if isinstance(weight, StreamedWeight):
+        return weight.find(), linear.bias
+    return (weight, linear.bias) if isinstance(weight, Tensor) else None
 
 
 def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
+
+from backends.torch_cuda.memory import free_and_total_bytes
+from backends.torch_cuda.offload.stream import Stream
 
 MAX_GRAPHS = 6
 """Of one owner: two shapes of a walk with a step cache, which takes three. They share one pool of memory, so
 another costs little more than its arrays."""
 
-_MIN_FREE_SHARE = 0.15  # of a device's memory; a recording keeps what its step needed
+_MIN_FREE_SHARE = 0.1  # of a device's memory; a recording keeps what its step needed
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +35,9 @@ class Graphs:
 
     Args:
         device: Where they run; nothing is recorded unless it is a CUDA device.
+
+    Attributes:
+        streams: What brings weights that do not stay on the device; recordings bring them, too.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,6 +45,7 @@ class Graphs:
         self._device = device
         self._kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Recording | None]] = WeakKeyDictionary()
         self._pool: Any = None
+        self.streams: WeakSet[Stream] = WeakSet()
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -74,7 +82,7 @@ class Graphs:
     def _recorded(
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Tensor]
     ) -> Recording | None:
-        free, total = torch.cuda.mem_get_info(self._device)
+        free, total = free_and_total_bytes(self._device)
         if free < _MIN_FREE_SHARE * total:
             return None
         if self._pool is None:
@@ -82,7 +90,9 @@ class Graphs:
         inputs = [array.clone() for array in arrays]
         args, kwargs = _with_arrays((args, kwargs), iter(inputs))
         try:
-            return Recording(lambda: method(*args, **kwargs), inputs, self._pool, self._device)
+            return Recording(
+                lambda: method(*args, **kwargs), inputs, self._pool, self._device, [*self.streams]
+            )
         except RuntimeError as err:
             _log.info("A step could not be recorded and runs without a graph: %s", str(err).splitlines()[0])
             return None
@@ -96,26 +106,40 @@ class Recording:
         inputs: The arrays that the recording reads.
         pool: Where its memory comes from.
         device: Where it runs.
+        streams: That may bring weights while it runs.
     """
 
     def __init__(
-        self, call: Callable[[], Any], inputs: list[Tensor], pool: Any, device: torch.device
+        self,
+        call: Callable[[], Any],
+        inputs: list[Tensor],
+        pool: Any,
+        device: torch.device,
+        streams: Sequence[Stream] = (),
     ) -> None:
         self._inputs = inputs
         self._graph = torch.cuda.CUDAGraph()
+        for each in streams:
+            each.forget()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         # Not torch.cuda.graph: it waits for the device first, which is just what shall go on meanwhile.
         with torch.cuda.stream(stream):
             self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                self._out = call()
+                with ExitStack() as stack:
+                    for each in streams:
+                        stack.enter_context(each.recorded())
+                    self._out = call()
             finally:
                 self._graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(stream)
+        self._streams = [each for each in streams if each.was_recorded]
 
     def replay(self, arrays: list[Tensor]) -> Any:
         """The result for other arrays of the same shapes, in memory of its own."""
+        for stream in self._streams:
+            stream.forget()
         torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
         self._graph.replay()
         outputs: list[Tensor] = []

@@ -32,6 +32,7 @@ class TorchLeaves:
 
     Attributes:
         modules: Every leaf by checkpoint name, in the order they were asked for.
+        streamed_bytes: Of weights that are brought to the device whenever they are used.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class TorchLeaves:
     ) -> None:
         self._get = get
         self._norms_feed_codes = norms_feed_codes
-        self._make_linear = make_linear or _plain_linear
+        self._make_linear = make_linear or plain_linear
         self._get_packed = get_packed
         self._device = device
         self._dtype = dtype
         self.modules: dict[str, nn.Module] = {}
+        self.streamed_bytes = 0
 
     def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
         weight = self._weight(f"{name}.weight", (out_dim, in_dim), in_dim**-0.5)
@@ -150,7 +152,7 @@ class Linear(nn.Module):
 LinearMaker = Callable[[str, nn.Parameter | PackedWeight, nn.Parameter | None], Linear]
 
 
-def _plain_linear(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
+def plain_linear(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
     return Linear(weight, bias)
 
 

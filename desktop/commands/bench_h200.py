@@ -20,7 +20,7 @@ NO_DEVICE = 3
 """What the program that measures ends with where there is no CUDA device."""
 PIECES = (
     "floor", "step", "profile", "vae", "t5", "dev", "cached", "schnell", "kontext", "resolution", "memory",
-    "lora", "cold", "two", "quality", "family", "family-cache",
+    "lora", "offload", "cold", "two", "quality", "family", "family-cache",
 )  # fmt: skip
 _NAMES = ", ".join(PIECES)
 PEERS = ("none", "diffusers")

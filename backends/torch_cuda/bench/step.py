@@ -56,13 +56,18 @@ class Walked(NamedTuple):
     leaves: TorchLeaves
 
 
-def walked_step(bench: Bench, precision: Precision) -> Walked:
-    """A step to be taken."""
+def walked_step(
+    bench: Bench,
+    precision: Precision,
+    backend: TorchBackend | None = None,
+    working_bytes: int | None = None,
+) -> Walked:
+    """A step to be taken; `working_bytes` as for TorchBackend.leaves, None keeps all on the device."""
     sizes, config = bench.sizes, bench.sizes.spec.transformer
-    backend = TorchBackend(str(bench.device))
+    backend = backend or TorchBackend(str(bench.device))
     shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
     with backend.session():
-        leaves = backend.leaves(RandomSource(shapes), precision)
+        leaves = backend.leaves(RandomSource(shapes), precision, working_bytes)
         model = Transformer(backend.ops, leaves, config)
         side = sizes.latent_side
         ids = position_ids(sizes.txt_tokens, side, side)

@@ -55,7 +55,8 @@ class Refused:
         self.free_bytes = 100
         self.refused = 0
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free_bytes, 100))
+        memory = "backends.torch_cuda.graphs.free_and_total_bytes"
+        monkeypatch.setattr(memory, lambda device: (self.free_bytes, 100))
 
         def refuse() -> None:
             self.refused += 1
@@ -74,7 +75,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_every_time(monkeypatch: pyte
 
 def test_where_memory_is_short_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     refused, model = Refused(monkeypatch), Model()
-    refused.free_bytes = 10
+    refused.free_bytes = 9
     step = refused.graphs.ready(model.step)
     assert [step(torch.ones(1)).item() for _ in range(2)] == [2.0, 2.0]
     assert refused.refused == 0
