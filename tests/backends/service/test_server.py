@@ -39,7 +39,9 @@ def test_the_socket_lies_where_only_its_owner_comes(shared_service: ServiceProce
 
 def test_an_engine_begins_before_anybody_can_ask_for_it(shared_service: ServiceProcess):
     """What it imports takes longest of all that somebody waits for who starts a service."""
-    first, second, *_ = (json.loads(line) for line in shared_service.folder.service_log.open())
+    first, second, *_ = (
+        json.loads(line) for line in shared_service.folder.service_log.read_text().splitlines()
+    )
     assert (first["message"], second["message"]) == ("engine started", "listening")
 
 
