@@ -23,6 +23,8 @@ from flux_core.ops import HeadStream
 _GELU_SLOPE = math.sqrt(8 / math.pi)
 _GELU_CURVE = 0.044715 * _GELU_SLOPE
 
+_CACHED_VALUES = 2**17  # half a megabyte, which threads share
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _KEPT_FREE_BYTES = 256 * 2**20
 _LARGEST_KEPT_BYTES = 32 * 2**20  # the most that glibc takes
@@ -127,8 +129,12 @@ def _is_plain(x: Tensor) -> bool:
 
 def _gelu(x: Tensor, out: Tensor) -> Tensor:
     """gelu_tanh as x sigmoid(2 u), which is the same: torch's sigmoid takes a third of its tanh's time."""
-    torch.mul(x, x, out=out)
-    return out.mul_(_GELU_CURVE).add_(_GELU_SLOPE).mul_(x).sigmoid_().mul_(x)
+    rows, axis = max(_CACHED_VALUES // x.shape[-1], 1), max(x.ndim - 2, 0)
+    # Six passes over what stays in a processor's cache meanwhile; over all of it each would fetch it anew.
+    for some, there in zip(x.split(rows, axis), out.split(rows, axis), strict=True):
+        torch.mul(some, some, out=there)
+        there.mul_(_GELU_CURVE).add_(_GELU_SLOPE).mul_(some).sigmoid_().mul_(some)
+    return out
 
 
 def _merged(taps: Tensor, axis: int) -> tuple[Tensor, Tensor]:
