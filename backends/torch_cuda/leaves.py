@@ -172,7 +172,7 @@ class Conv2d(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in float32, cast back, times the weight; the parameter is called `key`."""
+    """x / rms(x) in float32, times the weight; the parameter is called `key`."""
 
     def __init__(self, weight: nn.Parameter, eps: float, key: str) -> None:
         super().__init__()
@@ -186,9 +186,10 @@ class RMSNorm(nn.Module):
         return getattr(self, self.key)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.gain
-        normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
-        return normed.to(x.dtype) * weight.to(x.dtype)
+        weight = self.gain.to(x.dtype)
+        if x.is_cuda and not torch.is_grad_enabled():  # one kernel instead of four, which T5 has 49 times
+            return functional.rms_norm(x, (x.shape[-1],), weight, self.eps)
+        return functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * weight
 
 
 class LayerNorm(nn.Module):
