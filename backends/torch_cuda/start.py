@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from backends.torch_cuda.engine import TorchEngine
 
 _DRIVER = "libcuda.so.1"
+_LIBRARY = "lib/libtorch_cuda.so"  # in torch's folder, where torch was built for CUDA
 
 
 def create(models_dirs: tuple[Path, ...]) -> TorchEngine:
     """The engine of this machine's best torch device."""
-    open_context()
+    if _is_built_for_cuda():
+        open_context()
     from backends.torch_cuda import engine  # the long import, beside which the thread works
 
     return engine.create(models_dirs)
@@ -33,6 +36,13 @@ def open_context(driver: str = _DRIVER) -> threading.Thread:
     thread = threading.Thread(target=_open_context, args=(driver,), name="context", daemon=True)
     thread.start()
     return thread
+
+
+def _is_built_for_cuda() -> bool:
+    """Whether the torch of this machine would use the context; found out without importing it."""
+    torch = find_spec("torch")
+    folders = torch.submodule_search_locations if torch is not None else None
+    return any((Path(folder) / _LIBRARY).is_file() for folder in folders or ())
 
 
 def _open_context(driver: str) -> None:

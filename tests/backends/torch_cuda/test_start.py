@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from backends.engines import load_factory
 from backends.torch_cuda import start
 from flux_core.messages import Device
@@ -15,6 +17,10 @@ def test_where_there_is_no_driver_the_engine_is_there_all_the_same(tmp_path: Pat
     start.open_context("libno-such-driver.so").join(10)
     engine = load_factory("torch")((tmp_path,))
     assert all(isinstance(device, Device) for device in engine.devices())
+
+
+def test_a_torch_that_was_built_for_a_processor_takes_no_memory_of_a_gpu() -> None:
+    assert start._is_built_for_cuda() == torch.backends.cuda.is_built()
 
 
 def test_the_driver_is_asked_before_torch_is_imported() -> None:
