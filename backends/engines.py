@@ -31,7 +31,7 @@ class _Entry:
 
 
 _ENGINES: dict[str, _Entry] = {
-    "torch": _Entry("backends.torch_cuda.engine:create", "torch"),
+    "torch": _Entry("backends.torch_cuda.start:create", "torch"),
     "mlx": _Entry("backends.mlx_metal.engine:create", "mlx"),
 }
 

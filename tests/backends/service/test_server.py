@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import stat
@@ -34,6 +35,14 @@ def test_the_socket_lies_where_only_its_owner_comes(shared_service: ServiceProce
     assert mode(path) == 0o600
     assert mode(path.parent) == 0o700
     assert path.stat().st_uid == os.getuid()
+
+
+def test_an_engine_begins_before_anybody_can_ask_for_it(shared_service: ServiceProcess):
+    """What it imports takes longest of all that somebody waits for who starts a service."""
+    first, second, *_ = (
+        json.loads(line) for line in shared_service.folder.service_log.read_text().splitlines()
+    )
+    assert (first["message"], second["message"]) == ("engine started", "listening")
 
 
 def test_a_home_with_a_long_path_gets_a_short_private_socket(tmp_path: Path):
