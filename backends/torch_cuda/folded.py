@@ -24,7 +24,7 @@ from backends.torch_cuda.adapters import Adapter, LowRankDelta
 from backends.torch_cuda.codes import LARGEST, empty_codes
 
 MOST_REACH = 32.0
-"""How large the columns for a LoRA may be against a usual input, both in codes: a usual code is 10 to 100."""
+"""How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
 MOST_COLUMNS = 256
 """For all LoRAs of a leaf; those that find no room stay beside the product."""
 _MULTIPLE = 16  # what the product wants both sides of a weight to be a multiple of
@@ -57,7 +57,7 @@ class Folded(nn.Module):
         ups, downs, self._gains = zip(*(_columns(each, scales) for each in adapters), strict=True)
         (rows, own), rank = codes.shape, sum(map(len, downs))
         self.tail = -(-rank // _MULTIPLE) * _MULTIPLE
-        wide = empty_codes((rows, own + self.tail), codes.device)
+        wide = empty_codes((rows, own), self.tail, codes.device)
         wide[:, :own] = codes
         wide[:, own:] = 0.0
         wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)

@@ -9,9 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from backends.torch_cuda.codes import LARGEST, SMALLEST_SCALE, empty_codes
+from backends.torch_cuda.codes import SMALLEST_SCALE, empty_codes, largest_code
 
-_LARGEST = tl.constexpr(LARGEST)
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 
 
@@ -83,7 +82,7 @@ def activated(plain: Tensor | None, inner: Tensor | None, forms: Forms) -> Rows:
     rows = _empty_rows(first, sum(dims), forms)
     blocks = [size for dim in dims for size in _pieces(dim)]
     _activated[(batch * length,)](
-        first, second, *_pointers(rows, first), length, *dims, _row(rows.codes),
+        first, second, *_pointers(rows, first), length, *dims, _row(rows.codes), largest_code(forms.tail),
         first.stride(0), first.stride(1), second.stride(0), second.stride(1),
         plain is not None, inner is not None, forms.plain, forms.codes,
         first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks,
@@ -108,7 +107,8 @@ def _norm(
     out = x if y is None else torch.empty((batch, length, dim), dtype=x.dtype, device=x.device)
     rows = _empty_rows(x, dim, forms)
     _norm_kernel[(batch * length,)](
-        x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim, _row(rows.codes),
+        x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim,
+        _row(rows.codes), largest_code(forms.tail),
         x.stride(0), x.stride(1), other.stride(0), other.stride(1),
         *(_batch_stride(each, batch) for each in (gate, shift, scale)),
         eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
@@ -125,7 +125,7 @@ def _empty_rows(like: Tensor, dim: int, forms: Forms) -> Rows:
 
     return Rows(
         empty(dim, like.dtype) if forms.plain else None,
-        empty_codes((batch, length, dim + forms.tail), like.device) if forms.codes else None,
+        empty_codes((batch, length, dim), forms.tail, like.device) if forms.codes else None,
         empty(1, torch.float32) if forms.codes else None,
     )
 
@@ -201,7 +201,7 @@ def _added(x, gate, y, out, cols, mask, HAS_ADD: tl.constexpr):
 
 @triton.jit(do_not_specialize=["length"])  # one compilation for all sizes of picture
 def _norm_kernel(
-    x, y, gate, shift, scale, out, plain, codes, scales, length, dim, codes_row,
+    x, y, gate, shift, scale, out, plain, codes, scales, length, dim, codes_row, top,
     x_batch, x_row, y_batch, y_row, gate_batch, shift_batch, scale_batch,
     eps, HAS_ADD: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
     FIRST: tl.constexpr, REST: tl.constexpr,
@@ -227,7 +227,7 @@ def _norm_kernel(
         _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
         largest = tl.maximum(tl.max(tl.abs(n1), 0), tl.max(tl.abs(n2), 0))
-        s = tl.maximum(largest / _LARGEST, _SMALLEST_SCALE)
+        s = tl.maximum(largest / top, _SMALLEST_SCALE)
         _stored(codes, cols1, mask1, n1 * (1.0 / s))
         _stored(codes, cols2, mask2, n2 * (1.0 / s))
         tl.store(scales + row, s)
@@ -235,7 +235,7 @@ def _norm_kernel(
 
 @triton.jit(do_not_specialize=["length"])
 def _activated(
-    a, b, plain, codes, scales, length, a_dim, b_dim, codes_row, a_batch, a_row, b_batch, b_row,
+    a, b, plain, codes, scales, length, a_dim, b_dim, codes_row, top, a_batch, a_row, b_batch, b_row,
     HAS_A: tl.constexpr, HAS_B: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
     IS_ROUGH: tl.constexpr,
     A_FIRST: tl.constexpr, A_REST: tl.constexpr, B_FIRST: tl.constexpr, B_REST: tl.constexpr,
@@ -264,7 +264,7 @@ def _activated(
             _stored(plain, cols1, mask1, n1)
             _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
-        s = tl.maximum(largest / _LARGEST, _SMALLEST_SCALE)
+        s = tl.maximum(largest / top, _SMALLEST_SCALE)
         tl.store(scales + row, s)
         if HAS_B:
             _stored(codes + a_dim, cols3, mask3, n3 * (1.0 / s))

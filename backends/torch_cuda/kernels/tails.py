@@ -10,7 +10,7 @@ from backends.torch_cuda.codes import LARGEST
 
 _LARGEST = tl.constexpr(LARGEST)
 _BLOCK_ROWS = 32
-_BLOCK_COLUMNS = 128
+_BLOCK_COLUMNS = 256
 
 
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
@@ -19,7 +19,7 @@ def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
     rows = scales.numel()
     _project[(triton.cdiv(rows, _BLOCK_ROWS),)](
         codes, scales, down, gains, rows, own, tail, width,
-        _BLOCK_ROWS, _BLOCK_COLUMNS, max(16, triton.next_power_of_2(tail)), num_warps=4, num_stages=4,
+        _BLOCK_ROWS, _BLOCK_COLUMNS, max(16, triton.next_power_of_2(tail)), num_warps=4, num_stages=3,
     )  # fmt: skip
 
 

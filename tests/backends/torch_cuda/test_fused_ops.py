@@ -115,6 +115,7 @@ def test_compositions_with_products(
         ("modulated_linear", (x, shift, scale, 1e-6, up)),
         ("gated_mlp", (x, gate, y, shift, scale, 1e-6, up, down)),
         ("parallel_mlp", (x, shift, scale, 1e-6, linear1, linear2, attend)),
+        ("gated_parallel_mlp", (x, gate, y, shift, scale, 1e-6, linear1, linear2, attend)),
     )
     for name, inputs in calls:
         found, wanted = getattr(fused, name)(*inputs), getattr(PLAIN, name)(*inputs)
