@@ -1,11 +1,9 @@
 """Queries, keys and values of a joint attention as eight-bit codes, made while queries and keys are rotated.
 
-Queries and keys become whole numbers of eight bits: their RMS norm keeps them within a few deviations, where
-256 even steps are three times finer than e4m3's. Values become e4m3, whose relative steps suit a weighted
-mean. A query has a scale of its own; a block of keys and a block of values share one, so that the attention
-multiplies once for each block.
+Which numbers are coded how, and why, is in `eight_bit_attention`. A query has a scale of its own; a block of
+keys and a block of values share one, so that the attention multiplies once for each block.
 
-Source: Zhang et al. 2024 (SageAttention, SageAttention2) for which numbers are coded how.
+Source: Zhang et al. 2024 (SageAttention2).
 """
 
 from __future__ import annotations
