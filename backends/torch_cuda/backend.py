@@ -212,10 +212,8 @@ def attends_in_eight_bits(device: torch.device) -> bool:
     """Whether there is a kernel that attends in eight bits on a device."""
     if not computes_in_eight_bits(device) or not find_spec("triton"):
         return False
-    try:
-        from backends.torch_cuda.kernels.coded_attention import computes_on  # imports triton
-    except ImportError:  # a triton without Gluon, or with another one
-        return False
+    from backends.torch_cuda.kernels.coded_attention import computes_on  # imports triton
+
     return computes_on(device)
 
 

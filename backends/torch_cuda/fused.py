@@ -18,6 +18,7 @@ from backends.torch_cuda.codes import Coded
 from backends.torch_cuda.eight_bit import EightBitLinear
 from backends.torch_cuda.eight_bit_attention import takes_codes
 from backends.torch_cuda.fused_images import FusedImageOps
+from backends.torch_cuda.kernels.coded_attention import coded_attention
 from backends.torch_cuda.kernels.coded_heads import coded_heads, is_fit
 from backends.torch_cuda.kernels.heads import Projected, joint_heads
 from backends.torch_cuda.kernels.rows import (
@@ -128,10 +129,6 @@ class FusedOps(FusedImageOps):
         projected = [_projected(each) for each in streams]
         if not _is_plain_call(qkv) or not is_fit(projected, num_heads):
             return self.attention(*self.joint_heads(streams, num_heads, pe), scale=scale)
-        from backends.torch_cuda.kernels.coded_attention import (
-            coded_attention,  # compiles for one device only
-        )
-
         return coded_attention(coded_heads(projected, num_heads, pe.contiguous(), scale))
 
     def joint_heads(

@@ -1,11 +1,9 @@
 """Queries, keys and values of a joint attention as eight-bit codes, made while queries and keys are rotated.
 
-Queries and keys become whole numbers of eight bits: their RMS norm keeps them within a few deviations, where
-256 even steps are three times finer than e4m3's. Values become e4m3, whose relative steps suit a weighted
-mean. A query has a scale of its own; a block of keys and a block of values share one, so that the attention
-multiplies once for each block.
+Which numbers are coded how, and why, is in `eight_bit_attention`. A query has a scale of its own; a block of
+keys and a block of values share one, so that the attention multiplies once for each block.
 
-Source: Zhang et al. 2024 (SageAttention, SageAttention2) for which numbers are coded how.
+Source: Zhang et al. 2024 (SageAttention2).
 """
 
 from __future__ import annotations
@@ -20,20 +18,24 @@ import triton.language as tl
 from torch import Tensor
 
 from backends.torch_cuda.eight_bit import LARGEST, SMALLEST_SCALE
+from backends.torch_cuda.eight_bit_attention import BLOCK, LARGEST_WHOLE
 from backends.torch_cuda.kernels.heads import Projected
 
-BLOCK = 128
-"""Tokens that are coded together; lengths in memory are filled up to a multiple of it."""
 HEAD_DIM = 128
+"""The one that the kernels were written for."""
+FEWEST_TOKENS = 4096
+"""With fewer, attention is too small a share of a step for its exactness to be given up."""
 _MAX_STREAMS = 2
 _WARPS = 8
 _LARGEST = tl.constexpr(LARGEST)
-_LARGEST_WHOLE = tl.constexpr(127.0)
+_LARGEST_WHOLE = tl.constexpr(LARGEST_WHOLE)
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 
 
 class CodedHeads(NamedTuple):
-    """What an attention in eight bits takes; N = B*H heads of M tokens, of which the first `length` are real.
+    """What an attention in eight bits takes: N = B*H heads of M tokens, of which the first `length` are real.
+
+    M is a multiple of BLOCK; the codes of the tokens behind the last are zeros.
 
     Attributes:
         q, k: [N*M, D] int8.
@@ -55,10 +57,11 @@ class CodedHeads(NamedTuple):
 
 
 def is_fit(streams: Sequence[Projected], num_heads: int) -> bool:
-    """Whether the kernel takes them."""
+    """Whether the kernel takes them, and it is worth it."""
     qkv = streams[0].qkv
-    is_wide = qkv.shape[2] == 3 * num_heads * HEAD_DIM
-    return len(streams) <= _MAX_STREAMS and is_wide and qkv.dtype is torch.bfloat16
+    tokens = sum(each.qkv.shape[1] for each in streams)
+    is_known = qkv.shape[2] == 3 * num_heads * HEAD_DIM and qkv.dtype is torch.bfloat16
+    return is_known and len(streams) <= _MAX_STREAMS and tokens >= FEWEST_TOKENS
 
 
 def key_order(count: int) -> Tensor:
@@ -76,7 +79,7 @@ def coded_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor, scale:
     """Codes of one stream or of two, one behind the other.
 
     Args:
-        streams: That `is_fit`.
+        streams: One or two, of heads of HEAD_DIM.
         num_heads: Of each.
         pe: [L, D/2, 2] float32, contiguous.
         scale: Of the logits.
@@ -99,11 +102,11 @@ def coded_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor, scale:
         length,
         num_heads,
     )
-    _coded_heads[(padded // BLOCK, num_heads, batch)](
-        first.qkv, second.qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe, *found[:6],
-        count, length, padded // BLOCK, first.qkv.stride(0), first.qkv.stride(1), second.qkv.stride(0),
-        second.qkv.stride(1), first.eps, second.eps, scale * math.log2(math.e), num_heads,
-        len(streams) > 1, BLOCK, HEAD_DIM, num_warps=_WARPS,
+    _coded_heads[(padded // BLOCK, num_heads, 3 * batch)](
+        first.qkv, second.qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe,
+        *found[:6], count, length, padded // BLOCK, first.qkv.stride(0), first.qkv.stride(1),
+        second.qkv.stride(0), second.qkv.stride(1), first.eps, second.eps, scale * math.log2(math.e),
+        num_heads, len(streams) > 1, BLOCK, HEAD_DIM, num_warps=_WARPS,
     )  # fmt: skip
     return found
 
@@ -150,35 +153,37 @@ def _coded_heads(
     count, length, blocks, batch1, row1, batch2, row2, eps1, eps2, factor, num_heads,
     IS_JOINT: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64) // 3
+    part = tl.program_id(2) % 3  # queries, keys or values
     within, width, padded = tl.arange(0, DIM), num_heads * DIM, blocks * BLOCK
-    first += batch * batch1 + head * DIM
-    second += batch * batch2 + head * DIM
+    first += batch * batch1 + part * width + head * DIM
+    second += batch * batch2 + part * width + head * DIM
     unit = batch * num_heads + head
-
-    place = block * BLOCK + tl.arange(0, BLOCK)
-    is_first = place < count
-    eps = tl.where(is_first, eps1, eps2)
-    angles = tl.load(pe + place[:, None] * DIM + within[None, :], (place < length)[:, None], 0.0)
-    cos, sin = tl.split(tl.reshape(angles, (BLOCK, DIM // 2, 2)))
-    target = (unit * padded + place)[:, None] * DIM + within[None, :]
-
-    x = _loaded(first, second, place, count, length, row1, row2, IS_JOINT, DIM)
-    x = _rotated(x, q_weight1, q_weight2, is_first, eps, cos, sin, BLOCK, DIM)
-    each = tl.maximum(tl.max(tl.abs(x), 1) / _LARGEST_WHOLE, _SMALLEST_SCALE)
-    tl.store(q + target, _whole(x * (1.0 / each)[:, None]))
-    tl.store(q_scales + unit * padded + place, each * factor)
-
-    x = _loaded(first + width, second + width, place, count, length, row1, row2, IS_JOINT, DIM)
-    x = _rotated(x, k_weight1, k_weight2, is_first, eps, cos, sin, BLOCK, DIM)
-    all_ = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / _LARGEST_WHOLE, _SMALLEST_SCALE)
-    tl.store(k + target, _whole(x * (1.0 / all_)))
-    tl.store(k_scales + unit * blocks + block, all_)
-
-    lane = tl.arange(0, BLOCK)  # as key_order
-    place = block * BLOCK + lane // 16 * 16 + 8 * (lane // 2 % 2) + 2 * (lane % 16 // 4) + lane % 2
-    x = _loaded(first + 2 * width, second + 2 * width, place, count, length, row1, row2, IS_JOINT, DIM)
-    all_ = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / _LARGEST, _SMALLEST_SCALE)
-    target = (unit * DIM + within)[:, None] * padded + block * BLOCK + lane[None, :]
-    tl.store(v + target, tl.trans(x * (1.0 / all_)).to(v.dtype.element_ty))
-    tl.store(v_scales + unit * blocks + block, all_)
+    lane = tl.arange(0, BLOCK)
+    if part == 2:
+        place = (
+            block * BLOCK + lane // 16 * 16 + 8 * (lane // 2 % 2) + 2 * (lane % 16 // 4) + lane % 2
+        )  # key_order
+        x = _loaded(first, second, place, count, length, row1, row2, IS_JOINT, DIM)
+        step = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / _LARGEST, _SMALLEST_SCALE)
+        target = (unit * DIM + within)[:, None] * padded + block * BLOCK + lane[None, :]
+        tl.store(v + target, tl.trans((x * (1.0 / step)).to(v.dtype.element_ty)))
+        tl.store(v_scales + unit * blocks + block, step)
+    else:
+        place = block * BLOCK + lane
+        x = _loaded(first, second, place, count, length, row1, row2, IS_JOINT, DIM)
+        angles = tl.load(pe + place[:, None] * DIM + within[None, :], (place < length)[:, None], 0.0)
+        cos, sin = tl.split(tl.reshape(angles, (BLOCK, DIM // 2, 2)))
+        is_first = place < count
+        eps = tl.where(is_first, eps1, eps2)
+        target = (unit * padded + place)[:, None] * DIM + within[None, :]
+        if part == 0:
+            x = _rotated(x, q_weight1, q_weight2, is_first, eps, cos, sin, BLOCK, DIM)
+            steps = tl.maximum(tl.max(tl.abs(x), 1) / _LARGEST_WHOLE, _SMALLEST_SCALE)
+            tl.store(q + target, _whole(x * (1.0 / steps)[:, None]))
+            tl.store(q_scales + unit * padded + place, steps * factor)
+        else:
+            x = _rotated(x, k_weight1, k_weight2, is_first, eps, cos, sin, BLOCK, DIM)
+            step = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / _LARGEST_WHOLE, _SMALLEST_SCALE)
+            tl.store(k + target, _whole(x * (1.0 / step)))
+            tl.store(k_scales + unit * blocks + block, step)

@@ -116,7 +116,7 @@ def test_a_processor_has_its_own_operations_and_plain_layers() -> None:
 
 def engine(has_fp8: bool) -> FluxEngine:
     backend = TorchBackend("cpu")
-    backend.has_fp8 = has_fp8
+    backend.has_fp8 = backend.has_fp8_attention = has_fp8
     return FluxEngine(
         name="torch", backend=backend, models_dirs=(MODELS,), list_devices=lambda: (machine.processor(),),
         auto_precision=Precision.FP32, memory_budget_bytes=2**30, has_fp8=has_fp8,
