@@ -26,6 +26,7 @@ from flux_core import machine
 from flux_core.imaging import codec
 from flux_core.looking import Embed, Look, Score
 from flux_core.pipeline import FluxEngine
+from flux_core.pipeline.walk import Ready
 from flux_core.request import Precision, Task, build_request
 
 MODELS_DIR = Path(__file__).parents[3] / "resources" / "models"
@@ -76,11 +77,11 @@ class Studio:
     Args:
         device: That computes.
         sizes: How many pictures of which size.
-        kept: As of Choosing.
+        ready: As of FluxEngine; None takes the device's graphs.
     """
 
-    def __init__(self, device: torch.device, sizes: Sizes, kept: str | None = None) -> None:
-        backend = Choosing(str(device), kept)
+    def __init__(self, device: torch.device, sizes: Sizes, ready: Ready | None = None) -> None:
+        backend = Choosing(str(device))
         self._sizes = sizes
         self._engine = FluxEngine(
             name="torch",
@@ -91,7 +92,7 @@ class Studio:
             memory_budget_bytes=2**32,
             helpers=TorchHelpers(backend.device, (MODELS_DIR,)),
             has_fp8=True,
-            ready=backend.graphs.ready,
+            ready=ready or backend.graphs.ready,
         )
 
     @functools.cached_property
