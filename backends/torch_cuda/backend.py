@@ -24,6 +24,7 @@ from backends.torch_cuda.leaves import LinearMaker, TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
 from backends.torch_cuda.processor import ProcessorOps
+from backends.torch_cuda.split.ops import split
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
@@ -47,6 +48,7 @@ class TorchBackend:
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
+        is_split: Whether its attention may go over several devices.
 
     Attributes:
         has_fp8: Whether Precision.FP8 is computed in eight-bit floats. Set it where the hardware does not
@@ -54,10 +56,11 @@ class TorchBackend:
         graphs: What it has recorded.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", is_split: bool = False) -> None:
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
-        self.ops: Ops = best_ops(self.device)
+        ops = best_ops(self.device)
+        self.ops: Ops = split(ops) if is_split else ops
         self.has_fp8 = computes_in_eight_bits(self.device)
         self.graphs = Graphs(self.device)
 

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.torch_cuda.eight_bit import Coded, EightBitLinear
 from backends.torch_cuda.fused_images import FusedImageOps
-from backends.torch_cuda.kernels.heads import Projected, joint_heads
+from backends.torch_cuda.kernels.heads import Projected, heads_by_rank, joint_heads
 from backends.torch_cuda.kernels.rows import (
     Forms,
     Rows,
@@ -98,15 +98,19 @@ class FusedOps(FusedImageOps):
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        head_dim = streams[0].qkv.shape[2] // 3 // num_heads
-        norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
-        is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
-        if not is_known or not _is_plain_call(streams[0].qkv):
+        projected = _projected(streams, num_heads)
+        if projected is None:
             return super().joint_heads(streams, num_heads, pe)
-        projected = [
-            Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams
-        ]
         return joint_heads(projected, num_heads, pe.contiguous())
+
+    def heads_by_rank(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int
+    ) -> None:
+        projected = _projected(streams, num_heads)
+        if projected is None:
+            super().heads_by_rank(streams, num_heads, pe, rows, rank)
+        else:
+            heads_by_rank(projected, num_heads, pe.contiguous(), rows, rank)
 
     def attention(
         self,
@@ -127,6 +131,16 @@ class FusedOps(FusedImageOps):
 def _is_plain_call(x: Tensor) -> bool:
     """Whether the kernels know how to do it: nothing is recorded for gradients."""
     return x.ndim == 3 and not torch.is_grad_enabled()
+
+
+def _projected(streams: Sequence[HeadStream], num_heads: int) -> list[Projected] | None:
+    """The streams as the kernel takes them; None where it does not know how to."""
+    head_dim = streams[0].qkv.shape[2] // 3 // num_heads
+    norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
+    is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
+    if not is_known or not _is_plain_call(streams[0].qkv):
+        return None
+    return [Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams]
 
 
 def _forms(linear: Any) -> Forms:

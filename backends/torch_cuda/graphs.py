@@ -20,7 +20,8 @@ from torch import Tensor
 MAX_GRAPHS = 4
 """Of one owner; they share one pool of memory, so another costs little more than its arrays."""
 
-_MIN_FREE_SHARE = 0.15  # of a device's memory; a recording keeps what its step needed
+MIN_FREE_SHARE = 0.15
+"""Of a device's memory; a recording keeps what its step needed."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ class Graphs:
 
     Args:
         device: Where they run; nothing is recorded unless it is a CUDA device.
+
+    Attributes:
+        era: Grows whenever everything is forgotten.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,6 +41,7 @@ class Graphs:
         self._device = device
         self._kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Recording | None]] = WeakKeyDictionary()
         self._pool: Any = None
+        self.era = 0
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -52,6 +57,7 @@ class Graphs:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
         self._kept.clear()
         self._pool = None
+        self.era += 1
 
     def _call(self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arrays: list[Tensor] = []
@@ -74,7 +80,7 @@ class Graphs:
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Tensor]
     ) -> Recording | None:
         free, total = torch.cuda.mem_get_info(self._device)
-        if free < _MIN_FREE_SHARE * total:
+        if free < MIN_FREE_SHARE * total:
             return None
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -116,8 +122,12 @@ class Recording:
     def replay(self, arrays: list[Tensor]) -> Tensor:
         """The result for other arrays of the same shapes, in memory of its own."""
         torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
-        self._graph.replay()
+        self.repeat()
         return self._out.clone()
+
+    def repeat(self) -> None:
+        """Once more, with what the arrays that it reads hold now."""
+        self._graph.replay()
 
 
 def _shape_of(value: Any, arrays: list[Tensor]) -> Hashable:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backends.torch_cuda.eight_bit import Coded, coded
-from flux_core.ops import ComposedOps
+from flux_core.ops import ComposedOps, HeadStream
 
 
 class TorchOps(ComposedOps):
@@ -74,6 +74,23 @@ class TorchOps(ComposedOps):
         self, q: Tensor, k: Tensor, q_norm: Any, k_norm: Any, pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         return rotate(q_norm(q), pe).to(q.dtype), rotate(k_norm(k), pe).to(k.dtype)
+
+    def heads_by_rank(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int
+    ) -> None:
+        """Writes the q, k and v of `joint_heads` by the ranks that attend with their heads (split/ops.py).
+
+        Args:
+            streams, num_heads, pe: As for joint_heads, of a batch of one; L are all tokens of this rank.
+            rows: [N*L or more, 3, H/N, D]; rank by rank, but this rank's behind the others'.
+            rank: This one.
+        """
+        heads = rows.shape[2]
+        parts = ComposedOps.joint_heads(self, streams, num_heads, pe)  # 3 x [1, H, L, D]
+        by_rank = torch.stack([part[0] for part in parts]).unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4)
+        order = [other for other in range(len(by_rank)) if other != rank]
+        for place, other in enumerate([*order, rank]):
+            rows[place * pe.shape[0] :][: pe.shape[0]] = by_rank[other]
 
     def attention(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step
+from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step, two
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
@@ -30,7 +30,7 @@ PIECES: dict[str, Piece] = {
     "memory": pictures.memory,
     "lora": pictures.lora,
     "cold": cold.cold,
-    "two": step.two,
+    "two": two.two,
 }
 """In the order in which they are run."""
 NO_DEVICE = 3

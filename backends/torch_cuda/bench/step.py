@@ -38,11 +38,6 @@ def step(bench: Bench) -> None:
                 )  # fmt: skip
 
 
-def two(bench: Bench) -> None:
-    """One picture on two devices."""
-    bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
-
-
 def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
     """A backend, a transformer of random weights on it, and what its `modulated` is called with.
 

@@ -1,0 +1,115 @@
+"""Rank 0's evaluations on all ranks: every follower is told, and computes, records or replays the same."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.devices import is_out_of_memory
+from backends.torch_cuda.graphs import MAX_GRAPHS, Recording
+from backends.torch_cuda.split.crew import Crew
+from backends.torch_cuda.split.evaluation import Inputs, evaluated, recorded
+from backends.torch_cuda.split.links import Links
+from backends.torch_cuda.split.messages import EvaluateOrder, Shape
+from flux_core.errors import EngineDied
+from flux_core.models.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Evaluations with arrays of the same shapes.
+
+    Attributes:
+        number: By which followers know them.
+        recording: None where they cannot be recorded.
+    """
+
+    number: int
+    recording: Recording | None
+
+
+class Leading:
+    """Evaluations with one crew.
+
+    Args:
+        backend: Of rank 0.
+        crew: That follows.
+    """
+
+    def __init__(self, backend: TorchBackend, crew: Crew) -> None:
+        self._backend = backend
+        self._crew = crew
+        self._kinds: WeakKeyDictionary[Transformer, OrderedDict[Hashable, _Kind]] = WeakKeyDictionary()
+        self._told: set[int] = set()  # numbers that followers may still have a recording of
+        self._number = 0
+        self._pool: object = None
+
+    def evaluate(self, model: Transformer, inputs: Inputs) -> Tensor:
+        """The velocity [1, L_img, C].
+
+        Raises:
+            FluxError: A follower has failed, and so has the job.
+        """
+        links = self._crew.links
+        if links is None:
+            failure = self._crew.reason()
+            raise failure if failure is not None else EngineDied("The other devices have gone.")
+        try:
+            return self._carried_out(model, links, Inputs(*(values.contiguous() for values in inputs)))
+        except BaseException as err:
+            is_ours = not isinstance(err, RuntimeError) or is_out_of_memory(err)
+            failure = None if is_ours else self._crew.reason()
+            self._crew.end()  # they are in the middle of an evaluation that will not go on
+            if failure is None:
+                raise
+            raise failure from err
+
+    def _carried_out(self, model: Transformer, links: Links, inputs: Inputs) -> Tensor:
+        shapes = tuple(_shape(values) for values in inputs)
+        kinds = self._kinds.setdefault(model, OrderedDict())
+        key = self._backend.graphs.era, shapes
+        kind = kinds.get(key)
+        if kind is None:
+            self._number += 1
+            how = "record" if self._backend.graphs.is_able else "compute"
+            self._order(self._number, shapes, how)
+            out = evaluated(model, links, inputs)
+            kinds[key] = _Kind(
+                self._number, self._recorded(model, links, inputs) if how == "record" else None
+            )
+            if len(kinds) > MAX_GRAPHS:
+                kinds.popitem(last=False)
+            return out
+        kinds.move_to_end(key)
+        if kind.recording is None:
+            self._order(kind.number, shapes, "compute")
+            return evaluated(model, links, inputs)
+        self._order(kind.number, shapes, "replay")
+        return kind.recording.replay(list(inputs))
+
+    def _recorded(self, model: Transformer, links: Links, inputs: Inputs) -> Recording | None:
+        """A recording where every rank has one."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        found = recorded(model, links, Inputs(*(values.clone() for values in inputs)), self._pool)
+        return found if self._crew.all_recorded() else None
+
+    def _order(
+        self, number: int, shapes: tuple[Shape, ...], how: Literal["compute", "record", "replay"]
+    ) -> None:
+        kept = {kind.number for kinds in self._kinds.values() for kind in kinds.values() if kind.recording}
+        gone = self._told - kept
+        self._told = kept | {number}
+        order = EvaluateOrder(kind=number, shapes=shapes, how=how, forgotten=tuple(gone - {number}))
+        self._crew.send(order)
+
+
+def _shape(values: Tensor) -> Shape:
+    return tuple(values.shape), str(values.dtype).removeprefix("torch.")

@@ -1,0 +1,141 @@
+"""Rank 0's side of a picture on several devices: who takes part in which evaluation.
+
+What cannot be split (ControlNets, IP-Adapters, regions, step caches, a handful of tokens) is evaluated here
+alone, and so is everything while the followers cannot be had.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.split.crew import Crew
+from backends.torch_cuda.split.evaluation import Inputs
+from backends.torch_cuda.split.leading import Leading
+from backends.torch_cuda.split.messages import FreeOrder, LoadOrder, LoraOrder
+from flux_core.messages import Device
+from flux_core.models.transformer import Transformer
+from flux_core.pipeline.job import Job
+from flux_core.plan import Component
+
+MAX_FAILURES = 3
+"""Crews in a row that fail before a picture is done; then this device goes on alone."""
+
+_log = logging.getLogger(__name__)
+Method = Callable[..., Any]
+
+
+class Team:
+    """An engine's device and the devices that follow it.
+
+    Args:
+        backend: Of the engine, with operations that can be split.
+        devices: Of the followers.
+
+    Attributes:
+        crew: The followers; None where they failed too often.
+    """
+
+    def __init__(self, backend: TorchBackend, devices: Sequence[str]) -> None:
+        self._backend = backend
+        self._names = tuple(devices)
+        self._failures = 0
+        self._number = 0  # of the last order to load
+        self._job: Job | None = None  # that the crew was told of
+        self._was_split = False
+        self.crew: Crew | None = Crew(backend.device, self._names)
+        self._leading = Leading(backend, self.crew)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Of the followers, as they last said."""
+        return tuple(self.crew.seen.values()) if self.crew is not None else ()
+
+    def load(self, job: Job) -> None:
+        """Has the followers load what a job's walk needs, while this process loads its own."""
+        self._job, self._was_split = None, False
+        if self.crew is not None and self.crew.is_over:
+            self._replace()
+        if self.crew is None or job.spec.transformer.num_heads % (len(self._names) + 1):
+            return
+        self._job = job
+        self._number += 1
+        loras = [lora for lora in job.loras if lora.touches(Component.TRANSFORMER)]
+        self.crew.send(
+            LoadOrder(
+                number=self._number,
+                spec=job.spec,
+                folder=job.folder,
+                precision=job.precision,
+                loras=tuple(
+                    LoraOrder(path=lora.path, name=lora.name, strength=lora.strength) for lora in loras
+                ),
+            )
+        )
+
+    def ready(self, method: Method) -> Method:
+        """As Graphs.ready, for Transformer.modulated; waits until the followers have loaded theirs."""
+        alone = self._backend.graphs.ready(method)
+        model = getattr(method, "__self__", None)
+        if self.crew is None or self._job is None or not isinstance(model, Transformer):
+            return alone
+        if not self.crew.wait_loaded(self._number, self._job.report.check):
+            return alone
+
+        def evaluate(img: Tensor, txt: Tensor, rows: Tensor, pe: Tensor, **told: Any) -> Tensor:
+            if not self._can_split(img, txt, told):
+                return alone(img, txt, rows, pe, **told)
+            self._was_split = True
+            return self._leading.evaluate(model, Inputs(img, txt, rows, pe))
+
+        return evaluate
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about the job."""
+        if self._job is None or self.crew is None or self.crew.failure is None:
+            return ()
+        return (f"One device computed this alone: {self.crew.failure.message}",)
+
+    def settle(self) -> None:
+        """After a walk.
+
+        Raises:
+            FluxError: A follower failed meanwhile, so what was computed is worth nothing.
+        """
+        if self.crew is None:
+            return
+        if self._was_split and self.crew.failure is not None:
+            raise self.crew.failure
+        if self._was_split:
+            self._failures = 0
+
+    def free(self) -> None:
+        """Forgets all weights everywhere."""
+        if self.crew is not None:
+            self.crew.send(FreeOrder())
+
+    def end(self) -> None:
+        """Ends the followers."""
+        if self.crew is not None:
+            self.crew.end()
+
+    def _can_split(self, img: Tensor, txt: Tensor, told: dict[str, Any]) -> bool:
+        size = len(self._names) + 1
+        is_told = any(told.get(name) for name in ("residuals", "image_prompts"))
+        is_told = is_told or any(told.get(name) is not None for name in ("bias", "cache"))
+        return not is_told and len(img) == 1 and min(img.shape[1], txt.shape[1]) >= size
+
+    def _replace(self) -> None:
+        assert self.crew is not None
+        self.crew.end()
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            _log.warning("Other devices failed %d times in a row: one goes on alone.", MAX_FAILURES)
+            self.crew = None
+            return
+        self.crew = Crew(self._backend.device, self._names)
+        self._leading = Leading(self._backend, self.crew)
