@@ -38,6 +38,7 @@ class Team:
 
     Attributes:
         crew: The followers; None where they failed too often.
+        was_split: Whether evaluations of the last job went over all devices.
     """
 
     def __init__(self, backend: TorchBackend, devices: Sequence[str]) -> None:
@@ -46,7 +47,7 @@ class Team:
         self._failures = 0
         self._number = 0  # of the last order to load
         self._job: Job | None = None  # that the crew was told of
-        self._was_split = False
+        self.was_split = False
         self.crew: Crew | None = Crew(backend.device, self._names)
         self._leading = Leading(backend, self.crew)
 
@@ -57,7 +58,7 @@ class Team:
 
     def load(self, job: Job) -> None:
         """Has the followers load what a job's walk needs, while this process loads its own."""
-        self._job, self._was_split = None, False
+        self._job, self.was_split = None, False
         if self.crew is not None and self.crew.is_over:
             self._replace()
         if self.crew is None or job.spec.transformer.num_heads % (len(self._names) + 1):
@@ -89,7 +90,7 @@ class Team:
         def evaluate(img: Tensor, txt: Tensor, rows: Tensor, pe: Tensor, **told: Any) -> Tensor:
             if not self._can_split(img, txt, told):
                 return alone(img, txt, rows, pe, **told)
-            self._was_split = True
+            self.was_split = True
             return self._leading.evaluate(model, Inputs(img, txt, rows, pe))
 
         return evaluate
@@ -108,9 +109,9 @@ class Team:
         """
         if self.crew is None:
             return
-        if self._was_split and self.crew.failure is not None:
+        if self.was_split and self.crew.failure is not None:
             raise self.crew.failure
-        if self._was_split:
+        if self.was_split:
             self._failures = 0
 
     def free(self) -> None:
