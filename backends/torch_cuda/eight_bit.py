@@ -131,10 +131,14 @@ class EightBitLinear(Linear):
             y = adapter(self, x, y)
         return y
 
-    def multiplied(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """What a coded input gives, without adapters."""
+    def multiplied(
+        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, columns: slice = slice(None)
+    ) -> Tensor:
+        """What a coded input gives, or some columns of it, without adapters."""
         assert isinstance(self.weight, EightBitWeight)
-        return multiplied(codes, scales, *self.weight.operands(), self.bias, dtype)
+        weight, weight_scales = (part[columns] for part in self.weight.operands())
+        bias = None if self.bias is None else self.bias[columns]
+        return multiplied(codes, scales, weight, weight_scales, bias, dtype)
 
 
 def block_matrices_in_eight_bits(code: Callable[[Tensor], Coded] = coded) -> LinearMaker:

@@ -90,10 +90,54 @@ class FusedOps(FusedImageOps):
         dim = x.shape[2]
         bare1, bare2 = _bare(linear1), _bare(linear2)
         if bare1 is not None and bare2 is not None:
-            return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+            return self._parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+        if self.attends_elsewhere and rows.codes is not None and not linear1.adapters:
+            return self._parallel_in_codes(rows, 3 * dim, linear1, linear2, attend, x.dtype)
         h = _applied(linear1, rows, x.dtype)
         attn = attend(h[..., : 3 * dim])
         return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
+
+    def _parallel_in_parts(
+        self,
+        h: Tensor,
+        dim: int,
+        linear1: tuple[Tensor, Tensor],
+        linear2: tuple[Tensor, Tensor],
+        attend: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`parallel_mlp` with each weight cut in two, so that nothing is concatenated and GELU costs no pass."""
+        (weight1, bias1), (weight2, bias2) = linear1, linear2
+        made: list[Tensor] = []
+
+        def up() -> None:
+            made.append(_product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :]))
+
+        def down() -> None:
+            made.append(torch.addmm(bias2, made.pop().flatten(0, 1), weight2[:, dim:].t()))
+
+        qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
+        attn = self.attended(attend, qkv, up, down)
+        out = made.pop().addmm_(attn.flatten(0, 1), weight2[:, :dim].t())
+        return out.unflatten(0, h.shape[:2])
+
+    def _parallel_in_codes(
+        self,
+        rows: Rows,
+        width: int,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`parallel_mlp` with the first product cut in two, so that attention can begin with half of it."""
+        made: list[Tensor] = []
+
+        def up() -> None:
+            made.append(linear1.multiplied(rows.codes, rows.scales, dtype, slice(width, None)))
+
+        qkv = linear1.multiplied(rows.codes, rows.scales, dtype, slice(width))
+        attn = self.attended(attend, qkv, up, lambda: None)
+        return _applied(linear2, activated(attn, made.pop(), _forms(linear2)), dtype)
 
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
@@ -179,20 +223,3 @@ def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     flat = x.flatten(0, 1)
     out = torch._addmm_activation(bias, flat, weight.t(), use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
     return out.unflatten(0, x.shape[:2])
-
-
-def _parallel_in_parts(
-    h: Tensor,
-    dim: int,
-    linear1: tuple[Tensor, Tensor],
-    linear2: tuple[Tensor, Tensor],
-    attend: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """`parallel_mlp` with each weight cut in two, so that nothing is concatenated and GELU costs no pass."""
-    (weight1, bias1), (weight2, bias2) = linear1, linear2
-    qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
-    inner = _product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :])
-    attn = attend(qkv)
-    out = torch.addmm(bias2, attn.flatten(0, 1), weight2[:, :dim].t())
-    out.addmm_(inner.flatten(0, 1), weight2[:, dim:].t())
-    return out.unflatten(0, h.shape[:2])

@@ -6,7 +6,7 @@ Every function follows flux_core.ops to the letter; where torch has a fused kern
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,23 @@ class TorchOps(ComposedOps):
         self, q: Tensor, k: Tensor, q_norm: Any, k_norm: Any, pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         return rotate(q_norm(q), pe).to(q.dtype), rotate(k_norm(k), pe).to(k.dtype)
+
+    @property
+    def attends_elsewhere(self) -> bool:
+        """Whether attention waits for other devices, so that something else is worth doing meanwhile."""
+        return False
+
+    def attended(
+        self,
+        attend: Callable[[Any], Any],
+        qkv: Tensor,
+        beside: Callable[[], None],
+        behind: Callable[[], None],
+    ) -> Tensor:
+        """attend(qkv), with two things to be computed, one after the other, while it waits."""
+        beside()
+        behind()
+        return attend(qkv)
 
     def heads_by_rank(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int

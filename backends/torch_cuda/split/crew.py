@@ -58,8 +58,12 @@ class Crew:
         meet = Path(self._folder.name) / "ranks"
         size = len(devices) + 1
         self._processes = [_started(device, meet, rank + 1, size) for rank, device in enumerate(devices)]
-        for rank, process in enumerate(self._processes, start=1):
-            threading.Thread(target=self._listen, args=(rank, process), daemon=True).start()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=(rank, process), daemon=True)
+            for rank, process in enumerate(self._processes, start=1)
+        ]
+        for listener in self._listeners:
+            listener.start()
         threading.Thread(target=self._connect, args=(meet, size), daemon=True).start()
 
     @property
@@ -131,6 +135,8 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for listener in self._listeners:
+            listener.join(_STOP_GRACE_S)
         self._folder.cleanup()
 
     def _let_go(self) -> None:
@@ -156,14 +162,15 @@ class Crew:
     def _listen(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         said: FluxError | None = None
         assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                report = Report.model_validate_json(line)
-            except ValidationError:
-                continue  # not a report; there is nothing to do about it
-            if report.failed is not None:
-                said = self._told(rank, *report.failed)
-            self._hear(rank, report)
+        with process.stdout as lines:
+            for line in lines:
+                try:
+                    report = Report.model_validate_json(line)
+                except ValidationError:
+                    continue  # not a report; there is nothing to do about it
+                if report.failed is not None:
+                    said = self._told(rank, *report.failed)
+                self._hear(rank, report)
         code = process.wait()
         self._fail(said or self._died(rank, code))
 

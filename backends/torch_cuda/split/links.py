@@ -7,7 +7,7 @@ bytes, so every dtype does.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Links:
         with torch.inference_mode():
             ones = torch.ones((self.size - 1, 1), dtype=torch.uint8, device=self.device)
             self.broadcast(ones)
-            self.exchange(ones, torch.empty_like(ones), [1] * self.size, [1] * self.size)
+            self.exchange(ones, torch.empty_like(ones), [1] * self.size, [1] * self.size)()
             if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()
 
@@ -59,31 +59,36 @@ class Links:
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.asyncOp = False
-        _done(self._group.broadcast([_bytes(x)], options))
+        work = self._group.broadcast([_bytes(x)], options)
+        if work is not None:
+            work.wait()
 
     def exchange(
         self, given: Tensor, taken: Tensor, given_rows: Sequence[int], taken_rows: Sequence[int]
-    ) -> None:
-        """Gives rows to every other rank and takes rows from them.
+    ) -> Callable[[], None]:
+        """Begins to give rows to every other rank and to take rows from them, beside what comes next.
 
         Args:
             given: Contiguous; for each other rank, in order, its rows one behind the other.
             taken: Contiguous; is filled likewise.
             given_rows, taken_rows: How many, by rank; what stands at this rank counts for nothing.
+
+        Returns:
+            To be called before `taken` is read or `given` written: what comes then comes after the exchange.
         """
-        options = dist.AllToAllOptions()
-        options.asyncOp = False
         taken_rows, given_rows = self._of_others(taken_rows), self._of_others(given_rows)
-        _done(self._group.alltoall_base(_bytes(taken), _bytes(given), taken_rows, given_rows, options))
+        return self._group.alltoall_base(
+            _bytes(taken), _bytes(given), taken_rows, given_rows, dist.AllToAllOptions()
+        ).wait
 
     def gathered(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         """Rows [L_r, ...] of all ranks one behind the other, on rank 0; elsewhere the rank's own."""
         if self.rank:
-            self.exchange(x, x[:0], [len(x)] + [0] * (self.size - 1), [0] * self.size)
+            self.exchange(x, x[:0], [len(x)] + [0] * (self.size - 1), [0] * self.size)()
             return x
         out = x.new_empty((sum(rows), *x.shape[1:]))
         out[: len(x)] = x
-        self.exchange(x[:0], out[len(x) :], [0] * self.size, rows)
+        self.exchange(x[:0], out[len(x) :], [0] * self.size, rows)()
         return out
 
     def abort(self) -> None:
@@ -103,6 +108,7 @@ def prepare_environment() -> None:
 def _nccl(store: dist.Store, rank: int, size: int) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = _PATIENCE  # noqa: SLF001 # it has no other name
+    options.is_high_priority_stream = True  # what others wait for comes before what runs beside it
     return dist.ProcessGroupNCCL(store, rank, size, options)
 
 
@@ -117,8 +123,3 @@ def _bytes(x: Tensor) -> Tensor:
     """The same memory as rows of bytes."""
     return x.view(len(x), -1).view(torch.uint8) if x.numel() else x.new_empty((0, 1), dtype=torch.uint8)
 
-
-def _done(work: Any) -> None:
-    """On a processor, waits; on CUDA what comes next on the stream does."""
-    if work is not None:
-        work.wait()

@@ -164,11 +164,12 @@ def test_a_rank_that_is_killed_costs_one_job_and_is_there_for_the_next(
 def test_a_rank_that_is_lost_before_the_walk_is_told_and_done_without(
     alone: Kept, ranks: dict[int, Kept]
 ) -> None:
-    pair = ranks[2]
+    pair, killed = ranks[2], list[int]()
 
     def kill(message: Progress | Preview) -> None:
-        if isinstance(message, Progress) and message.stage is Stage.LOADING:
-            os.kill(pair.team.crew.pids[0], signal.SIGKILL)
+        if isinstance(message, Progress) and message.stage is Stage.LOADING and not killed:
+            killed.append(pair.team.crew.pids[0])
+            os.kill(killed[0], signal.SIGKILL)
 
     for engine in (alone, pair):
         engine.release()
