@@ -105,7 +105,7 @@ class FusedOps(FusedImageOps):
         linear2: tuple[Tensor, Tensor],
         attend: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """`parallel_mlp` with each weight cut in two, so that nothing is concatenated and GELU costs no pass."""
+        """`parallel_mlp` with weights cut in two, so that nothing is concatenated and GELU costs no pass."""
         (weight1, bias1), (weight2, bias2) = linear1, linear2
         made: list[Tensor] = []
 

@@ -98,7 +98,9 @@ class TorchOps(ComposedOps):
         """Writes the q, k and v of `joint_heads` by the ranks that attend with their heads (split/ops.py).
 
         Args:
-            streams, num_heads, pe: As for joint_heads, of a batch of one; L are all tokens of this rank.
+            streams: As for joint_heads, of a batch of one; L are all tokens of this rank.
+            num_heads: As for joint_heads.
+            pe: As for joint_heads.
             rows: [N*L or more, 3, H/N, D]; rank by rank, but this rank's behind the others'.
             rank: This one.
         """

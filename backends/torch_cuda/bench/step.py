@@ -38,13 +38,15 @@ def step(bench: Bench) -> None:
                 )  # fmt: skip
 
 
-def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
+def walked_step(
+    bench: Bench, precision: Precision, is_split: bool = False
+) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
     """A backend, a transformer of random weights on it, and what its `modulated` is called with.
 
     The modulations are made before, as in a walk, and their weights are gone.
     """
     sizes, config = bench.sizes, bench.sizes.spec.transformer
-    backend = TorchBackend(str(bench.device))
+    backend = TorchBackend(str(bench.device), is_split)
     shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
     with backend.session():
         model = Transformer(backend.ops, backend.leaves(RandomSource(shapes), precision), config)

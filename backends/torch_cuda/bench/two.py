@@ -1,17 +1,25 @@
-"""One picture on two devices beside one picture on one: whole, step by step, and what the links take of it."""
+"""One picture on two devices beside one picture on one: whole, step by step, and what the links take of it.
+
+What each of two devices computes of a step is measured on one alone, with links that carry nothing.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity
 
 from backends.torch_cuda.bench.context import Bench, known_precision
-from backends.torch_cuda.bench.figures import Figure, give_back
+from backends.torch_cuda.bench.figures import Figure, give_back, timed
 from backends.torch_cuda.bench.pictures import INCLUDED, Painter
+from backends.torch_cuda.bench.step import walked_step
+from backends.torch_cuda.split.evaluation import Inputs, evaluated, recorded
+from backends.torch_cuda.split.links import Links
 from flux_core.messages import Preview, Progress, Stage
 from flux_core.request import Precision
 
@@ -26,10 +34,49 @@ def two(bench: Bench) -> None:
         precision = known_precision(name)
         if precision is None:
             bench.results.add(Figure("two", f"{what}, {name}", "s", None, note="not built"))
-        elif bench.device.type == "cuda" and torch.cuda.device_count() < 2:
+            continue
+        _share(bench, precision)
+        if bench.device.type == "cuda" and torch.cuda.device_count() < 2:
             bench.results.add(Figure("two", f"{what}, {name}", "s", None, note="there is one GPU"))
         else:
             _in_precision(bench, precision, what)
+
+
+class Unlinked(Links):
+    """The first of two ranks, to which nobody gives anything."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.size, self.device, self.is_recordable = 0, 2, device, True
+
+    def broadcast(self, x: Tensor) -> None:
+        pass
+
+    def exchange(
+        self, given: Tensor, taken: Tensor, given_rows: Sequence[int], taken_rows: Sequence[int]
+    ) -> Callable[[], None]:
+        return lambda: None
+
+
+def _share(bench: Bench, precision: Precision) -> None:
+    """Milliseconds that one of two ranks computes in a step, as it is replayed."""
+    backend, model, arguments = walked_step(bench, precision, is_split=True)
+    links, inputs = Unlinked(bench.device), Inputs(*(values.contiguous() for values in arguments))
+    with backend.session():
+        call: Callable[[], object] = lambda: evaluated(model, links, inputs)  # noqa: E731
+        call()
+        if bench.device.type == "cuda":
+            recording = recorded(model, links, inputs, torch.cuda.graph_pool_handle())
+            call = recording.repeat if recording is not None else call
+        seconds = timed(bench.device, call, bench.sizes.repeats)
+    given, tokens = 2.0, bench.sizes.img_tokens + bench.sizes.txt_tokens  # bytes of a value
+    config = bench.sizes.spec.transformer
+    given *= (
+        tokens * config.hidden_size * (config.depth + config.depth_single)
+    )  # q, k, v and the answer: 4 / 4
+    note = f"without links, which carry {given / 1e9:.1f} GB each way"
+    what = f"a rank's share of a step, {precision.value}"
+    bench.results.add(Figure("two", what, "ms", 1e3 * seconds, note=note))
+    give_back(bench.device)
 
 
 def _in_precision(bench: Bench, precision: Precision, what: str) -> None:

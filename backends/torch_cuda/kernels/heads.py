@@ -61,8 +61,7 @@ def _write(
 ) -> None:
     """Writes q, k and v; `heads` of them stand side by side, group `own` of them behind the other groups.
 
-    Args:
-        out: [..., L, heads, D] each, or [groups * L, heads, D] with any stride of rows.
+    `out` are [..., L, heads, D] each, or [groups * L, heads, D] with any stride of rows.
     """
     q, k, v = out
     batch, length, dim = streams[0].qkv.shape[0], pe.shape[0], pe.shape[1] * 2

@@ -1,11 +1,12 @@
 """The followers of an engine: their processes, what they say, and what becomes of them.
 
-A crew lives until one of its processes fails; then all of it ends, whoever waits for it goes on, and the reason
-is kept. Nobody in it outlives this process.
+A crew lives until one of its processes fails; then all of it ends, whoever waits for it goes on, and the
+reason is kept. Nobody in it outlives this process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ValidationError
 
-from backends.torch_cuda.split.links import Links, prepare_environment
+from backends.torch_cuda.split.links import Links, Way, prepare_environment, way_between
 from backends.torch_cuda.split.messages import Report
 from flux_core.errors import EngineDied, FluxError, from_code
 from flux_core.messages import Device
@@ -57,14 +58,15 @@ class Crew:
         self._folder = tempfile.TemporaryDirectory(prefix="flowbrush-ranks-")
         meet = Path(self._folder.name) / "ranks"
         size = len(devices) + 1
-        self._processes = [_started(device, meet, rank + 1, size) for rank, device in enumerate(devices)]
+        way = way_between([str(own), *devices])
+        self._processes = [_started(device, meet, rank, size, way) for rank, device in enumerate(devices, 1)]
         self._listeners = [
             threading.Thread(target=self._listen, args=(rank, process), daemon=True)
             for rank, process in enumerate(self._processes, start=1)
         ]
         for listener in self._listeners:
             listener.start()
-        threading.Thread(target=self._connect, args=(meet, size), daemon=True).start()
+        threading.Thread(target=self._connect, args=(meet, size, way), daemon=True).start()
 
     @property
     def is_over(self) -> bool:
@@ -124,10 +126,8 @@ class Crew:
         self._is_over = True
         for process in self._processes:
             if process.stdin is not None:
-                try:
+                with contextlib.suppress(OSError):
                     process.stdin.close()
-                except OSError:
-                    pass
         self._let_go()
         for process in self._processes:
             try:
@@ -145,11 +145,11 @@ class Crew:
         if links is not None:
             links.abort()
 
-    def _connect(self, meet: Path, size: int) -> None:
+    def _connect(self, meet: Path, size: int, way: Way) -> None:
         try:
             if self._own.type == "cuda":
                 torch.cuda.set_device(self._own)
-            links = Links(meet, 0, size, self._own)
+            links = Links(meet, 0, size, self._own, way)
             links.meet()
         except Exception as err:  # noqa: BLE001 # whatever a library raises, the engine goes on alone
             reason = f"{type(err).__name__}: {(str(err).splitlines() or [''])[0]}"
@@ -210,7 +210,7 @@ class Crew:
         )
 
 
-def _started(device: str, meet: Path, rank: int, size: int) -> subprocess.Popen[bytes]:
+def _started(device: str, meet: Path, rank: int, size: int, way: Way) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "backends.torch_cuda.split.follower", "--device", device]
-    command += ["--meet", str(meet), "--rank", str(rank), "--size", str(size)]
+    command += ["--meet", str(meet), "--rank", str(rank), "--size", str(size), "--way", way]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""One evaluation of the transformer on all ranks: the same lines on each, with its own share of the tokens."""
+"""One evaluation of the transformer on all ranks: the same on each, with its own share of the tokens."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.graphs import Recording
 from backends.torch_cuda.devices import device_of, is_out_of_memory
+from backends.torch_cuda.graphs import Recording
 from backends.torch_cuda.split.evaluation import Inputs, evaluated, recorded
 from backends.torch_cuda.split.links import Links, prepare_environment
 from backends.torch_cuda.split.messages import ORDERS, EvaluateOrder, FreeOrder, LoadOrder, Report, Shape
@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--meet", required=True, type=Path)
     parser.add_argument("--rank", required=True, type=int)
     parser.add_argument("--size", required=True, type=int)
+    parser.add_argument("--way", required=True, choices=["nccl", "gloo"])
     options = parser.parse_args(arguments)
     die_with_parent()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, but meant for rank 0
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backend = TorchBackend(options.device, is_split=True)
         if backend.device.type == "cuda":
             torch.cuda.set_device(backend.device)
-        links = Links(options.meet, options.rank, options.size, backend.device)
+        links = Links(options.meet, options.rank, options.size, backend.device, options.way)
         follower = Follower(backend, links, reports)
         follower.say(Report(device=device_of(backend.device)))
         links.meet()

@@ -78,7 +78,7 @@ class Leading:
         kind = kinds.get(key)
         if kind is None:
             self._number += 1
-            how = "record" if self._backend.graphs.is_able else "compute"
+            how = "record" if self._backend.graphs.is_able and links.is_recordable else "compute"
             self._order(self._number, shapes, how)
             out = evaluated(model, links, inputs)
             kinds[key] = _Kind(

@@ -1,4 +1,4 @@
-"""What ranks give each other: NCCL between CUDA devices, gloo between processors.
+"""What ranks give each other: by NCCL where each has a CUDA device of its own, else by gloo.
 
 They meet through a file in a private folder, and listen on the loopback interface only. Arrays travel as
 bytes, so every dtype does.
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,9 @@ _SETTINGS = {
 }
 
 
+Way = Literal["nccl", "gloo"]
+
+
 class Links:
     """One rank's end.
 
@@ -35,15 +38,20 @@ class Links:
         file: Where the ranks meet; of this group alone.
         rank, size: Which of how many.
         device: Of this rank.
+        way: As `way_between` says.
+
+    Attributes:
+        is_recordable: Whether CUDA graphs may hold what passes here.
     """
 
-    def __init__(self, file: Path, rank: int, size: int, device: torch.device) -> None:
+    def __init__(self, file: Path, rank: int, size: int, device: torch.device, way: Way) -> None:
         self.rank = rank
         self.size = size
         self.device = device
         store = dist.FileStore(str(file), size)
         store.set_timeout(_PATIENCE)
-        self._group = _nccl(store, rank, size) if device.type == "cuda" else _gloo(store, rank, size)
+        self.is_recordable = way == "nccl"
+        self._group = (_nccl if way == "nccl" else _gloo)(store, rank, size)
 
     def meet(self) -> None:
         """Connects everybody with everybody, which takes a while the first time."""
@@ -71,7 +79,8 @@ class Links:
         Args:
             given: Contiguous; for each other rank, in order, its rows one behind the other.
             taken: Contiguous; is filled likewise.
-            given_rows, taken_rows: How many, by rank; what stands at this rank counts for nothing.
+            given_rows: How many, by rank; what stands at this rank counts for nothing.
+            taken_rows: Likewise.
 
         Returns:
             To be called before `taken` is read or `given` written: what comes then comes after the exchange.
@@ -99,6 +108,12 @@ class Links:
         return [0 if rank == self.rank else count for rank, count in enumerate(rows)]
 
 
+def way_between(devices: Sequence[str]) -> Way:
+    """How ranks on these devices speak to each other: NCCL wants a device for each."""
+    is_able = all(device.startswith("cuda:") for device in devices) and len(set(devices)) == len(devices)
+    return "nccl" if is_able else "gloo"
+
+
 def prepare_environment() -> None:
     """What the library reads when it is first used; a person's own settings stay."""
     for name, value in _SETTINGS.items():
@@ -122,4 +137,3 @@ def _gloo(store: dist.Store, rank: int, size: int) -> Any:
 def _bytes(x: Tensor) -> Tensor:
     """The same memory as rows of bytes."""
     return x.view(len(x), -1).view(torch.uint8) if x.numel() else x.new_empty((0, 1), dtype=torch.uint8)
-
