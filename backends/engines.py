@@ -83,7 +83,7 @@ def device_environments(
         name: Of the engine.
         environ: Of this process.
         gpus: Where the driver lists its devices.
-        gpus_per_engine: How many NVIDIA devices compute a picture together; the last worker gets what is left.
+        gpus_per_engine: NVIDIA devices that compute a picture together; the last worker gets what is left.
     """
     if name != "torch":
         return ({},)

@@ -48,7 +48,7 @@ class Links:
         self.rank = rank
         self.size = size
         self.device = device
-        store = dist.FileStore(str(file), size)
+        store = dist.FileStore(str(file), size)  # pyright: ignore[reportPrivateImportUsage]
         store.set_timeout(_PATIENCE)
         self.is_recordable = way == "nccl"
         self._group = (_nccl if way == "nccl" else _gloo)(store, rank, size)
@@ -120,18 +120,19 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _nccl(store: dist.Store, rank: int, size: int) -> Any:
+def _nccl(store: Any, rank: int, size: int) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = _PATIENCE  # noqa: SLF001 # it has no other name
     options.is_high_priority_stream = True  # what others wait for comes before what runs beside it
     return dist.ProcessGroupNCCL(store, rank, size, options)
 
 
-def _gloo(store: dist.Store, rank: int, size: int) -> Any:
-    options = dist.ProcessGroupGloo._Options()  # noqa: SLF001 # it has no other name
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+def _gloo(store: Any, rank: int, size: int) -> Any:
+    kind: Any = dist.ProcessGroupGloo
+    options = kind._Options()  # noqa: SLF001 # it has no other name
+    options._devices = [kind.create_device(hostname="127.0.0.1")]
     options._timeout = _PATIENCE
-    return dist.ProcessGroupGloo(store, rank, size, options)
+    return kind(store, rank, size, options)
 
 
 def _bytes(x: Tensor) -> Tensor:

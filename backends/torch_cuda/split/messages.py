@@ -1,4 +1,4 @@
-"""What rank 0 and a follower say to each other over pipes: JSON, an object a line. Arrays do not pass here."""
+"""What rank 0 and a follower say to each other over pipes, an object of JSON a line; no arrays."""
 
 from __future__ import annotations
 

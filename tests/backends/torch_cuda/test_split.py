@@ -54,7 +54,8 @@ class Kept(TorchEngine):
         return self._team
 
     def compute_in_eight_bits(self) -> None:
-        self._backend.has_fp8 = self._has_fp8 = True  # what the hardware would give, slowly
+        backend: Any = self._backend
+        backend.has_fp8 = self._has_fp8 = True  # what the hardware would give, slowly
 
 
 @pytest.fixture(scope="module")
