@@ -62,7 +62,7 @@ class Graphs:
     def _call(self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arrays: list[Tensor] = []
         try:
-            key = method.__name__, _shape_of((args, kwargs), arrays)
+            key = method.__name__, shape_of((args, kwargs), arrays)
         except TypeError:
             return method(*args, **kwargs)  # it is given more than arrays and plain values
         graphs = self._kept.setdefault(method.__self__, OrderedDict())
@@ -85,7 +85,7 @@ class Graphs:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         inputs = [array.clone() for array in arrays]
-        args, kwargs = _with_arrays((args, kwargs), iter(inputs))
+        args, kwargs = with_arrays((args, kwargs), iter(inputs))
         try:
             return Recording(lambda: method(*args, **kwargs), inputs, self._pool, self._device)
         except RuntimeError as err:
@@ -130,7 +130,7 @@ class Recording:
         self._graph.replay()
 
 
-def _shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
+def shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
     """What two calls must have in common to share a graph; collects the arrays on the way.
 
     Raises:
@@ -143,23 +143,23 @@ def _shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
         case None | bool() | int() | float() | str():
             return value
         case tuple() | list():
-            return type(value), *(_shape_of(item, arrays) for item in value)
+            return type(value), *(shape_of(item, arrays) for item in value)
         case dict():
-            return tuple((key, _shape_of(item, arrays)) for key, item in value.items())
+            return tuple((key, shape_of(item, arrays)) for key, item in value.items())
         case _:
             raise TypeError(f"{type(value).__name__} is not recorded")
 
 
-def _with_arrays(value: Any, arrays: Any) -> Any:
-    """The same structure with other arrays, in the order in which `_shape_of` met them."""
+def with_arrays(value: Any, arrays: Any) -> Any:
+    """The same structure with other arrays, in the order in which `shape_of` met them."""
     match value:
         case Tensor():
             return next(arrays)
         case tuple() if hasattr(value, "_fields"):
-            return type(value)(*(_with_arrays(item, arrays) for item in value))
+            return type(value)(*(with_arrays(item, arrays) for item in value))
         case tuple() | list():
-            return type(value)(_with_arrays(item, arrays) for item in value)
+            return type(value)(with_arrays(item, arrays) for item in value)
         case dict():
-            return {key: _with_arrays(item, arrays) for key, item in value.items()}
+            return {key: with_arrays(item, arrays) for key, item in value.items()}
         case _:
             return value

@@ -18,7 +18,8 @@ from backends.torch_cuda.bench.context import Bench, known_precision
 from backends.torch_cuda.bench.figures import Figure, give_back, timed
 from backends.torch_cuda.bench.pictures import INCLUDED, Painter
 from backends.torch_cuda.bench.step import walked_step
-from backends.torch_cuda.split.evaluation import Inputs, evaluated, recorded
+from backends.torch_cuda.split.evaluation import evaluated, recorded
+from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.links import Links
 from flux_core.messages import Preview, Progress, Stage
 from flux_core.request import Precision

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from backends.torch_cuda.graphs import MIN_FREE_SHARE, Recording
+from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.links import Links
 from backends.torch_cuda.split.ops import Exchange, SplitOps
 from backends.torch_cuda.split.shares import Shares
-from flux_core.models.transformer import Transformer
+from flux_core.models.transformer import Residuals, Transformer
 
 _log = logging.getLogger(__name__)
-
-
-class Inputs(NamedTuple):
-    """What `Transformer.modulated` is given, whole, on every rank.
-
-    Attributes:
-        img: [1, L_img, C].
-        txt: [1, L_txt, D].
-        rows: [1, M, D] modulations.
-        pe: [L_txt + L_img, D/2, 2] float32.
-    """
-
-    img: Tensor
-    txt: Tensor
-    rows: Tensor
-    pe: Tensor
 
 
 def evaluated(model: Transformer, links: Links, inputs: Inputs) -> Tensor:
@@ -41,17 +26,35 @@ def evaluated(model: Transformer, links: Links, inputs: Inputs) -> Tensor:
         links: Of this rank.
         inputs: Contiguous; those of rank 0 are written into everybody's.
     """
-    for values in inputs:
+    for values in inputs.arrays:
         links.broadcast(values)
-    img, txt, rows, pe = inputs
+    img, txt, rows, pe, residuals, image_prompts, bias = inputs
     rank, shares = links.rank, Shares.of(txt.shape[1], img.shape[1], links.size)
     ops: Any = model.ops
     assert isinstance(ops, SplitOps)
+    run = shares.img_of(rank)
     with ops.over(Exchange(links, shares.counts, model.config.num_heads)):
         own = model.modulated(
-            img[:, shares.img_of(rank)], txt[:, shares.txt_of(rank)], rows, shares.rotary_of(rank, pe)
+            img[:, run],
+            txt[:, shares.txt_of(rank)],
+            rows,
+            shares.rows_of(rank, pe),
+            residuals=[_cut(each, run) for each in residuals],
+            image_prompts=image_prompts,
+            bias=None if bias is None else _reordered(bias, shares.order_of(rank, bias.device)),
         )
     return links.gathered(own[0].contiguous(), shares.img_counts)[None]
+
+
+def _cut(residuals: Residuals, run: slice) -> Residuals:
+    """A rank's share; reference pictures behind the picture's tokens have none."""
+    double, single = ([each[:, run] for each in kind] for kind in (residuals.double, residuals.single))
+    return Residuals(double, single, residuals.is_repeated)
+
+
+def _reordered(bias: Tensor, order: Tensor) -> Tensor:
+    """A table [1, 1, L, L] with both axes in another order."""
+    return bias.index_select(2, order).index_select(3, order)
 
 
 def recorded(model: Transformer, links: Links, inputs: Inputs, pool: Any) -> Recording | None:
@@ -63,7 +66,7 @@ def recorded(model: Transformer, links: Links, inputs: Inputs, pool: Any) -> Rec
     if free < MIN_FREE_SHARE * total:
         return None
     try:
-        return Recording(lambda: evaluated(model, links, inputs), list(inputs), pool, links.device)
+        return Recording(lambda: evaluated(model, links, inputs), inputs.arrays, pool, links.device)
     except RuntimeError as err:
         _log.info("A step on several devices could not be recorded: %s", str(err).splitlines()[0])
         return None

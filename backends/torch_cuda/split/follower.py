@@ -22,9 +22,10 @@ import torch
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import device_of, is_out_of_memory
 from backends.torch_cuda.graphs import Recording
-from backends.torch_cuda.split.evaluation import Inputs, evaluated, recorded
+from backends.torch_cuda.split.evaluation import evaluated, recorded
+from backends.torch_cuda.split.inputs import Inputs, built
 from backends.torch_cuda.split.links import Links, prepare_environment
-from backends.torch_cuda.split.messages import ORDERS, EvaluateOrder, FreeOrder, LoadOrder, Report, Shape
+from backends.torch_cuda.split.messages import ORDERS, EvaluateOrder, FreeOrder, LoadOrder, Report
 from flux_core.errors import FluxError, Internal, OutOfMemory
 from flux_core.machine import die_with_parent
 from flux_core.models.transformer import Transformer
@@ -90,7 +91,7 @@ class Follower:
             self._recordings[order.kind].repeat()
             return
         assert self._model is not None
-        inputs = Inputs(*(_empty(shape, self._backend.device) for shape in order.shapes))
+        inputs: Inputs = built(order.inputs, self._backend.device)
         evaluated(self._model, self._links, inputs)
         if order.how == "record":
             if self._pool is None:
@@ -99,11 +100,6 @@ class Follower:
             if found is not None:
                 self._recordings[order.kind] = found
             self.say(Report(recorded=found is not None))
-
-
-def _empty(shape: Shape, device: torch.device) -> torch.Tensor:
-    sizes, dtype = shape
-    return torch.empty(sizes, dtype=getattr(torch, dtype), device=device)
 
 
 def _read(orders: BinaryIO, waiting: queue.SimpleQueue[bytes]) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import is_out_of_memory
-from backends.torch_cuda.graphs import MAX_GRAPHS, Recording
+from backends.torch_cuda.graphs import MAX_GRAPHS, Recording, shape_of
 from backends.torch_cuda.split.crew import Crew
-from backends.torch_cuda.split.evaluation import Inputs, evaluated, recorded
+from backends.torch_cuda.split.evaluation import evaluated, recorded
+from backends.torch_cuda.split.inputs import Inputs, described
 from backends.torch_cuda.split.links import Links
-from backends.torch_cuda.split.messages import EvaluateOrder, Shape
+from backends.torch_cuda.split.messages import EvaluateOrder
 from flux_core.errors import EngineDied
 from flux_core.models.transformer import Transformer
 
@@ -62,7 +63,9 @@ class Leading:
             failure = self._crew.reason()
             raise failure if failure is not None else EngineDied("The other devices have gone.")
         try:
-            return self._carried_out(model, links, Inputs(*(values.contiguous() for values in inputs)))
+            return self._carried_out(
+                model, links, inputs.of([values.contiguous() for values in inputs.arrays])
+            )
         except BaseException as err:
             is_ours = not isinstance(err, RuntimeError) or is_out_of_memory(err)
             failure = None if is_ours else self._crew.reason()
@@ -72,14 +75,15 @@ class Leading:
             raise failure from err
 
     def _carried_out(self, model: Transformer, links: Links, inputs: Inputs) -> Tensor:
-        shapes = tuple(_shape(values) for values in inputs)
+        arrays: list[Tensor] = []
+        shape = shape_of(inputs, arrays)
         kinds = self._kinds.setdefault(model, OrderedDict())
-        key = self._backend.graphs.era, shapes
+        key = self._backend.graphs.era, shape
         kind = kinds.get(key)
         if kind is None:
             self._number += 1
             how = "record" if self._backend.graphs.is_able and links.is_recordable else "compute"
-            self._order(self._number, shapes, how)
+            self._order(self._number, inputs, how)
             out = evaluated(model, links, inputs)
             kinds[key] = _Kind(
                 self._number, self._recorded(model, links, inputs) if how == "record" else None
@@ -89,27 +93,23 @@ class Leading:
             return out
         kinds.move_to_end(key)
         if kind.recording is None:
-            self._order(kind.number, shapes, "compute")
+            self._order(kind.number, inputs, "compute")
             return evaluated(model, links, inputs)
-        self._order(kind.number, shapes, "replay")
-        return kind.recording.replay(list(inputs))
+        self._order(kind.number, inputs, "replay")
+        return kind.recording.replay(arrays)
 
     def _recorded(self, model: Transformer, links: Links, inputs: Inputs) -> Recording | None:
         """A recording where every rank has one."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        found = recorded(model, links, Inputs(*(values.clone() for values in inputs)), self._pool)
+        found = recorded(model, links, inputs.of([values.clone() for values in inputs.arrays]), self._pool)
         return found if self._crew.all_recorded() else None
 
-    def _order(
-        self, number: int, shapes: tuple[Shape, ...], how: Literal["compute", "record", "replay"]
-    ) -> None:
+    def _order(self, number: int, inputs: Inputs, how: Literal["compute", "record", "replay"]) -> None:
         kept = {kind.number for kinds in self._kinds.values() for kind in kinds.values() if kind.recording}
         gone = self._told - kept
         self._told = kept | {number}
-        order = EvaluateOrder(kind=number, shapes=shapes, how=how, forgotten=tuple(gone - {number}))
+        order = EvaluateOrder(
+            kind=number, inputs=described(inputs), how=how, forgotten=tuple(gone - {number})
+        )
         self._crew.send(order)
-
-
-def _shape(values: Tensor) -> Shape:
-    return tuple(values.shape), str(values.dtype).removeprefix("torch.")

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from flux_core.catalog import ModelSpec
 from flux_core.messages import Device
 from flux_core.request import Precision
-
-Shape = tuple[tuple[int, ...], str]
-"""Of an array: sizes, and the dtype's name in torch ("bfloat16")."""
 
 
 class _Line(BaseModel):
@@ -49,14 +46,14 @@ class EvaluateOrder(_Line):
 
     Attributes:
         kind: Number of what it is recorded as.
-        shapes: Of its inputs.
+        inputs: Their structure (inputs.py).
         how: Computed; computed and recorded behind that, which is reported; or replayed.
         forgotten: Kinds that will not be replayed any more.
     """
 
     order: Literal["evaluate"] = "evaluate"
     kind: int
-    shapes: tuple[Shape, ...]
+    inputs: JsonValue
     how: Literal["compute", "record", "replay"]
     forgotten: tuple[int, ...] = ()
 

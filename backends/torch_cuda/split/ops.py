@@ -144,7 +144,7 @@ class SplitOps(TorchOps):
         exchange = self._now.exchange
         assert exchange is not None
         self._now.beside()
-        out = super().attention(*exchange.received(q), scale=scale)
+        out = super().attention(*exchange.received(q), scale=scale, bias=bias)
         return exchange.returned(out, self._now.behind)
 
 

@@ -41,10 +41,16 @@ class Shares:
         txt = [end - start for start, end in zip(self.txt, self.txt[1:], strict=False)]
         return [sum(pair) for pair in zip(txt, self.img_counts, strict=True)]
 
-    def rotary_of(self, rank: int, pe: Tensor) -> Tensor:
+    def rows_of(self, rank: int, table: Tensor) -> Tensor:
         """A rank's rows of a table [L_txt + L_img, ...] with the text first."""
         first = self.txt[-1]
-        return torch.cat([pe[self.txt_of(rank)], pe[first:][self.img_of(rank)]])
+        return torch.cat([table[self.txt_of(rank)], table[first:][self.img_of(rank)]])
+
+    def order_of(self, rank: int, device: torch.device) -> Tensor:
+        """Indices [L] of all tokens, text first, in the order in which a rank attends: its own, then the others'."""
+        others = [other for other in range(len(self.txt) - 1) if other != rank]
+        places = torch.arange(self.txt[-1] + self.img[-1], device=device)
+        return torch.cat([self.rows_of(each, places) for each in (rank, *others)])
 
 
 def _bounds(total: int, parts: int) -> tuple[int, ...]:

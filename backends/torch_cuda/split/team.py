@@ -1,7 +1,7 @@
 """Rank 0's side of a picture on several devices: who takes part in which evaluation.
 
-What cannot be split (ControlNets, IP-Adapters, regions, step caches, a handful of tokens) is evaluated here
-alone, and so is everything while the followers cannot be had.
+What cannot be split (a step cache, which decides on the way; a handful of tokens) is evaluated here alone, and
+so is everything while the followers cannot be had.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.split.crew import Crew
-from backends.torch_cuda.split.evaluation import Inputs
+from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.leading import Leading
 from backends.torch_cuda.split.messages import FreeOrder, LoadOrder, LoraOrder
 from flux_core.messages import Device
@@ -24,6 +24,8 @@ from flux_core.plan import Component
 
 MAX_FAILURES = 3
 """Crews in a row that fail before a picture is done; then this device goes on alone."""
+
+_SPLIT = ("residuals", "image_prompts", "bias")
 
 _log = logging.getLogger(__name__)
 Method = Callable[..., Any]
@@ -91,7 +93,8 @@ class Team:
             if not self._can_split(img, txt, told):
                 return alone(img, txt, rows, pe, **told)
             self.was_split = True
-            return self._leading.evaluate(model, Inputs(img, txt, rows, pe))
+            steered = {name: told[name] for name in _SPLIT if told.get(name) is not None}
+            return self._leading.evaluate(model, Inputs(img, txt, rows, pe, **steered))
 
         return evaluate
 
@@ -126,9 +129,7 @@ class Team:
 
     def _can_split(self, img: Tensor, txt: Tensor, told: dict[str, Any]) -> bool:
         size = len(self._names) + 1
-        is_told = any(told.get(name) for name in ("residuals", "image_prompts"))
-        is_told = is_told or any(told.get(name) is not None for name in ("bias", "cache"))
-        return not is_told and len(img) == 1 and min(img.shape[1], txt.shape[1]) >= size
+        return told.get("cache") is None and len(img) == 1 and min(img.shape[1], txt.shape[1]) >= size
 
     def _replace(self) -> None:
         assert self.crew is not None

@@ -22,8 +22,10 @@ from backends.torch_cuda.split.shares import Shares
 from flux_core import catalog
 from flux_core.errors import EngineDied
 from flux_core.messages import Preview, Progress, Stage
+from flux_core.models.transformer import ImagePrompt, Residuals
 from flux_core.pipeline.conditions import Conditions
 from flux_core.pipeline.job import Job
+from flux_core.plan import Component, PartKey
 from flux_core.request import LoraUse, Precision, StepCache, Task
 from tests.support.engine_runs import Run, run, scene
 from tests.support.tiny_random import MICRO, write_models_dir
@@ -105,7 +107,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 def test_every_token_is_computed_by_one_rank(ranks: int, tokens: tuple[int, int]) -> None:
     shares = Shares.of(*tokens, ranks)
     pe = torch.arange(sum(tokens))
-    parts = [shares.rotary_of(rank, pe) for rank in range(ranks)]
+    parts = [shares.rows_of(rank, pe) for rank in range(ranks)]
     assert sorted(torch.cat(parts).tolist()) == pe.tolist()
     assert [len(part) for part in parts] == shares.counts
     assert max(shares.counts) - min(shares.counts) <= 2
@@ -129,6 +131,36 @@ def test_ranks_come_to_what_one_comes_to(alone: Kept, together: Kept, fields: di
     # A code of eight bits may be the next one where a sum was rounded otherwise.
     allowed = 2e-3 if fields.get("precision") is Precision.FP8 else 1e-5
     assert distance(together.walked, alone.walked) < allowed
+
+
+def test_what_steers_the_model_is_split_with_it(together: Kept) -> None:
+    paint(together)
+    model = together._bench.parts.get(PartKey(Component.TRANSFORMER))
+    config, picture, references, words = SPEC.transformer, 15, 6, 7
+    make = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=make)
+
+    tokens, head_dim = words + picture + references, config.hidden_size // config.num_heads
+    rows = model.modulations(draw(1, config.vec_in_dim), torch.tensor([0.5]), torch.tensor([3.5]))
+    given = (
+        draw(1, picture + references, config.in_channels),
+        draw(1, words, config.context_in_dim),
+        rows,
+        draw(tokens, head_dim // 2, 2),
+    )
+    told = {
+        "residuals": [
+            Residuals([draw(1, picture, config.hidden_size)], [draw(1, picture, config.hidden_size)])
+        ],
+        "image_prompts": [[ImagePrompt(*draw(2, 1, config.num_heads, 3, head_dim), 0.5)]],
+        "bias": draw(1, 1, tokens, tokens),
+    }
+    with torch.inference_mode():
+        found, wanted = together.team.ready(model.modulated)(*given, **told), model.modulated(*given, **told)
+        plain = model.modulated(*given)
+    assert distance(found, wanted) < 1e-5 < distance(plain, wanted)
 
 
 def test_what_cannot_be_split_is_computed_alone(alone: Kept, together: Kept) -> None:
