@@ -140,10 +140,10 @@ class Crew:
         self._folder.cleanup()
 
     def _let_go(self) -> None:
-        """Whoever waits for another rank here goes on."""
+        """Whoever waits for another rank here goes on; a recording may hold the links a while longer."""
         links, self.links = self.links, None
         if links is not None:
-            links.abort()
+            threading.Thread(target=links.abort, daemon=True).start()
 
     def _connect(self, meet: Path, size: int, way: Way) -> None:
         try:
@@ -211,6 +211,6 @@ class Crew:
 
 
 def _started(device: str, meet: Path, rank: int, size: int, way: Way) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "backends.torch_cuda.split.follower", "--device", device]
+    command = [sys.executable, "-m", "backends.torch_cuda.split", "--device", device]
     command += ["--meet", str(meet), "--rank", str(rank), "--size", str(size), "--way", way]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

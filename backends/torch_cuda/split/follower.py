@@ -1,21 +1,16 @@
-"""A rank that follows the engine: `python -m backends.torch_cuda.split.follower`.
+"""A rank that follows the engine: it does what rank 0 orders, in the same order on every rank.
 
-The main thread does what rank 0 orders; a second one reads the orders and ends the process as soon as nobody
-gives any. Whatever goes wrong is said, and then the process ends, because it would be out of step.
+Whatever goes wrong is said, and then the process ends, because it would be out of step.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import queue
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 
@@ -24,10 +19,9 @@ from backends.torch_cuda.devices import device_of, is_out_of_memory
 from backends.torch_cuda.graphs import Recording
 from backends.torch_cuda.split.evaluation import evaluated, recorded
 from backends.torch_cuda.split.inputs import Inputs, built
-from backends.torch_cuda.split.links import Links, prepare_environment
+from backends.torch_cuda.split.links import Links, Way, prepare_environment
 from backends.torch_cuda.split.messages import ORDERS, EvaluateOrder, FreeOrder, LoadOrder, Report
 from flux_core.errors import FluxError, Internal, OutOfMemory
-from flux_core.machine import die_with_parent
 from flux_core.models.transformer import Transformer
 from flux_core.parts import Parts
 from flux_core.plan import Component, PartKey
@@ -102,40 +96,32 @@ class Follower:
             self.say(Report(recorded=found is not None))
 
 
-def _read(orders: BinaryIO, waiting: queue.SimpleQueue[bytes]) -> None:
-    for line in orders:
-        waiting.put(line)
-    os._exit(0)  # rank 0 is gone; nobody waits for what this one does
+def follow(
+    device: str, meet: Path, rank: int, size: int, way: Way, orders: Callable[[], bytes], reports: BinaryIO
+) -> NoReturn:
+    """Follows for the rest of the process's life.
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Follows the process at the other end of stdin and stdout."""
-    parser = argparse.ArgumentParser(description="Computes its share of another process's pictures.")
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--meet", required=True, type=Path)
-    parser.add_argument("--rank", required=True, type=int)
-    parser.add_argument("--size", required=True, type=int)
-    parser.add_argument("--way", required=True, choices=["nccl", "gloo"])
-    options = parser.parse_args(arguments)
-    die_with_parent()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, but meant for rank 0
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    reports = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints goes to stderr
-    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, waiting), name="orders", daemon=True).start()
+    Args:
+        device: Of this rank.
+        meet: File where the ranks meet.
+        rank: Of this process.
+        size: How many there are.
+        way: As Links takes it.
+        orders: Waits for the next one and gives it.
+        reports: Where it writes.
+    """
     prepare_environment()
     try:
-        backend = TorchBackend(options.device, is_split=True)
+        backend = TorchBackend(device, is_split=True)
         if backend.device.type == "cuda":
             torch.cuda.set_device(backend.device)
-        links = Links(options.meet, options.rank, options.size, backend.device, options.way)
+        links = Links(meet, rank, size, backend.device, way)
         follower = Follower(backend, links, reports)
         follower.say(Report(device=device_of(backend.device)))
         links.meet()
         with backend.session():
             while True:
-                follower.obey(ORDERS.validate_json(waiting.get()))
+                follower.obey(ORDERS.validate_json(orders()))
     except Exception as err:  # noqa: BLE001 # the edge of the process: every failure must be said
         traceback.print_exc(file=sys.stderr)
         known = _as_flux_error(err)
@@ -151,7 +137,3 @@ def _as_flux_error(err: Exception) -> FluxError:
     if isinstance(err, MemoryError) or (isinstance(err, RuntimeError) and is_out_of_memory(err)):
         return OutOfMemory("there is not enough memory on its device", "Choose a smaller size.")
     return Internal(f"{type(err).__name__}: {(str(err).splitlines() or [''])[0]}"[:300])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -63,16 +63,20 @@ class Leading:
             failure = self._crew.reason()
             raise failure if failure is not None else EngineDied("The other devices have gone.")
         try:
-            return self._carried_out(
-                model, links, inputs.of([values.contiguous() for values in inputs.arrays])
-            )
+            inputs = inputs.of([values.contiguous() for values in inputs.arrays])
+            return self._carried_out(model, links, inputs)
         except BaseException as err:
             is_ours = not isinstance(err, RuntimeError) or is_out_of_memory(err)
             failure = None if is_ours else self._crew.reason()
-            self._crew.end()  # they are in the middle of an evaluation that will not go on
+            self.end()  # they are in the middle of an evaluation that will not go on
             if failure is None:
                 raise
             raise failure from err
+
+    def end(self) -> None:
+        """Ends the crew, and what was recorded with it, which holds the links."""
+        self._kinds.clear()
+        self._crew.end()
 
     def _carried_out(self, model: Transformer, links: Links, inputs: Inputs) -> Tensor:
         arrays: list[Tensor] = []

@@ -47,7 +47,7 @@ class Shares:
         return torch.cat([table[self.txt_of(rank)], table[first:][self.img_of(rank)]])
 
     def order_of(self, rank: int, device: torch.device) -> Tensor:
-        """Indices [L] of all tokens, text first, in the order in which a rank attends: its own, then the others'."""
+        """Indices [L] of all tokens in the order in which a rank attends: its own, then the others'."""
         others = [other for other in range(len(self.txt) - 1) if other != rank]
         places = torch.arange(self.txt[-1] + self.img[-1], device=device)
         return torch.cat([self.rows_of(each, places) for each in (rank, *others)])

@@ -1,7 +1,7 @@
 """Rank 0's side of a picture on several devices: who takes part in which evaluation.
 
-What cannot be split (a step cache, which decides on the way; a handful of tokens) is evaluated here alone, and
-so is everything while the followers cannot be had.
+What cannot be split (a step cache, which decides on the way; a handful of tokens) is evaluated here alone,
+and so is everything while the followers cannot be had.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Team:
     def end(self) -> None:
         """Ends the followers."""
         if self.crew is not None:
-            self.crew.end()
+            self._leading.end()
 
     def _can_split(self, img: Tensor, txt: Tensor, told: dict[str, Any]) -> bool:
         size = len(self._names) + 1
@@ -133,7 +133,7 @@ class Team:
 
     def _replace(self) -> None:
         assert self.crew is not None
-        self.crew.end()
+        self._leading.end()
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             _log.warning("Other devices failed %d times in a row: one goes on alone.", MAX_FAILURES)

@@ -150,11 +150,11 @@ def test_what_steers_the_model_is_split_with_it(together: Kept) -> None:
         rows,
         draw(tokens, head_dim // 2, 2),
     )
-    told = {
-        "residuals": [
-            Residuals([draw(1, picture, config.hidden_size)], [draw(1, picture, config.hidden_size)])
-        ],
-        "image_prompts": [[ImagePrompt(*draw(2, 1, config.num_heads, 3, head_dim), 0.5)]],
+    double, single = draw(2, 1, picture, config.hidden_size)
+    k, v = draw(2, 1, config.num_heads, 3, head_dim)
+    told: dict[str, Any] = {
+        "residuals": [Residuals([double], [single])],
+        "image_prompts": [[ImagePrompt(k, v, 0.5)]],
         "bias": draw(1, 1, tokens, tokens),
     }
     with torch.inference_mode():
