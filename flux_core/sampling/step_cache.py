@@ -94,7 +94,9 @@ class BlockCache:
         self.hits = 0
         self.evaluations = 0
 
-    def through(self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any]) -> Any:
+    def through(
+        self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any], share: int = 1
+    ) -> Any:
         """The image stream after all blocks.
 
         Args:
@@ -102,9 +104,11 @@ class BlockCache:
             after: The same after it, with what ControlNets added.
             heard: Whatever must be as it was at the last whole evaluation.
             rest: Computes the other blocks.
+            share: Every so manieth token is here, from the first on; the others are elsewhere.
         """
         number, self.evaluations = self.evaluations, self.evaluations + 1
-        effect = (after - before)[:, : self._target_tokens]
+        targets = None if self._target_tokens is None else -(-self._target_tokens // share)
+        effect = (after - before)[:, :targets]
         may_hit = self._first_free <= number < self._last and self._run < self._preset.max_run
         self.is_hit = may_hit and heard == self._heard and self._is_near(effect)
         if self.is_hit:

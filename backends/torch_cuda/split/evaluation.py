@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backends.torch_cuda.graphs import MIN_FREE_SHARE, Recording
+from backends.torch_cuda.split.caches import Caching
 from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.links import Links
 from backends.torch_cuda.split.ops import Exchange, SplitOps
@@ -18,37 +20,48 @@ from flux_core.models.transformer import Residuals, Transformer
 _log = logging.getLogger(__name__)
 
 
-def evaluated(model: Transformer, links: Links, inputs: Inputs) -> Tensor:
+def evaluated(
+    model: Transformer,
+    links: Links,
+    inputs: Inputs,
+    cache: Caching | None = None,
+    heard: Hashable = None,
+) -> Tensor:
     """The velocity [1, L_img, C], whole on rank 0.
 
     Args:
         model: Its operations are SplitOps.
         links: Of this rank.
         inputs: Contiguous; those of rank 0 are written into everybody's.
+        cache: As for Transformer.modulated; of this rank.
+        heard: As for Transformer.modulated.
     """
     for values in inputs.arrays:
         links.broadcast(values)
     img, txt, rows, pe, residuals, image_prompts, bias = inputs
-    rank, shares = links.rank, Shares.of(txt.shape[1], img.shape[1], links.size)
+    rank, shares = links.rank, Shares(txt.shape[1], img.shape[1], links.size)
     ops: Any = model.ops
     assert isinstance(ops, SplitOps)
-    run = shares.img_of(rank)
+    own = shares.of(rank)
     with ops.over(Exchange(links, shares.counts, model.config.num_heads)):
-        own = model.modulated(
-            img[:, run],
-            txt[:, shares.txt_of(rank)],
+        out = model.modulated(
+            img[:, own],
+            txt[:, own],
             rows,
             shares.rows_of(rank, pe),
-            residuals=[_cut(each, run) for each in residuals],
+            residuals=[_cut(each, own) for each in residuals],
             image_prompts=image_prompts,
             bias=None if bias is None else _reordered(bias, shares.order_of(rank, bias.device)),
+            cache=cache,
+            heard=heard,
         )
-    return links.gathered(own[0].contiguous(), shares.img_counts)[None]
+    rows = links.gathered(out[0].contiguous(), shares.img_counts)
+    return rows[None] if rank else shares.merged(rows)[None]
 
 
-def _cut(residuals: Residuals, run: slice) -> Residuals:
+def _cut(residuals: Residuals, own: slice) -> Residuals:
     """A rank's share; reference pictures behind the picture's tokens have none."""
-    double, single = ([each[:, run] for each in kind] for kind in (residuals.double, residuals.single))
+    double, single = ([each[:, own] for each in kind] for kind in (residuals.double, residuals.single))
     return Residuals(double, single, residuals.is_repeated)
 
 

@@ -17,10 +17,19 @@ import torch
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import device_of, is_out_of_memory
 from backends.torch_cuda.graphs import Recording
+from backends.torch_cuda.split.caches import Obeying
 from backends.torch_cuda.split.evaluation import evaluated, recorded
 from backends.torch_cuda.split.inputs import Inputs, built
 from backends.torch_cuda.split.links import Links, Way, prepare_environment
-from backends.torch_cuda.split.messages import ORDERS, EvaluateOrder, FreeOrder, LoadOrder, Report
+from backends.torch_cuda.split.messages import (
+    ORDERS,
+    CacheOrder,
+    EvaluateOrder,
+    FreeOrder,
+    LoadOrder,
+    Order,
+    Report,
+)
 from flux_core.errors import FluxError, Internal, OutOfMemory
 from flux_core.models.transformer import Transformer
 from flux_core.parts import Parts
@@ -37,28 +46,37 @@ class Follower:
     Args:
         backend: Of its device, with operations that can be split.
         links: To the other ranks.
+        orders: Waits for the next one and gives it.
         reports: Where it writes.
     """
 
-    def __init__(self, backend: TorchBackend, links: Links, reports: BinaryIO) -> None:
+    def __init__(
+        self, backend: TorchBackend, links: Links, orders: Callable[[], bytes], reports: BinaryIO
+    ) -> None:
         self._backend = backend
         self._links = links
+        self._orders = orders
         self._reports = reports
         self._parts = Parts(backend)
         self._model: Transformer | None = None
         self._recordings: dict[int, Recording] = {}
         self._pool: Any = None
+        self._taken_over: dict[int, Any] = {}  # what step caches remember, by number
 
-    def obey(self, order: LoadOrder | EvaluateOrder | FreeOrder) -> None:
-        match order:
-            case LoadOrder():
+    def obey(self) -> None:
+        """Carries out the next order."""
+        match self._next():
+            case LoadOrder() as order:
                 self._load(order)
-            case EvaluateOrder():
+            case EvaluateOrder() as order:
                 self._evaluate(order)
             case FreeOrder():
                 self._model = None
                 self._recordings.clear()
+                self._taken_over.clear()
                 self._parts.free_all()
+            case CacheOrder():
+                raise ValueError("a step cache has decided outside of an evaluation")
 
     def say(self, report: Report) -> None:
         try:
@@ -66,6 +84,9 @@ class Follower:
             self._reports.flush()
         except OSError:
             os._exit(0)  # nobody reads any more
+
+    def _next(self) -> Order:
+        return ORDERS.validate_json(self._orders())
 
     def _load(self, order: LoadOrder) -> None:
         if order.precision is Precision.FP8:
@@ -86,7 +107,7 @@ class Follower:
             return
         assert self._model is not None
         inputs: Inputs = built(order.inputs, self._backend.device)
-        evaluated(self._model, self._links, inputs)
+        evaluated(self._model, self._links, inputs, self._cache(order))
         if order.how == "record":
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
@@ -94,6 +115,19 @@ class Follower:
             if found is not None:
                 self._recordings[order.kind] = found
             self.say(Report(recorded=found is not None))
+
+    def _cache(self, order: EvaluateOrder) -> Obeying | None:
+        for number in self._taken_over.keys() - set(order.caches):
+            del self._taken_over[number]
+        if order.cache is None:
+            return None
+
+        def is_taken_over() -> bool:
+            decision = self._next()
+            assert isinstance(decision, CacheOrder)
+            return decision.is_taken_over
+
+        return Obeying(self._taken_over, order.cache, is_taken_over)
 
 
 def follow(
@@ -116,12 +150,12 @@ def follow(
         if backend.device.type == "cuda":
             torch.cuda.set_device(backend.device)
         links = Links(meet, rank, size, backend.device, way)
-        follower = Follower(backend, links, reports)
+        follower = Follower(backend, links, orders, reports)
         follower.say(Report(device=device_of(backend.device)))
         links.meet()
         with backend.session():
             while True:
-                follower.obey(ORDERS.validate_json(orders()))
+                follower.obey()
     except Exception as err:  # noqa: BLE001 # the edge of the process: every failure must be said
         traceback.print_exc(file=sys.stderr)
         known = _as_flux_error(err)

@@ -49,6 +49,8 @@ class EvaluateOrder(_Line):
         inputs: Their structure (inputs.py).
         how: Computed; computed and recorded behind that, which is reported; or replayed.
         forgotten: Kinds that will not be replayed any more.
+        cache: Number of the step cache that decides on the way, with a CacheOrder.
+        caches: All that may still decide.
     """
 
     order: Literal["evaluate"] = "evaluate"
@@ -56,6 +58,15 @@ class EvaluateOrder(_Line):
     inputs: JsonValue
     how: Literal["compute", "record", "replay"]
     forgotten: tuple[int, ...] = ()
+    cache: int | None = None
+    caches: tuple[int, ...] = ()
+
+
+class CacheOrder(_Line):
+    """In the middle of an evaluation: whether its blocks but the first take over what they did before."""
+
+    order: Literal["cache"] = "cache"
+    is_taken_over: bool
 
 
 class FreeOrder(_Line):
@@ -80,6 +91,5 @@ class Report(_Line):
     failed: tuple[str, str, str] | None = None
 
 
-ORDERS: TypeAdapter[LoadOrder | EvaluateOrder | FreeOrder] = TypeAdapter(
-    Annotated[LoadOrder | EvaluateOrder | FreeOrder, Field(discriminator="order")]
-)
+Order = LoadOrder | EvaluateOrder | CacheOrder | FreeOrder
+ORDERS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="order")])

@@ -1,7 +1,7 @@
 """Rank 0's side of a picture on several devices: who takes part in which evaluation.
 
-What cannot be split (a step cache, which decides on the way; a handful of tokens) is evaluated here alone,
-and so is everything while the followers cannot be had.
+What cannot be split (heads that do not divide, a handful of tokens) is evaluated here alone, and so is
+everything while the followers cannot be had.
 """
 
 from __future__ import annotations
@@ -90,11 +90,12 @@ class Team:
             return alone
 
         def evaluate(img: Tensor, txt: Tensor, rows: Tensor, pe: Tensor, **told: Any) -> Tensor:
-            if not self._can_split(img, txt, told):
+            if len(img) != 1 or min(img.shape[1], txt.shape[1]) < len(self._names) + 1:
                 return alone(img, txt, rows, pe, **told)
             self.was_split = True
             steered = {name: told[name] for name in _SPLIT if told.get(name) is not None}
-            return self._leading.evaluate(model, Inputs(img, txt, rows, pe, **steered))
+            inputs = Inputs(img, txt, rows, pe, **steered)
+            return self._leading.evaluate(model, inputs, told.get("cache"), told.get("heard"))
 
         return evaluate
 
@@ -126,10 +127,6 @@ class Team:
         """Ends the followers."""
         if self.crew is not None:
             self._leading.end()
-
-    def _can_split(self, img: Tensor, txt: Tensor, told: dict[str, Any]) -> bool:
-        size = len(self._names) + 1
-        return told.get("cache") is None and len(img) == 1 and min(img.shape[1], txt.shape[1]) >= size
 
     def _replace(self) -> None:
         assert self.crew is not None

@@ -105,12 +105,14 @@ def distance(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 @pytest.mark.parametrize("tokens", [(8, 8), (33, 15), (512, 4095)])
 def test_every_token_is_computed_by_one_rank(ranks: int, tokens: tuple[int, int]) -> None:
-    shares = Shares.of(*tokens, ranks)
+    shares = Shares(*tokens, ranks)
     pe = torch.arange(sum(tokens))
     parts = [shares.rows_of(rank, pe) for rank in range(ranks)]
     assert sorted(torch.cat(parts).tolist()) == pe.tolist()
     assert [len(part) for part in parts] == shares.counts
     assert max(shares.counts) - min(shares.counts) <= 2
+    image = torch.arange(tokens[1])
+    assert torch.equal(shares.merged(torch.cat([image[shares.of(rank)] for rank in range(ranks)])), image)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +123,9 @@ def test_every_token_is_computed_by_one_rank(ranks: int, tokens: tuple[int, int]
         {"task": Task.EDIT, "image": scene(48, 64)},
         {"loras": (LoraUse(name="some", strength=0.5),)},
         {"precision": Precision.FP8},
+        {"num_steps": 12, "step_cache": StepCache.FAST},
     ],
-    ids=["plain", "odd", "with a reference", "with a LoRA", "in eight bits"],
+    ids=["plain", "odd", "with a reference", "with a LoRA", "in eight bits", "with a step cache"],
 )
 def test_ranks_come_to_what_one_comes_to(alone: Kept, together: Kept, fields: dict[str, Any]) -> None:
     for engine in (alone, together):
@@ -161,13 +164,6 @@ def test_what_steers_the_model_is_split_with_it(together: Kept) -> None:
         found, wanted = together.team.ready(model.modulated)(*given, **told), model.modulated(*given, **told)
         plain = model.modulated(*given)
     assert distance(found, wanted) < 1e-5 < distance(plain, wanted)
-
-
-def test_what_cannot_be_split_is_computed_alone(alone: Kept, together: Kept) -> None:
-    for engine in (alone, together):
-        paint(engine, num_steps=12, step_cache=StepCache.FAST)
-    assert not together.team.was_split
-    assert torch.equal(together.walked, alone.walked)
 
 
 def test_heads_that_cannot_be_dealt_are_computed_alone(alone: Kept, ranks: dict[int, Kept]) -> None:
