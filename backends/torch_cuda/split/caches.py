@@ -6,17 +6,9 @@ Each rank remembers what its own tokens need.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Any
 
 from flux_core.sampling.step_cache import BlockCache
-
-
-class Caching(Protocol):
-    """As Transformer.modulated asks a BlockCache."""
-
-    def through(self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any]) -> Any:
-        """See BlockCache.through."""
-        ...
 
 
 class Deciding:
@@ -34,6 +26,8 @@ class Deciding:
         self._announce = announce
 
     def through(self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any]) -> Any:
+        """As BlockCache.through."""
+
         def announced() -> Any:
             self._announce(False)
             return rest()
@@ -59,6 +53,7 @@ class Obeying:
         self._is_taken_over = is_taken_over
 
     def through(self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any]) -> Any:
+        """As BlockCache.through."""
         if self._is_taken_over():
             return after + self._kept[self._number]
         out = rest()

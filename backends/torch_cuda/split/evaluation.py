@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.graphs import MIN_FREE_SHARE, Recording
-from backends.torch_cuda.split.caches import Caching
 from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.links import Links
 from backends.torch_cuda.split.ops import Exchange, SplitOps
@@ -24,7 +23,7 @@ def evaluated(
     model: Transformer,
     links: Links,
     inputs: Inputs,
-    cache: Caching | None = None,
+    cache: Any = None,
     heard: Hashable = None,
 ) -> Tensor:
     """The velocity [1, L_img, C], whole on rank 0.
@@ -33,7 +32,7 @@ def evaluated(
         model: Its operations are SplitOps.
         links: Of this rank.
         inputs: Contiguous; those of rank 0 are written into everybody's.
-        cache: As for Transformer.modulated; of this rank.
+        cache: What this rank has in place of a BlockCache (caches.py), or None.
         heard: As for Transformer.modulated.
     """
     for values in inputs.arrays:

@@ -49,7 +49,7 @@ class Shares:
         return torch.cat([self.rows_of(each, places) for each in (rank, *others)])
 
     def merged(self, rows: Tensor) -> Tensor:
-        """Rows of image tokens [L_img, ...] in their own order, of those of each rank one behind the other."""
+        """Rows of image tokens [L_img, ...] in their own order, of those of one rank after the other."""
         out = torch.empty_like(rows)
         for rank, part in enumerate(rows.split(self.img_counts)):
             out[self.of(rank)] = part

@@ -25,6 +25,9 @@ from flux_core.plan import Component
 MAX_FAILURES = 3
 """Crews in a row that fail before a picture is done; then this device goes on alone."""
 
+MIN_TOKENS = 8
+"""Of text and of image on each rank; cuBLAS refuses some eight-bit products of a single row."""
+
 _SPLIT = ("residuals", "image_prompts", "bias")
 
 _log = logging.getLogger(__name__)
@@ -90,7 +93,8 @@ class Team:
             return alone
 
         def evaluate(img: Tensor, txt: Tensor, rows: Tensor, pe: Tensor, **told: Any) -> Tensor:
-            if len(img) != 1 or min(img.shape[1], txt.shape[1]) < len(self._names) + 1:
+            fewest = min(img.shape[1], txt.shape[1]) // (len(self._names) + 1)
+            if len(img) != 1 or fewest < MIN_TOKENS:
                 return alone(img, txt, rows, pe, **told)
             self.was_split = True
             steered = {name: told[name] for name in _SPLIT if told.get(name) is not None}

@@ -119,8 +119,8 @@ def test_every_token_is_computed_by_one_rank(ranks: int, tokens: tuple[int, int]
     "fields",
     [
         {},
-        {"width_px": 80, "height_px": 112},  # 35 tokens
-        {"task": Task.EDIT, "image": scene(48, 64)},
+        {"width_px": 80, "height_px": 144},  # 45 tokens
+        {"task": Task.EDIT, "image": scene(80, 64)},
         {"loras": (LoraUse(name="some", strength=0.5),)},
         {"precision": Precision.FP8},
         {"num_steps": 12, "step_cache": StepCache.FAST},
@@ -139,7 +139,7 @@ def test_ranks_come_to_what_one_comes_to(alone: Kept, together: Kept, fields: di
 def test_what_steers_the_model_is_split_with_it(together: Kept) -> None:
     paint(together)
     model = together._bench.parts.get(PartKey(Component.TRANSFORMER))
-    config, picture, references, words = SPEC.transformer, 15, 6, 7
+    config, picture, references, words = SPEC.transformer, 45, 6, 25
     make = torch.Generator().manual_seed(1)
 
     def draw(*shape: int) -> Tensor:
@@ -164,6 +164,13 @@ def test_what_steers_the_model_is_split_with_it(together: Kept) -> None:
         found, wanted = together.team.ready(model.modulated)(*given, **told), model.modulated(*given, **told)
         plain = model.modulated(*given)
     assert distance(found, wanted) < 1e-5 < distance(plain, wanted)
+
+
+def test_a_handful_of_tokens_is_computed_alone(alone: Kept, ranks: dict[int, Kept]) -> None:
+    for engine in (alone, ranks[3]):
+        paint(engine, width_px=64, height_px=64)
+    assert not ranks[3].team.was_split
+    assert torch.equal(ranks[3].walked, alone.walked)
 
 
 def test_heads_that_cannot_be_dealt_are_computed_alone(alone: Kept, ranks: dict[int, Kept]) -> None:
@@ -208,18 +215,21 @@ def test_a_rank_that_is_lost_before_the_walk_is_told_and_done_without(
     assert torch.equal(pair.walked, alone.walked)
 
 
-def test_no_rank_outlives_the_engine_s_process() -> None:
+def test_no_rank_outlives_the_engine_s_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "backends.torch_cuda.split", "--device", "cpu", "--rank", "1"]
+    command += ["--size", "2", "--way", "gloo", "--meet", str(tmp_path / "ranks")]
     code = (
-        "import sys, torch; from backends.torch_cuda.split.crew import Crew\n"
-        "crew = Crew(torch.device('cpu'), ('cpu',)); print(crew.pids[0], flush=True); sys.stdin.read()"
+        "import subprocess, sys; pipe = subprocess.PIPE\n"
+        f"follower = subprocess.Popen({command!r}, stdin=pipe, stdout=pipe)\n"
+        "print(follower.pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     follower = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.communicate()
-    follower.wait(10.0)
+    follower.wait(30.0)
 
 
 def paint(engine: Kept, **fields: Any) -> Run:
-    return run(engine, **{"model": SPEC.model, "seed": 3, **fields})
+    return run(engine, **{"model": SPEC.model, "seed": 3, "width_px": 96, "height_px": 80, **fields})
