@@ -51,7 +51,7 @@ class Team:
         self._names = tuple(devices)
         self._failures = 0
         self._number = 0  # of the last order to load
-        self._job: Job | None = None  # that the crew was told of
+        self._check: Callable[[], None] | None = None  # of the job that the crew was told of
         self.was_split = False
         self.crew: Crew | None = Crew(backend.device, self._names)
         self._leading = Leading(backend, self.crew)
@@ -63,12 +63,12 @@ class Team:
 
     def load(self, job: Job) -> None:
         """Has the followers load what a job's walk needs, while this process loads its own."""
-        self._job, self.was_split = None, False
+        self._check, self.was_split = None, False
         if self.crew is not None and self.crew.is_over:
             self._replace()
         if self.crew is None or job.spec.transformer.num_heads % (len(self._names) + 1):
             return
-        self._job = job
+        self._check = job.report.check
         self._number += 1
         loras = [lora for lora in job.loras if lora.touches(Component.TRANSFORMER)]
         self.crew.send(
@@ -87,9 +87,9 @@ class Team:
         """As Graphs.ready, for Transformer.modulated; waits until the followers have loaded theirs."""
         alone = self._backend.graphs.ready(method)
         model = getattr(method, "__self__", None)
-        if self.crew is None or self._job is None or not isinstance(model, Transformer):
+        if self.crew is None or self._check is None or not isinstance(model, Transformer):
             return alone
-        if not self.crew.wait_loaded(self._number, self._job.report.check):
+        if not self.crew.wait_loaded(self._number, self._check):
             return alone
 
         def evaluate(img: Tensor, txt: Tensor, rows: Tensor, pe: Tensor, **told: Any) -> Tensor:
@@ -105,7 +105,7 @@ class Team:
 
     def warnings(self) -> tuple[str, ...]:
         """What a person should know about the job."""
-        if self._job is None or self.crew is None or self.crew.failure is None:
+        if self._check is None or self.was_split or self.crew is None or self.crew.failure is None:
             return ()
         return (f"One device computed this alone: {self.crew.failure.message}",)
 

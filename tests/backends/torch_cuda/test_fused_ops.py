@@ -121,8 +121,7 @@ def test_compositions_with_products(
         ("gated_mlp", (x, gate, y, shift, scale, 1e-6, up, down)),
         ("parallel_mlp", (x, shift, scale, 1e-6, linear1, linear2, attend)),
     )
-    calls_of = [(fused, *call) for call in calls] + [(elsewhere(fused), *calls[-1])]
-    for ops, name, inputs in calls_of:
+    for ops, (name, inputs) in (*((fused, call) for call in calls), (elsewhere(fused), calls[-1])):
         found, wanted = getattr(ops, name)(*inputs), getattr(PLAIN, name)(*inputs)
         found, wanted = (each if isinstance(each, tuple) else (each,) for each in (found, wanted))
         for one, other in zip(found, wanted, strict=True):
