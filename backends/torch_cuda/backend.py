@@ -34,6 +34,7 @@ from backends.torch_cuda.offload.stream import Stream, StreamedWeight
 from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.packed import BITS, PackedWeight
 from backends.torch_cuda.processor import ProcessorOps
+from backends.torch_cuda.split.ops import split
 from flux_core.errors import Corrupt
 from flux_core.ops import Ops
 from flux_core.request import Precision
@@ -59,6 +60,7 @@ class TorchBackend:
         device: "cpu", "cuda" or "cuda:1".
         free_bytes: What the device has free when it is called; by default a GPU is asked, and of a processor
             nobody wants to know, because weights lie in its memory either way.
+        is_split: Whether its attention may go over several devices.
 
     Attributes:
         has_fp8: Whether Precision.FP8 is computed in eight-bit floats. Set it where the hardware does not
@@ -67,13 +69,16 @@ class TorchBackend:
         graphs: What it has recorded.
     """
 
-    def __init__(self, device: str = "cpu", free_bytes: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", free_bytes: Callable[[], int] | None = None, is_split: bool = False
+    ) -> None:
         self.device = torch.device(device)
         if free_bytes is None and self.device.type == "cuda":
             free_bytes = self._free_bytes_of_gpu
         self._free_bytes = free_bytes
         self.name = f"torch-{self.device.type}"
-        self.ops: Ops = best_ops(self.device)
+        ops = best_ops(self.device)
+        self.ops: Ops = split(ops) if is_split else ops
         self.has_fp8 = computes_in_eight_bits(self.device)
         self.has_fp8_attention = attends_in_eight_bits(self.device)
         self.graphs = Graphs(self.device)

@@ -116,14 +116,20 @@ class EightBitLinear(Linear):
             y = adapter(self, x, y)
         return y
 
-    def multiplied(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """What a coded input [..., K + tail] gives, with the LoRAs that are in the product and no other."""
+    def multiplied(
+        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, columns: slice = slice(None)
+    ) -> Tensor:
+        """What a coded input [..., K + tail] gives, or some columns of it; of LoRAs those in the product.
+
+        The input's tail is written anew by each call.
+        """
         assert isinstance(self.weight, EightBitWeight)
         weight, weight_scales = self.weight.operands()
         if self._folded is not None:
             weight = self._folded.codes
             self._coder.project(codes, scales, self._folded.down, self._folded.gains)
-        return multiplied(codes, scales, weight, weight_scales, self.bias, dtype)
+        bias = None if self.bias is None else self.bias[columns]
+        return multiplied(codes, scales, weight[columns], weight_scales[columns], bias, dtype)
 
     def settle(self) -> bool:
         if not isinstance(self.weight, EightBitWeight) or not self.weight.stays:

@@ -20,7 +20,7 @@ from backends.torch_cuda.eight_bit_attention import takes_codes
 from backends.torch_cuda.fused_images import FusedImageOps
 from backends.torch_cuda.kernels.coded_attention import coded_attention
 from backends.torch_cuda.kernels.coded_heads import coded_heads, is_fit
-from backends.torch_cuda.kernels.heads import Projected, joint_heads
+from backends.torch_cuda.kernels.heads import Projected, heads_by_rank, joint_heads
 from backends.torch_cuda.kernels.rows import (
     Forms,
     Rows,
@@ -95,7 +95,7 @@ class FusedOps(FusedImageOps):
     ) -> Tensor:
         if not _is_plain_call(x):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
-        return _parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
+        return self._parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
 
     def gated_parallel_mlp(
         self,
@@ -112,7 +112,7 @@ class FusedOps(FusedImageOps):
         if not _is_plain_call(x):
             return super().gated_parallel_mlp(x, gate, y, shift, scale, eps, linear1, linear2, attend)
         x, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(linear1))
-        return x, _parallel(rows, x, linear1, linear2, attend)
+        return x, self._parallel(rows, x, linear1, linear2, attend)
 
     def joint_attention(
         self,
@@ -126,20 +126,83 @@ class FusedOps(FusedImageOps):
         qkv = streams[0].qkv
         if not qkv.is_cuda or bias is not None or not takes_codes(streams):
             return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
-        projected = [_projected(each) for each in streams]
-        if not _is_plain_call(qkv) or not is_fit(projected, num_heads):
+        projected = _projected(streams, num_heads)
+        if projected is None or not is_fit(projected, num_heads):
             return self.attention(*self.joint_heads(streams, num_heads, pe), scale=scale)
         return coded_attention(coded_heads(projected, num_heads, pe.contiguous(), scale))
+
+    def _parallel(
+        self, rows: Rows, x: Tensor, linear1: Any, linear2: Any, attend: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`parallel_mlp` of an x [B, L, D] whose modulated norm has been made."""
+        dim = x.shape[2]
+        bare1, bare2 = _bare(linear1), _bare(linear2)
+        if bare1 is not None and bare2 is not None:
+            return self._parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+        if self.attends_elsewhere and rows.codes is not None and not linear1.adapters:
+            return self._parallel_in_codes(rows, 3 * dim, linear1, linear2, attend, x.dtype)
+        h = _applied(linear1, rows, x.dtype)
+        attn = attend(h[..., : 3 * dim])
+        return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
+
+    def _parallel_in_parts(
+        self,
+        h: Tensor,
+        dim: int,
+        linear1: tuple[Tensor, Tensor],
+        linear2: tuple[Tensor, Tensor],
+        attend: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`parallel_mlp` with weights cut in two, so that nothing is concatenated and GELU costs no pass."""
+        (weight1, bias1), (weight2, bias2) = linear1, linear2
+        made: list[Tensor] = []
+
+        def up() -> None:
+            made.append(_product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :]))
+
+        def down() -> None:
+            made.append(torch.addmm(bias2, made.pop().flatten(0, 1), weight2[:, dim:].t()))
+
+        qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
+        attn = self.attended(attend, qkv, up, down)
+        out = made.pop().addmm_(attn.flatten(0, 1), weight2[:, :dim].t())
+        return out.unflatten(0, h.shape[:2])
+
+    def _parallel_in_codes(
+        self,
+        rows: Rows,
+        width: int,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`parallel_mlp` with the first product cut in two, so that attention can begin with half of it."""
+        made: list[Tensor] = []
+
+        def up() -> None:
+            made.append(linear1.multiplied(rows.codes, rows.scales, dtype, slice(width, None)))
+
+        qkv = linear1.multiplied(rows.codes, rows.scales, dtype, slice(width))
+        attn = self.attended(attend, qkv, up, lambda: None)
+        return _applied(linear2, activated(attn, made.pop(), _forms(linear2)), dtype)
 
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        head_dim = streams[0].qkv.shape[2] // 3 // num_heads
-        norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
-        is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
-        if not is_known or not _is_plain_call(streams[0].qkv):
+        projected = _projected(streams, num_heads)
+        if projected is None:
             return super().joint_heads(streams, num_heads, pe)
-        return joint_heads([_projected(each) for each in streams], num_heads, pe.contiguous())
+        return joint_heads(projected, num_heads, pe.contiguous())
+
+    def heads_by_rank(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int
+    ) -> None:
+        projected = _projected(streams, num_heads)
+        if projected is None:
+            super().heads_by_rank(streams, num_heads, pe, rows, rank)
+        else:
+            heads_by_rank(projected, num_heads, pe.contiguous(), rows, rank)
 
     def attention(
         self,
@@ -157,14 +220,19 @@ class FusedOps(FusedImageOps):
             return super().attention(q, k, v, scale=scale, is_causal=is_causal)
 
 
-def _projected(stream: HeadStream) -> Projected:
-    """A stream with RMS norms as the kernels take it."""
-    return Projected(stream.qkv, stream.q_norm.gain, stream.k_norm.gain, stream.q_norm.eps)
-
-
 def _is_plain_call(x: Tensor) -> bool:
     """Whether the kernels know how to do it: nothing is recorded for gradients."""
     return x.ndim == 3 and not torch.is_grad_enabled()
+
+
+def _projected(streams: Sequence[HeadStream], num_heads: int) -> list[Projected] | None:
+    """The streams as the kernel takes them; None where it does not know how to."""
+    head_dim = streams[0].qkv.shape[2] // 3 // num_heads
+    norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
+    is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
+    if not is_known or not _is_plain_call(streams[0].qkv):
+        return None
+    return [Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams]
 
 
 def _forms(linear: Any) -> Forms:
@@ -182,19 +250,6 @@ def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
     for adapter in linear.beside:
         y = adapter(linear, rows.plain, y)
     return y
-
-
-def _parallel(
-    rows: Rows, x: Tensor, linear1: Any, linear2: Any, attend: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """`parallel_mlp` of an x [B, L, D] whose modulated norm has been made."""
-    dim = x.shape[2]
-    bare1, bare2 = _bare(linear1), _bare(linear2)
-    if bare1 is not None and bare2 is not None:
-        return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
-    h = _applied(linear1, rows, x.dtype)
-    attn = attend(h[..., : 3 * dim])
-    return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
 
 
 def _plain(rows: Rows) -> Tensor:
@@ -219,20 +274,3 @@ def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     flat = x.flatten(0, 1)
     out = torch._addmm_activation(bias, flat, weight.t(), use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
     return out.unflatten(0, x.shape[:2])
-
-
-def _parallel_in_parts(
-    h: Tensor,
-    dim: int,
-    linear1: tuple[Tensor, Tensor],
-    linear2: tuple[Tensor, Tensor],
-    attend: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """`parallel_mlp` with each weight cut in two, so that nothing is concatenated and GELU costs no pass."""
-    (weight1, bias1), (weight2, bias2) = linear1, linear2
-    qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
-    inner = _product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :])
-    attn = attend(qkv)
-    out = torch.addmm(bias2, attn.flatten(0, 1), weight2[:, :dim].t())
-    out.addmm_(inner.flatten(0, 1), weight2[:, dim:].t())
-    return out.unflatten(0, h.shape[:2])

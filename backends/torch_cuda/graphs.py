@@ -25,7 +25,8 @@ MAX_GRAPHS = 6
 """Of one owner: two shapes of a walk with a step cache, which takes three. They share one pool of memory, so
 another costs little more than its arrays."""
 
-_MIN_FREE_SHARE = 0.1  # of a device's memory; a recording keeps what its step needed
+MIN_FREE_SHARE = 0.1
+"""Of a device's memory; a recording keeps what its step needed."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Graphs:
 
     Attributes:
         streams: What brings weights that do not stay on the device; recordings bring them, too.
+        era: Grows whenever everything is forgotten.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,6 +48,7 @@ class Graphs:
         self._kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Recording | None]] = WeakKeyDictionary()
         self._pool: Any = None
         self.streams: WeakSet[Stream] = WeakSet()
+        self.era = 0
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -61,11 +64,12 @@ class Graphs:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
         self._kept.clear()
         self._pool = None
+        self.era += 1
 
     def _call(self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arrays: list[Tensor] = []
         try:
-            key = method.__name__, _shape_of((args, kwargs), arrays)
+            key = method.__name__, shape_of((args, kwargs), arrays)
         except TypeError:
             return method(*args, **kwargs)  # it is given more than arrays and plain values
         graphs = self._kept.setdefault(method.__self__, OrderedDict())
@@ -83,12 +87,12 @@ class Graphs:
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Tensor]
     ) -> Recording | None:
         free, total = free_and_total_bytes(self._device)
-        if free < _MIN_FREE_SHARE * total:
+        if free < MIN_FREE_SHARE * total:
             return None
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         inputs = [array.clone() for array in arrays]
-        args, kwargs = _with_arrays((args, kwargs), iter(inputs))
+        args, kwargs = with_arrays((args, kwargs), iter(inputs))
         try:
             return Recording(
                 lambda: method(*args, **kwargs), inputs, self._pool, self._device, [*self.streams]
@@ -141,13 +145,17 @@ class Recording:
         for stream in self._streams:
             stream.forget()
         torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
-        self._graph.replay()
+        self.repeat()
         outputs: list[Tensor] = []
-        _shape_of(self._out, outputs)
-        return _with_arrays(self._out, (array.clone() for array in outputs))
+        shape_of(self._out, outputs)
+        return with_arrays(self._out, (array.clone() for array in outputs))
+
+    def repeat(self) -> None:
+        """Once more, with what the arrays that it reads hold now."""
+        self._graph.replay()
 
 
-def _shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
+def shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
     """What two calls must have in common to share a graph; collects the arrays on the way.
 
     Raises:
@@ -160,23 +168,23 @@ def _shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
         case None | bool() | int() | float() | str():
             return value
         case tuple() | list():
-            return type(value), *(_shape_of(item, arrays) for item in value)
+            return type(value), *(shape_of(item, arrays) for item in value)
         case dict():
-            return tuple((key, _shape_of(item, arrays)) for key, item in value.items())
+            return tuple((key, shape_of(item, arrays)) for key, item in value.items())
         case _:
             raise TypeError(f"{type(value).__name__} is not recorded")
 
 
-def _with_arrays(value: Any, arrays: Any) -> Any:
-    """The same structure with other arrays, in the order in which `_shape_of` met them."""
+def with_arrays(value: Any, arrays: Any) -> Any:
+    """The same structure with other arrays, in the order in which `shape_of` met them."""
     match value:
         case Tensor():
             return next(arrays)
         case tuple() if hasattr(value, "_fields"):
-            return type(value)(*(_with_arrays(item, arrays) for item in value))
+            return type(value)(*(with_arrays(item, arrays) for item in value))
         case tuple() | list():
-            return type(value)(_with_arrays(item, arrays) for item in value)
+            return type(value)(with_arrays(item, arrays) for item in value)
         case dict():
-            return {key: _with_arrays(item, arrays) for key, item in value.items()}
+            return {key: with_arrays(item, arrays) for key, item in value.items()}
         case _:
             return value

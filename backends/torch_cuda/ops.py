@@ -6,7 +6,7 @@ Every function follows flux_core.ops to the letter; where torch has a fused kern
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,42 @@ class TorchOps(PlainCoder, ComposedOps):
         self, q: Tensor, k: Tensor, q_norm: Any, k_norm: Any, pe: Tensor
     ) -> tuple[Tensor, Tensor]:
         return rotate(q_norm(q), pe).to(q.dtype), rotate(k_norm(k), pe).to(k.dtype)
+
+    @property
+    def attends_elsewhere(self) -> bool:
+        """Whether attention waits for other devices, so that something else is worth doing meanwhile."""
+        return False
+
+    def attended(
+        self,
+        attend: Callable[[Any], Any],
+        qkv: Tensor,
+        beside: Callable[[], None],
+        behind: Callable[[], None],
+    ) -> Tensor:
+        """attend(qkv), with two things to be computed, one after the other, while it waits."""
+        beside()
+        behind()
+        return attend(qkv)
+
+    def heads_by_rank(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int
+    ) -> None:
+        """Writes the q, k and v of `joint_heads` by the ranks that attend with their heads (split/ops.py).
+
+        Args:
+            streams: As for joint_heads, of a batch of one; L are all tokens of this rank.
+            num_heads: As for joint_heads.
+            pe: As for joint_heads.
+            rows: [N*L or more, 3, H/N, D]; rank by rank, but this rank's behind the others'.
+            rank: This one.
+        """
+        heads = rows.shape[2]
+        parts = ComposedOps.joint_heads(self, streams, num_heads, pe)  # 3 x [1, H, L, D]
+        by_rank = torch.stack([part[0] for part in parts]).unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4)
+        order = [other for other in range(len(by_rank)) if other != rank]
+        for place, other in enumerate([*order, rank]):
+            rows[place * pe.shape[0] :][: pe.shape[0]] = by_rank[other]
 
     def attention(
         self,

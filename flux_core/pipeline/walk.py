@@ -25,7 +25,7 @@ from flux_core.pipeline.windows import Window, windows_of
 from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.solvers import walk
-from flux_core.sampling.step_cache import PRESETS, BlockCache, sparing
+from flux_core.sampling.step_cache import PRESETS, BlockCache, Sparing
 
 Floats = NDArray[np.float32]
 Preview = Callable[[Any], str]
@@ -45,7 +45,7 @@ class Velocity:
     Args:
         backend: Where it runs.
         job: What is painted.
-        evaluate: The model, as Transformer.modulated; as `sparing` has it where the job has a step cache.
+        evaluate: The model, as Transformer.modulated; as `Sparing.evaluated` where the job has a step cache.
         controlnets: By name.
         conditions: What it is told.
         told: What the noise levels do to it.
@@ -221,7 +221,8 @@ def walk_all(
     told = Told(backend, job, conditions, transformer)
     if is_last:
         transformer.modulator = None
-    evaluate = sparing(transformer, ready) if job.has_step_cache else ready(transformer.modulated)
+    whole = Sparing(transformer, ready).evaluated if job.has_step_cache else transformer.modulated
+    evaluate = ready(whole)
     make = functools.partial(Velocity, backend, job, evaluate, controlnets, conditions, told, {})
     velocity = WindowedVelocity(backend, job, make) if job.is_windowed else make()
     indices = range(job.request.num_images)

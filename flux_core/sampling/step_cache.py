@@ -94,7 +94,9 @@ class BlockCache:
         self.hits = 0
         self.evaluations = 0
 
-    def through(self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any]) -> Any:
+    def through(
+        self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any], share: int = 1
+    ) -> Any:
         """The image stream after all blocks.
 
         Args:
@@ -102,9 +104,11 @@ class BlockCache:
             after: The same after it, with what ControlNets added.
             heard: Whatever must be as it was at the last whole evaluation.
             rest: Computes the other blocks.
+            share: Every so manieth token is here, from the first on; the others are elsewhere.
         """
         number, self.evaluations = self.evaluations, self.evaluations + 1
-        effect = (after - before)[:, : self._target_tokens]
+        targets = None if self._target_tokens is None else -(-self._target_tokens // share)
+        effect = (after - before)[:, :targets]
         may_hit = self._first_free <= number < self._last and self._run < self._preset.max_run
         self.is_hit = may_hit and heard == self._heard and self._is_near(effect)
         if self.is_hit:
@@ -130,25 +134,29 @@ class BlockCache:
         return abs(cast(effect, Precision.FP32) - last).mean() / abs(last).mean()
 
 
-def sparing(model: Any, ready: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[..., Any]:
+class Sparing:
     """A model's evaluation whose greater part a cache may spare.
 
     Args:
         model: A transformer, in parts: `begun`, `rest` and `finished`.
         ready: Makes each part ready for many calls; the decision between them is the host's.
 
-    Returns:
-        A function that takes what `Transformer.modulated` takes, the cache, and `heard`: which ControlNets
-        and IP-Adapters these are, because nothing is taken over across a change.
+    Attributes:
+        model: As given.
     """
-    begun, rest, finished = ready(model.begun), ready(model.rest), ready(model.finished)
 
-    def evaluate(
-        img: Any, txt: Any, rows: Any, pe: Any, *, cache: BlockCache, heard: Hashable, **told: Any
+    def __init__(self, model: Any, ready: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self.model = model
+        self._begun, self._rest, self._finished = ready(model.begun), ready(model.rest), ready(model.finished)
+
+    def evaluated(
+        self, img: Any, txt: Any, rows: Any, pe: Any, *, cache: BlockCache, heard: Hashable, **told: Any
     ) -> Any:
-        before, after, words = begun(img, txt, rows, pe, **told)
-        voices = heard, len(told.get("residuals", ())), len(told.get("image_prompts", ()))
-        out = cache.through(before, after, voices, lambda: rest(after, words, rows, pe, **told))
-        return finished(out, rows)
+        """As `Transformer.modulated`, as `cache` decides.
 
-    return evaluate
+        What is `heard` are ControlNets and IP-Adapters: nothing is taken over across a change.
+        """
+        before, after, words = self._begun(img, txt, rows, pe, **told)
+        voices = heard, len(told.get("residuals", ())), len(told.get("image_prompts", ()))
+        out = cache.through(before, after, voices, lambda: self._rest(after, words, rows, pe, **told))
+        return self._finished(out, rows)

@@ -28,6 +28,7 @@ from backends.torch_cuda.bench import (
     quality,
     sizes,
     step,
+    two,
 )
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
@@ -47,7 +48,7 @@ PIECES: dict[str, Piece] = {
     "lora": loras.lora,
     "offload": offload.offload,
     "cold": cold.cold,
-    "two": step.two,
+    "two": two.two,
     "quality": quality.quality,
     "family": family.family,
     "family-cache": cached.family_cache,

@@ -45,8 +45,8 @@ class Recorded(BlockCache):
         super().__init__(*args, **kwargs)
         self.taken: list[bool] = []
 
-    def through(self, before: Any, after: Any, heard: Any, rest: Callable[[], Any]) -> Any:
-        out = super().through(before, after, heard, rest)
+    def through(self, before: Any, after: Any, heard: Any, rest: Callable[[], Any], share: int = 1) -> Any:
+        out = super().through(before, after, heard, rest, share)
         self.taken.append(self.is_hit)
         return out
 

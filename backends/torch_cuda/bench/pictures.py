@@ -24,7 +24,7 @@ from flux_core.messages import Preview, Progress, Stage
 from flux_core.request import GenerationRequest, Precision, Task, build_request
 
 _REFERENCE = "0" * 64
-_INCLUDED = "T5, CLIP, walk, decoder, PNG"
+INCLUDED = "T5, CLIP, walk, decoder, PNG"
 _REACH_S = {"bf16": 3.4, "fp8": 2.35}
 
 
@@ -36,6 +36,7 @@ class Painter:
         bench: The run.
         precision: Of every picture.
         is_roomy: Whether all parts may stay in memory; else each goes when its stage is over.
+        others: Devices that compute every picture, too.
 
     Attributes:
         last: Seconds of the last picture by stage.
@@ -44,13 +45,16 @@ class Painter:
     bench: Bench
     precision: Precision
     is_roomy: bool = True
+    others: tuple[str, ...] = ()
     engine: TorchEngine = field(init=False)
     last: dict[str, float] = field(default_factory=dict[str, float])
     _words: int = 0
 
     def __post_init__(self) -> None:
         budget = None if self.is_roomy else 0
-        self.engine = TorchEngine(str(self.bench.device), (self.bench.models_dir(),), budget)
+        self.engine = TorchEngine(
+            str(self.bench.device), (self.bench.models_dir(),), budget, others=self.others
+        )
 
     def request(self, **fields: Any) -> GenerationRequest:
         """A picture of the run's size with words of its own."""
@@ -104,7 +108,7 @@ def dev(bench: Bench) -> None:
         bench.results.add(
             Figure("dev", f"{what}, {name}", "s", seconds, theirs, peer_name(bench),
                    floor and floor * sizes.num_steps, _REACH_S.get(name),
-                   f"{_INCLUDED}: {painter.stages}")
+                   f"{INCLUDED}: {painter.stages}")
         )  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def schnell(bench: Bench) -> None:
         reach = 0.42 if name == "fp8" else None
         bench.results.add(
             Figure("schnell", f"{what}, {name}", "s", seconds, theirs, peer_name(bench), reach=reach,
-                   note=f"{_INCLUDED}: {painter.stages}")
+                   note=f"{INCLUDED}: {painter.stages}")
         )  # fmt: skip
 
 
@@ -138,7 +142,7 @@ def kontext(bench: Bench) -> None:
                 "s",
                 seconds,
                 reach=reach,
-                note=f"encoder, {_INCLUDED}: {painter.stages}",
+                note=f"encoder, {INCLUDED}: {painter.stages}",
             )
         )
 

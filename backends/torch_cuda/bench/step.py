@@ -35,11 +35,6 @@ def step(bench: Bench) -> None:
                 )  # fmt: skip
 
 
-def two(bench: Bench) -> None:
-    """One picture on two devices."""
-    bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
-
-
 class Walked(NamedTuple):
     """A step of a walk.
 

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -105,6 +106,8 @@ def test_a_service_without_workers_is_refused(tmp_path: Path, count: int):
     options = ServiceOptions(home=tmp_path, models_dirs=(), engine=FAKE_ENGINE, num_workers=count)
     with pytest.raises(RequestInvalid, match="cannot have"):
         serve(options)
+    with pytest.raises(RequestInvalid, match="cannot have"):
+        serve(replace(options, num_workers=1, gpus_per_engine=count))
 
 
 @pytest.mark.parametrize("url", ['"http://127.0.0.1:99999"', '"http://["', '"nonsense"', "5", "null", "[]"])

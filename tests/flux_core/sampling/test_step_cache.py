@@ -20,7 +20,7 @@ from flux_core.request import Precision, Solver, StepCache
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.schedule import sigmas
 from flux_core.sampling.solvers import evaluations_of, walk
-from flux_core.sampling.step_cache import PRESETS, BlockCache, Preset, is_worth_it, sparing
+from flux_core.sampling.step_cache import PRESETS, BlockCache, Preset, Sparing, is_worth_it
 from flux_core.weights import components
 from flux_core.weights.expected import expected_shapes
 from tests.support.engine_runs import psnr_db
@@ -46,7 +46,7 @@ class Micro:
             random_weights(expected_shapes(lambda ops, make: Transformer(ops, make, CONFIG)))
         )
         self.transformer = Transformer(self.backend.ops, self.backend.leaves(source, Precision.FP32), CONFIG)
-        self.spared = sparing(self.transformer, as_it_is)
+        self.spared = Sparing(self.transformer, as_it_is).evaluated
         random = np.random.default_rng(1)
 
         def normal(*shape: int) -> Any:
@@ -148,7 +148,7 @@ def test_each_part_of_a_cached_evaluation_is_made_ready_once(micro: Micro) -> No
         names.append(method.__name__)
         return method
 
-    micro.spared = sparing(micro.transformer, ready)
+    micro.spared = Sparing(micro.transformer, ready).evaluated
     whole, _ = micro.walk(None)
     cached, _ = micro.walk(micro.cache(0.0))
     assert names == ["begun", "rest", "finished"]
@@ -266,7 +266,7 @@ class Painter:
         if preset is not None:
             made.append(BlockCache(backend, preset, Solver.EULER, steps))
             made.append(BlockCache(backend, preset, Solver.EULER, steps, leader=made[0]))
-        evaluate = sparing(self.transformer, as_it_is) if made else self.transformer.modulated
+        evaluate = Sparing(self.transformer, as_it_is).evaluated if made else self.transformer.modulated
         caches: list[dict[str, Any]] = [{"cache": each, "heard": None} for each in made] or [{}, {}]
         guidance = backend.from_numpy(np.ones(1, np.float32)) if TINY.transformer.has_guidance else None
 
