@@ -31,7 +31,7 @@ class _Entry:
 
 
 _ENGINES: dict[str, _Entry] = {
-    "torch": _Entry("backends.torch_cuda.engine:create", "torch"),
+    "torch": _Entry("backends.torch_cuda.start:create", "torch"),
     "mlx": _Entry("backends.mlx_metal.engine:create", "mlx"),
 }
 
@@ -69,12 +69,21 @@ def choose(name: str) -> str:
 
 
 def device_environments(
-    name: str, environ: Mapping[str, str], gpus: Path = Path("/proc/driver/nvidia/gpus")
+    name: str,
+    environ: Mapping[str, str],
+    gpus: Path = Path("/proc/driver/nvidia/gpus"),
+    gpus_per_engine: int = 1,
 ) -> tuple[dict[str, str], ...]:
-    """What to add to a worker's environment so that each worker of an engine gets its own device.
+    """What to add to a worker's environment so that each worker of an engine gets its own devices.
 
     Found out without loading the engine: NVIDIA devices are those that CUDA_VISIBLE_DEVICES allows, or
     that the driver lists. Everything else is one device.
+
+    Args:
+        name: Of the engine.
+        environ: Of this process.
+        gpus: Where the driver lists its devices.
+        gpus_per_engine: NVIDIA devices that compute a picture together; the last worker gets what is left.
     """
     if name != "torch":
         return ({},)
@@ -85,7 +94,8 @@ def device_environments(
         ids = [str(index) for index, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else []
     if len(ids) < 2:
         return ({},)
-    return tuple({"CUDA_VISIBLE_DEVICES": part} for part in ids)
+    runs = [ids[start : start + gpus_per_engine] for start in range(0, len(ids), gpus_per_engine)]
+    return tuple({"CUDA_VISIBLE_DEVICES": ",".join(run)} for run in runs)
 
 
 def load_factory(name: str) -> EngineFactory:

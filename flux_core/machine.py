@@ -6,13 +6,18 @@ system cannot tell is replaced by something true and less precise, never guessed
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import signal
+import sys
 from pathlib import Path
 
 import psutil
 
 from flux_core.messages import Device
+
+_PR_SET_PDEATHSIG = 1
 
 
 def processor() -> Device:
@@ -52,3 +57,9 @@ def peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def die_with_parent() -> None:
+    """Has the kernel end this process with its parent; elsewhere only the end of its stdin can tell it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

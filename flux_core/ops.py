@@ -147,6 +147,21 @@ class Ops(Protocol):
         """
         ...
 
+    def gated_parallel_mlp(
+        self,
+        x: Any,
+        gate: Any,
+        y: Any,
+        shift: Any,
+        scale: Any,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Any], Any],
+    ) -> tuple[Any, Any]:
+        """x' = gated_add(x, gate, y), and parallel_mlp(x', ...); each [B, L, D]."""
+        ...
+
     def norm_silu(self, x: Any, norm: Any) -> Any:
         """silu(norm(x)); x: [B, H, W, C], norm: a group-norm leaf."""
         ...
@@ -164,6 +179,12 @@ class Ops(Protocol):
 
         q and k are normed by each stream's own leaves and rotated, as by qk_norm_rope; pe: [L, D/2, 2].
         """
+        ...
+
+    def joint_attention(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Any, *, scale: float, bias: Any | None = None
+    ) -> Any:
+        """attention of joint_heads: every stream's tokens to those of all, [B, L, H*D]."""
         ...
 
 
@@ -204,6 +225,21 @@ class ComposedOps(Ops, Protocol):
         qkv, mlp = self.split(h, [qkv_dim, int(h.shape[2]) - qkv_dim], axis=2)
         return linear2(self.concat([attend(qkv), self.gelu_tanh(mlp)], axis=2))
 
+    def gated_parallel_mlp(
+        self,
+        x: Any,
+        gate: Any,
+        y: Any,
+        shift: Any,
+        scale: Any,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Any], Any],
+    ) -> tuple[Any, Any]:
+        x = self.gated_add(x, gate, y)
+        return x, self.parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
+
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
         parts: list[tuple[Any, Any, Any]] = []
         start = 0
@@ -217,6 +253,12 @@ class ComposedOps(Ops, Protocol):
             return parts[0]
         q, k, v = (self.concat(each, axis=2) for each in zip(*parts, strict=True))
         return q, k, v
+
+    def joint_attention(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Any, *, scale: float, bias: Any | None = None
+    ) -> Any:
+        q, k, v = self.joint_heads(streams, num_heads, pe)
+        return self.attention(q, k, v, scale=scale, bias=bias)
 
 
 def split_heads(ops: Ops, qkv: Any, num_heads: int) -> list[Any]:
@@ -291,8 +333,19 @@ class Backend(Protocol):
         """Entered once by the thread that runs models, around loading and calls (no gradients, ...)."""
         ...
 
-    def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
-        """A factory over checkpoint tensors (a flux_core.weights.TensorSource)."""
+    def leaves(
+        self, tensors: Any, precision: Any, working_bytes: int | None = None, is_brief: bool = False
+    ) -> LeafFactory:
+        """A factory over checkpoint tensors (a flux_core.weights.TensorSource).
+
+        working_bytes: What a model of these leaves needs on the device beside its weights. Where it is known,
+        weights that do not fit beside it may lie elsewhere and come to the device whenever they are used.
+        is_brief: Whether it is called once or twice, and not at every step.
+        """
+        ...
+
+    def streamed_bytes(self, leaves: Any) -> int:
+        """Of the weights of a factory, what comes to the device whenever it is used."""
         ...
 
     def adapters(self, leaves: Any, precision: Any) -> Any:

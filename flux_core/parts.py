@@ -38,6 +38,7 @@ _LOADERS: dict[Component, Loader] = {
     Component.TRANSFORMER: components.load_transformer,
     Component.VAE_DECODER: components.load_decoder,
 }
+_WALKING = (Component.TRANSFORMER, Component.CONTROLNET)
 _ADAPTABLE = (Component.CLIP, Component.T5, Component.TRANSFORMER)
 
 
@@ -50,6 +51,9 @@ class Parts:
 
     Args:
         backend: Where they run.
+
+    Attributes:
+        streamed_bytes: Of each part that was loaded for the choice, what does not stay on the device.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -60,6 +64,8 @@ class Parts:
         self._loras: tuple[ChosenLora, ...] = ()
         self._companions: dict[PartKey, Companion] = {}
         self._stamps: dict[PartKey, Any] = {}
+        self._beside_bytes: Callable[[Component], int] = lambda component: 0
+        self.streamed_bytes: dict[PartKey, int] = {}
         self.identity: Identity = ()
 
     def choose(
@@ -69,10 +75,12 @@ class Parts:
         precision: Precision,
         loras: tuple[ChosenLora, ...] = (),
         companions: Iterable[Companion] = (),
+        beside_bytes: Callable[[Component], int] = lambda component: 0,
     ) -> None:
         """Says which model the next parts are of, with which LoRAs and which parts beside it.
 
         The parts of any other model are freed, and parts beside it that are not wanted or have changed.
+        `beside_bytes` says what must stay free beside a part's weights.
         """
         identity = identify(spec, folder, precision)
         if identity != self.identity:
@@ -85,6 +93,9 @@ class Parts:
         for key in [key for key, stamp in self._stamps.items() if stamps.get(key) != stamp]:
             self.free(key)
         self._stamps = stamps
+        self._beside_bytes = beside_bytes
+        loaded = self._loaded
+        self.streamed_bytes = {key: size for key, size in self.streamed_bytes.items() if key in loaded}
 
     def is_ready(self, key: PartKey) -> bool:
         """Whether the part is loaded, with just these LoRAs on it; strengths take no time to change."""
@@ -122,6 +133,7 @@ class Parts:
     def free_loaded(self) -> None:
         """Frees every part; the choice stays, and parts are loaded again when they are asked for."""
         self._loaded.clear()
+        self.streamed_bytes.clear()
         self._adapters.clear()
 
     def free_all(self) -> None:
@@ -134,12 +146,14 @@ class Parts:
         if self._choice is None:
             raise ValueError("choose a model first")
         spec, folder, precision = self._choice
+        is_brief = key.component not in _WALKING
+        keeper: Any = _FactoryKeeper(self._backend, self._beside_bytes(key.component), is_brief)
         if key in self._companions:
-            self._loaded[key] = _load_companion(spec, self._companions[key], self._backend, precision)
-            return
-        keeper: Any = _FactoryKeeper(self._backend)
-        self._loaded[key] = _LOADERS[key.component](spec, folder, keeper, precision)
-        if key.component in _ADAPTABLE:
+            self._loaded[key] = _load_companion(spec, self._companions[key], keeper, precision)
+        else:
+            self._loaded[key] = _LOADERS[key.component](spec, folder, keeper, precision)
+        self.streamed_bytes[key] = self._backend.streamed_bytes(keeper.factory)
+        if key not in self._companions and key.component in _ADAPTABLE:
             self._adapters[key.component] = self._backend.adapters(keeper.factory, precision)
 
     def _wanted(self, component: Component) -> list[ChosenLora]:
@@ -180,14 +194,16 @@ def _load_companion(spec: ModelSpec, part: Companion, backend: Backend, precisio
 
 
 class _FactoryKeeper:
-    """A backend that remembers the last factory of leaves it has made."""
+    """A backend that remembers the last factory of leaves it has made, and knows what is needed beside it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, working_bytes: int, is_brief: bool) -> None:
         self._backend = backend
+        self._is_brief = is_brief
+        self._working_bytes = working_bytes
         self.factory: LeafFactory | None = None
 
     def leaves(self, tensors: Any, precision: Any) -> LeafFactory:
-        self.factory = self._backend.leaves(tensors, precision)
+        self.factory = self._backend.leaves(tensors, precision, self._working_bytes, self._is_brief)
         return self.factory
 
     def __getattr__(self, name: str) -> Any:

@@ -40,7 +40,13 @@ class MlxBackend:
         """Nothing: MLX records no gradients unless asked."""
         return nullcontext()
 
-    def leaves(self, tensors: TensorSource, precision: Precision) -> MlxLeaves:
+    def leaves(
+        self,
+        tensors: TensorSource,
+        precision: Precision,
+        working_bytes: int | None = None,
+        is_brief: bool = False,
+    ) -> MlxLeaves:
         dtype = self._dtype(precision)
 
         fetcher = Fetcher()
@@ -52,6 +58,9 @@ class MlxBackend:
             return PackedWeight(raw, _bytes(raw, fetcher).reshape(raw.num_rows, -1))
 
         return MlxLeaves(lambda name: _weight(tensors.read(name), fetcher, dtype), packed, dtype)
+
+    def streamed_bytes(self, leaves: MlxLeaves) -> int:
+        return 0  # there is one memory
 
     def adapters(self, leaves: MlxLeaves, precision: Precision) -> MlxAdapters:
         return MlxAdapters(leaves.leaves, self._dtype(precision))

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--engine", default="auto", help="torch, mlx, auto or module:function")
     parser.add_argument("--tcp", metavar="HOST:PORT", help="listen on loopback instead of a Unix socket")
     parser.add_argument("--workers", type=int, help="engine processes; default one for each device")
+    parser.add_argument("--gpus-per-engine", type=int, default=1, help="GPUs that compute a picture together")
     parser.add_argument("--idle-exit-s", type=float, help="end after so long without a job or a client")
     given = parser.parse_args()
     home = given.home or default_home(os.environ)
@@ -37,6 +38,7 @@ def main() -> int:
         engine=given.engine,
         tcp=given.tcp,
         num_workers=given.workers,
+        gpus_per_engine=given.gpus_per_engine,
         idle_exit_s=given.idle_exit_s,
     )
     try:

@@ -90,11 +90,10 @@ class Gate:
 
 
 def create_app(service: JobService) -> FastAPI:
-    """The application; it starts and stops the service with itself."""
+    """The application of a service that was started; it stops the service with itself."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
         yield
         await service.stop()
 

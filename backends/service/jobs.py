@@ -102,8 +102,8 @@ class JobService:
             log.info("job recovered", extra={"job_id": entry.record.job_id, "state": entry.record.state})
 
     async def start(self) -> None:
-        """Gets the default engine going, and goes on with the jobs that wait."""
-        self._begin_engine(self._engine)
+        """Goes on with the jobs that wait; the processes of the default engine have begun when it returns."""
+        await asyncio.wait({self._begin_engine(self._engine)})
         for entry in self._journal.entries():
             if entry.record.state is JobState.QUEUED:
                 self._enqueue(entry)
@@ -309,15 +309,17 @@ class JobService:
     def _enqueue(self, entry: Entry) -> None:
         record = entry.record
         engine = record.engine or self._engine
-        self._begin_engine(engine)
+        if engine not in self._pools:
+            self._begin_engine(engine)
         self._queue.put(Ticket(record.job_id, engine, record.lane, record.order, entry.number))
 
-    def _begin_engine(self, engine: str) -> None:
-        if engine not in self._pools:
-            pool = self._pools[engine] = self._open_pool(engine, self.events.wake)
-            self._spawn(pool.start())
-            for _ in range(pool.capacity):
-                self._spawn(self._work(engine, pool))
+    def _begin_engine(self, engine: str) -> asyncio.Task[None]:
+        """Opens an engine's pool; what it gives is done when the workers' processes have begun."""
+        pool = self._pools[engine] = self._open_pool(engine, self.events.wake)
+        begun = self._spawn(pool.start())
+        for _ in range(pool.capacity):
+            self._spawn(self._work(engine, pool))
+        return begun
 
     def _check(self, request: GenerationRequest) -> None:
         catalog.check_task(catalog.find(request.model), request.task)
@@ -360,10 +362,11 @@ class JobService:
                 log.warning("tidying failed", extra={"reason": str(err)})
             await asyncio.sleep(_TIDY_EVERY_S)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        return task
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -69,8 +69,12 @@ class LocalPool:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        # Workers on one processor speak of the same device.
-        return tuple({device.name: device for worker in self._workers for device in worker.devices}.values())
+        found: dict[object, Device] = {}
+        for worker in self._workers:
+            for place, device in enumerate(worker.devices):
+                # Workers on one processor speak of the same device; two GPUs may have the same name.
+                found[(worker, place) if device.kind == "cuda" else device.name] = device
+        return tuple(found.values())
 
     @property
     def state(self) -> WorkerState:

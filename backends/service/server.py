@@ -7,6 +7,7 @@ for the next one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -17,13 +18,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from urllib.parse import urlsplit
 
-import uvicorn
-
 from backends.engines import choose, device_environments
-from backends.service.app import Gate, create_app
 from backends.service.blobs import BlobStore
 from backends.service.engine_process import WorkerSpec
 from backends.service.jobs import JobService
@@ -37,9 +34,6 @@ from flux_core.storage import write_atomically
 
 log = logging.getLogger("flowbrush.service")
 
-_SHUTDOWN_S = 5
-_KEEP_ALIVE_S = 60  # longer than clients keep a connection they do not use
-
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
@@ -50,7 +44,9 @@ class ServiceOptions:
         models_dirs: Where models are looked for, first match wins.
         engine: For jobs that name none; "auto" chooses.
         tcp: "HOST:PORT" to listen on loopback TCP instead of a Unix socket; port 0 takes a free one.
-        num_workers: Engine processes; None means one for each device.
+        num_workers: Engine processes; None means one for each device, or for each group of them.
+        gpus_per_engine: GPUs that compute each picture together: a lone picture is done sooner, but many
+            that wait are done later than with an engine on each GPU.
         idle_exit_s: Ends after so long without a job or a client; None means never.
     """
 
@@ -59,6 +55,7 @@ class ServiceOptions:
     engine: str = "auto"
     tcp: str | None = None
     num_workers: int | None = None
+    gpus_per_engine: int = 1
     idle_exit_s: float | None = None
 
 
@@ -81,6 +78,8 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
     engine = choose(options.engine)
     if options.num_workers is not None and options.num_workers < 1:
         raise RequestInvalid(f"A service cannot have {options.num_workers} workers.", "Use 1 or more.")
+    if options.gpus_per_engine < 1:
+        raise RequestInvalid(f"An engine cannot have {options.gpus_per_engine} GPUs.", "Use 1 or more.")
     tcp = options.tcp
     if tcp is None and not hasattr(socket, "AF_UNIX"):
         tcp = "127.0.0.1:0"
@@ -99,7 +98,6 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
             engine,
             lambda: catalog.model_infos(options.models_dirs),
         )
-        server = _Server(service, endpoint, options.idle_exit_s)
 
         def announce() -> None:
             folder.write_endpoint(endpoint)
@@ -107,8 +105,7 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
             if on_ready is not None:
                 on_ready(endpoint)
 
-        server.on_started = announce
-        server.run(sockets=[listener])
+        asyncio.run(_run(service, listener, endpoint, options.idle_exit_s, announce))
         folder.endpoint_file.unlink(missing_ok=True)
         if endpoint.socket is not None:
             endpoint.socket.unlink(missing_ok=True)
@@ -117,47 +114,23 @@ def serve(options: ServiceOptions, on_ready: Callable[[Endpoint], None] | None =
             raise service.failure
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with event streams that end at shutdown, an end when idle, and exit code 0 on SIGTERM."""
+async def _run(
+    service: JobService,
+    listener: socket.socket,
+    endpoint: Endpoint,
+    idle_exit_s: float | None,
+    announce: Callable[[], None],
+) -> None:
+    """Until it is told to end. The engines begin first: their imports take longer than the server's."""
+    await service.start()
+    from backends.service.web import WebServer
 
-    def __init__(self, service: JobService, endpoint: Endpoint, idle_exit_s: float | None) -> None:
-        self._service = service
-        self._gate = Gate(create_app(service), endpoint.token)
-        self._idle_exit_s = idle_exit_s
-        self.on_started: Callable[[], None] = lambda: None
-        config = uvicorn.Config(
-            self._gate,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            lifespan="on",
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-        )
-        super().__init__(config)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_started()
-
-    async def on_tick(self, counter: int) -> bool:
-        is_due = self._idle_exit_s is not None and self._gate.quiet_s > self._idle_exit_s
-        is_over = self._service.failure is not None or (is_due and self._service.is_idle)
-        return await super().on_tick(counter) or is_over
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.events.close()
-        await super().shutdown(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit  # the second time means now
-        self.should_exit = True
+    server = WebServer(service, endpoint.token, idle_exit_s, announce)
+    await server.serve(sockets=[listener])
 
 
 def _worker_specs(options: ServiceOptions, folder: StateFolder, engine: str) -> list[WorkerSpec]:
-    environs = device_environments(engine, os.environ)
+    environs = device_environments(engine, os.environ, gpus_per_engine=options.gpus_per_engine)
     count = options.num_workers or len(environs)
     name = "".join(char if char.isalnum() else "-" for char in engine)
     return [

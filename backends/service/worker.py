@@ -8,7 +8,6 @@ and the process ends as soon as the service that started it does.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import queue
 import signal
@@ -27,9 +26,8 @@ from backends.service.blobs import BlobStore
 from backends.service.pipe import ORDERS, CancelOrder, Report, RunOrder
 from flux_core.engine import Engine
 from flux_core.errors import Cancelled, FluxError, Internal, ModelMissing, OutOfMemory
+from flux_core.machine import die_with_parent
 from flux_core.messages import Failed, Finished, Preview, Progress, ResultImage
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -120,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=int, default=1, help="number of workers that share the processor")
     options = parser.parse_args(arguments)
     orders, reports = _take_over_pipes()
-    _die_with_parent()
+    die_with_parent()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, but meant for the service
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -138,12 +136,6 @@ def _take_over_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.close(nothing)
     os.dup2(2, 1)
     return os.fdopen(orders, "rb"), os.fdopen(reports, "wb")
-
-
-def _die_with_parent() -> None:
-    """Has the kernel end this process with its parent; elsewhere the end of stdin does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def thread_settings(share: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ made again. Arithmetic is in the input's dtype, scales and DoRA's lengths in flo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,6 +39,28 @@ class TorchAdapters(Adapters):
         self._on_change = on_change
         self._device = device
         self._dtype = dtype
+
+    def attach(self, name: str, patches: Iterable[Patch], strength: float) -> None:
+        super().attach(name, patches, strength)
+        self._settle(self._layers(name))
+
+    def detach(self, name: str) -> None:
+        layers = self._layers(name)
+        super().detach(name)
+        self._settle(layers)
+
+    def weigh(self, name: str, strength: float) -> None:
+        super().weigh(name, strength)
+        self._settle(self._layers(name))
+
+    def _layers(self, name: str) -> set[str]:
+        """The linear layers that a LoRA hangs on."""
+        return {layer for layer, _, _ in self._attached[name].adapters}
+
+    def _settle(self, layers: set[str]) -> None:
+        has_changed = [self._leaves[layer].settle() for layer in layers]
+        if any(has_changed):
+            self._on_change()
 
     def _adapter(self, leaf: Linear, patch: Patch, strength: float) -> Adapter:
         with torch.inference_mode(False):  # so that a strength may be written in any mode
@@ -83,6 +105,9 @@ class Adapter(nn.Module):
         patch: What it adds.
         strength: To begin with.
         device, dtype: Where and in which form the matrices live.
+
+    Attributes:
+        factor: The strength, as the host knows it.
     """
 
     strength: Tensor
@@ -95,6 +120,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.rows = patch.rows
         self.columns = patch.columns
+        self.factor = strength
         self.by_rows = patch.magnitude is not None and patch.magnitude.axis is Axis.ROWS
         self.delta = _delta(patch, device)
         bias = patch.delta.bias if isinstance(patch.delta, LowRank | Difference) else None
@@ -105,9 +131,15 @@ class Adapter(nn.Module):
             self.delta.to(dtype)
         self.weigh(strength)
 
+    @property
+    def rank(self) -> int:
+        """Of a plain low-rank matrix; 0 of anything else."""
+        return self.delta.down.shape[0] if isinstance(self.delta, LowRankDelta) else 0
+
     @torch.no_grad()
     def weigh(self, strength: float) -> None:
         """Another strength, in the same memory."""
+        self.factor = strength
         self.strength.fill_(strength)
         if isinstance(self.delta, LowRankDelta):
             self.delta.weigh(self.strength)

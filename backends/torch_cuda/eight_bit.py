@@ -2,80 +2,44 @@
 
 Weights lie as e4m3 codes, inputs become e4m3 on their way in (by the operation before, where that is fused),
 sums are exact enough in the tensor cores. Twice as fast as bfloat16 where the hardware has it (sm89 and
-later); elsewhere such weights are decoded, as any others (`packed.py`). LoRAs see the input before it is
-rounded, and the weight stays as it is.
-
-Source: Micikevicius et al. 2022 (FP8 formats); torch._scaled_mm with row-wise scales.
+later); elsewhere such weights are decoded, as any others (`packed.py`). LoRAs go into the same product
+(`folded.py`), and the weight's own codes stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from backends.torch_cuda.adapters import Adapter
+from backends.torch_cuda.codes import Coded, Coder, PlainCoder, coded, multiplied
+from backends.torch_cuda.folded import MOST_COLUMNS, MOST_REACH, Folded, reach
 from backends.torch_cuda.leaves import Linear, LinearMaker
 from backends.torch_cuda.packed import PackedWeight
 from flux_core.models.transformer import BLOCK_MATRIX
 
-LARGEST = 448.0
-"""The largest e4m3 number."""
-SMALLEST_SCALE = 1e-12
-"""So that a row of zeros divides by something."""
 _SCHEMES = ("F8_E4M3", "F8_E4M3_SCALED")
+_CODED_VALUES = 2**23  # of a weight, at once
 _MULTIPLE = 16  # what the product wants both sides of a weight to be a multiple of
-
-Coded = tuple[Tensor, Tensor]
-"""Codes [..., D] float8_e4m3fn and what they are multiplied by [..., 1] float32."""
-
-
-def coded(x: Tensor) -> Coded:
-    """Rows [..., D] as codes, each row's largest value on the largest code."""
-    x = x.float()
-    scales = (x.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(SMALLEST_SCALE)
-    return (x * (1.0 / scales)).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scales
-
-
-def multiplied(
-    codes: Tensor,
-    scales: Tensor,
-    weight: Tensor,
-    weight_scales: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Rows of codes times a weight of codes.
-
-    Args:
-        codes: [..., K] float8_e4m3fn.
-        scales: [..., 1] float32.
-        weight: [N, K] float8_e4m3fn.
-        weight_scales: [N, 1] float32.
-        bias: [N] in `dtype`, or None.
-        dtype: Of the result [..., N]; bfloat16 on CUDA.
-    """
-    rows, row_scales = codes.reshape(-1, codes.shape[-1]), scales.reshape(-1, 1)
-    if codes.is_cuda:
-        out = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
-            rows,
-            weight.t(),
-            scale_a=row_scales,
-            scale_b=weight_scales.t(),
-            bias=bias,
-            out_dtype=dtype,
-            use_fast_accum=True,
-        )
-    else:  # the same codes and scales in exact arithmetic: what tests compare with
-        out = (rows.float() @ weight.float().t()) * row_scales * weight_scales.t()
-        out = (out if bias is None else out + bias.float()).to(dtype)
-    return out.unflatten(0, codes.shape[:-1])
 
 
 def computes_in_eight_bits(device: torch.device) -> bool:
     """Whether a device multiplies e4m3 numbers."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _coded_weight(weight: Tensor) -> Coded:
+    """`coded`, some rows at a time: what it needs for a moment is eight times what it gives."""
+    codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
+    scales = torch.empty((weight.shape[0], 1), dtype=torch.float32, device=weight.device)
+    step = max(1, _CODED_VALUES // weight.shape[1])
+    for start in range(0, weight.shape[0], step):
+        rows = slice(start, start + step)
+        codes[rows], scales[rows] = coded(weight[rows])
+    return codes, scales
 
 
 class EightBitWeight(PackedWeight):
@@ -94,13 +58,22 @@ class EightBitWeight(PackedWeight):
             if scale is None:
                 scale = torch.ones((codes.shape[0], 1), dtype=torch.float32, device=codes.device)
         else:
-            values, scale = coded(weight(dtype) if isinstance(weight, PackedWeight) else weight)
+            values, scale = _coded_weight(weight(dtype) if isinstance(weight, PackedWeight) else weight)
             codes = values.view(torch.uint8)
         return cls("F8_E4M3_SCALED", tuple(weight.shape), codes, {"scale": scale})
 
     def operands(self) -> Coded:
         """Codes [N, K] float8_e4m3fn and scales [N, 1] float32."""
-        return self.get_buffer("codes").view(torch.float8_e4m3fn), self.get_buffer("scale")
+        return self.part("codes").view(torch.float8_e4m3fn), self.part("scale")
+
+    @property
+    def stays(self) -> bool:
+        """Whether its codes lie on the device all the time, in memory that is its own."""
+        return "codes" in dict(self.named_buffers(recurse=False))
+
+    def lie_in(self, codes: Tensor) -> None:
+        """Keeps its codes [N, K] float8_e4m3fn, which are the same, elsewhere from now on."""
+        self.codes = codes.view(torch.uint8)
 
 
 class EightBitLinear(Linear):
@@ -109,43 +82,100 @@ class EightBitLinear(Linear):
     Args:
         weight: [N, K].
         bias: [N], or None.
-        code: Makes codes of an input that no fused operation has coded.
+        coder: Makes codes of an input that no fused operation has coded.
     """
 
-    def __init__(
-        self, weight: EightBitWeight, bias: nn.Parameter | None, code: Callable[[Tensor], Coded] = coded
-    ) -> None:
+    def __init__(self, weight: EightBitWeight, bias: nn.Parameter | None, coder: Coder | None = None) -> None:
         super().__init__(weight, bias)
-        self._code = code
+        self._coder = coder or PlainCoder()
+        self._folded: Folded | None = None
+        self._reach: dict[nn.Module, float] = {}
 
     @property
     def takes_codes(self) -> bool:
         """Whether it still has the weight that it was made with."""
         return isinstance(self.weight, EightBitWeight)
 
+    @property
+    def tail(self) -> int:
+        """How many columns an input's codes have behind its own, for LoRAs; `multiplied` writes them."""
+        return 0 if self._folded is None else self._folded.tail
+
+    @property
+    def beside(self) -> Sequence[nn.Module]:
+        """The adapters that are called with the input as it was."""
+        if self._folded is None:
+            return list(self.adapters)
+        return [adapter for adapter in self.adapters if adapter not in self._folded.adapters]
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.takes_codes:
             return super().forward(x)
-        y = self.multiplied(*self._code(x), x.dtype)
-        for adapter in self.adapters:
+        y = self.multiplied(*self._coder.code(x, self.tail), x.dtype)
+        for adapter in self.beside:
             y = adapter(self, x, y)
         return y
 
-    def multiplied(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """What a coded input gives, without adapters."""
+    def multiplied(
+        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, columns: slice = slice(None)
+    ) -> Tensor:
+        """What a coded input [..., K + tail] gives, or some columns of it; of LoRAs those in the product.
+
+        The input's tail is written anew by each call.
+        """
         assert isinstance(self.weight, EightBitWeight)
-        return multiplied(codes, scales, *self.weight.operands(), self.bias, dtype)
+        weight, weight_scales = self.weight.operands()
+        if self._folded is not None:
+            weight = self._folded.codes
+            self._coder.project(codes, scales, self._folded.down, self._folded.gains)
+        bias = None if self.bias is None else self.bias[columns]
+        return multiplied(codes, scales, weight[columns], weight_scales[columns], bias, dtype)
+
+    def settle(self) -> bool:
+        if not isinstance(self.weight, EightBitWeight) or not self.weight.stays:
+            return False
+        with torch.inference_mode(False), torch.no_grad():  # so that a strength may be written in any mode
+            fitting = self._fitting(self.weight)
+            before = () if self._folded is None else self._folded.adapters
+            if fitting == before:
+                if self._folded is not None:
+                    self._folded.weigh()
+                return False
+            codes, scales = self.weight.operands()
+            self._folded = Folded(codes, scales, fitting) if fitting else None
+            self.weight.lie_in(codes.contiguous() if self._folded is None else self._folded.own)
+        return True
+
+    def _fitting(self, weight: EightBitWeight) -> tuple[Adapter, ...]:
+        """The adapters that go into the product, with the strengths that they have now."""
+        known, (_, columns) = self._reach, weight.shape
+        scales = weight.get_buffer("scale")
+        self._reach = {
+            each: known[each] if each in known else reach(each, scales, columns) for each in self.adapters
+        }
+        fitting: list[Adapter] = []
+        room = MOST_COLUMNS
+        for each, reached in self._reach.items():
+            if isinstance(each, Adapter) and reached * abs(each.factor) <= MOST_REACH and each.rank <= room:
+                fitting.append(each)
+                room -= each.rank
+        return tuple(fitting)
 
 
-def block_matrices_in_eight_bits(code: Callable[[Tensor], Coded] = coded) -> LinearMaker:
+def lies_in_eight_bits(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether the weight of a layer becomes e4m3 codes with a scale for each row."""
+    return BLOCK_MATRIX.search(name) is not None and all(side % _MULTIPLE == 0 for side in shape)
+
+
+def block_matrices_in_eight_bits(coder: Coder | None = None) -> LinearMaker:
     """Makes leaves: eight-bit ones of the matrices of a transformer's blocks, plain ones of all others.
 
     Embedders, modulation and the final layer, through which every value passes, stay as they are.
     """
 
     def make(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
-        if BLOCK_MATRIX.search(name) and all(side % _MULTIPLE == 0 for side in weight.shape):
-            return EightBitLinear(EightBitWeight.made_of(weight), bias, code)
+        if lies_in_eight_bits(name, tuple(weight.shape)):
+            return EightBitLinear(EightBitWeight.made_of(weight), bias, coder)
         return Linear(weight, bias)
 
     return make

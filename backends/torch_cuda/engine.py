@@ -7,21 +7,27 @@ on. The number of threads is the process's affair (OMP_NUM_THREADS), because eng
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
+from backends.torch_cuda.devices import device_of, is_out_of_memory
 from backends.torch_cuda.helpers import TorchHelpers
 from backends.torch_cuda.processor import keep_freed_memory
-from flux_core import catalog, machine
+from backends.torch_cuda.split.team import Team
+from flux_core import catalog
 from flux_core.engine import EngineResult
+from flux_core.errors import Cancelled
 from flux_core.messages import Device, Preview, Progress
 from flux_core.pipeline import FluxEngine, out_of_memory
+from flux_core.pipeline.conditions import Conditions
+from flux_core.pipeline.job import Job
 from flux_core.request import GenerationRequest, Precision
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 _SHARE_OF_FREE_MEMORY = 0.6  # for weights that stay; the rest is for activations and for others
 
 
@@ -32,16 +38,24 @@ class TorchEngine(FluxEngine):
         device: "cpu", "cuda" or "cuda:1".
         models_dirs: Where models are looked for.
         memory_budget_bytes: Weights that may stay in memory between jobs; None is a share of what is free.
+        free_bytes: As TorchBackend takes it.
+        others: Devices of the same kind on which every picture is computed, too; each gets a process.
     """
 
     def __init__(
-        self, device: str, models_dirs: tuple[Path, ...], memory_budget_bytes: int | None = None
+        self,
+        device: str,
+        models_dirs: tuple[Path, ...],
+        memory_budget_bytes: int | None = None,
+        free_bytes: Callable[[], int] | None = None,
+        others: tuple[str, ...] = (),
     ) -> None:
-        backend = TorchBackend(device)
+        backend = TorchBackend(device, free_bytes, is_split=bool(others))
+        self._team = Team(backend, others) if others else None
         is_cuda = backend.device.type == "cuda"
 
         def devices() -> tuple[Device, ...]:
-            return (_cuda_device(backend.device) if is_cuda else machine.processor(),)
+            return (device_of(backend.device), *(self._team.devices if self._team is not None else ()))
 
         if memory_budget_bytes is None:
             memory_budget_bytes = int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY)
@@ -55,7 +69,7 @@ class TorchEngine(FluxEngine):
             memory_budget_bytes=memory_budget_bytes,
             helpers=TorchHelpers(backend.device, models_dirs),
             has_fp8=backend.has_fp8,
-            ready=backend.graphs.ready,
+            ready=backend.graphs.ready if self._team is None else self._team.ready,
         )
 
     def run(
@@ -79,21 +93,41 @@ class TorchEngine(FluxEngine):
                 torch.cuda.empty_cache()
             raise out_of_memory(request) from err
 
+    def release(self) -> None:
+        super().release()
+        if self._team is not None:
+            self._team.free()
+
+    def close(self) -> None:
+        """Ends the processes on other devices; they end with this one, too."""
+        if self._team is not None:
+            self._team.end()
+
+    def _carry_out(self, job: Job) -> EngineResult:
+        if self._team is None:
+            return super()._carry_out(job)
+        self._team.load(job)
+        result = super()._carry_out(job)
+        return replace(result, warnings=(*result.warnings, *self._team.warnings()))
+
+    def _walk(self, job: Job, conditions: Conditions) -> list[Any]:
+        if self._team is None:
+            return super()._walk(job, conditions)
+        try:
+            walked = super()._walk(job, conditions)
+        except Cancelled:
+            raise
+        except Exception:
+            self._team.settle()  # what a failed device left behind is not the error that counts
+            raise
+        self._team.settle()
+        return walked
+
 
 def create(models_dirs: tuple[Path, ...]) -> TorchEngine:
-    """The engine of this machine's best torch device."""
+    """The engine of all CUDA devices that this process may see; the first one's where there is one."""
     if torch.cuda.is_available():
-        return TorchEngine("cuda", models_dirs)
+        first, *others = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        return TorchEngine(first if others else "cuda", models_dirs, others=tuple(others))
     keep_freed_memory()
     return TorchEngine("cpu", models_dirs)
-
-
-def is_out_of_memory(err: RuntimeError) -> bool:
-    """Torch has a class for its CUDA allocator only; the processor and CUDA's libraries say it in words."""
-    return isinstance(err, torch.OutOfMemoryError) or any(words in str(err) for words in _NO_MEMORY)
-
-
-def _cuda_device(device: torch.device) -> Device:
-    free, total = torch.cuda.mem_get_info(device)
-    name = torch.cuda.get_device_name(device)
-    return Device(name=name, kind="cuda", memory_total_bytes=total, memory_free_bytes=free)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flux_core.weights.fetch import Fetcher
@@ -78,6 +80,10 @@ class TorchFetcher:
         """The bytes of a quantised tensor: [rows, row_bytes] uint8."""
         rows = replace(raw, dtype="U8", shape=(raw.num_rows, raw.data.size // max(raw.num_rows, 1)))
         return self.plain(rows, torch.uint8, torch.uint8)
+
+    def into(self, data: NDArray[np.uint8], out: Tensor) -> None:
+        """Bytes of the host's memory, to a tensor [bytes] of the GPU, on the current stream."""
+        self._send(RawTensor("", "U8", data.shape, data), torch.uint8, out)
 
     def _send(self, raw: RawTensor, stored: torch.dtype, flat: Tensor) -> None:
         """Piece by piece through the ring; the GPU casts."""

@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from backends.torch_cuda.eight_bit import Coded, EightBitLinear
+from backends.torch_cuda.codes import Coded
+from backends.torch_cuda.eight_bit import EightBitLinear
+from backends.torch_cuda.eight_bit_attention import takes_codes
 from backends.torch_cuda.fused_images import FusedImageOps
-from backends.torch_cuda.kernels.heads import Projected, joint_heads
+from backends.torch_cuda.kernels.coded_attention import coded_attention
+from backends.torch_cuda.kernels.coded_heads import coded_heads, is_fit
+from backends.torch_cuda.kernels.heads import Projected, heads_by_rank, joint_heads
 from backends.torch_cuda.kernels.rows import (
     Forms,
     Rows,
@@ -25,7 +29,9 @@ from backends.torch_cuda.kernels.rows import (
     gated_modulated,
     modulated,
 )
+from backends.torch_cuda.kernels.tails import project
 from backends.torch_cuda.leaves import Linear, RMSNorm
+from backends.torch_cuda.offload.stream import StreamedWeight
 from flux_core.ops import HeadStream
 
 _ATTENTION_ORDER = [
@@ -39,13 +45,16 @@ _ATTENTION_ORDER = [
 class FusedOps(FusedImageOps):
     """flux_core.ops.Ops on torch with Triton's kernels."""
 
-    def code(self, x: Tensor) -> Coded:
+    def code(self, x: Tensor, tail: int = 0) -> Coded:
         if not _is_plain_call(x):
-            return super().code(x)
-        rows = activated(x, None, Forms(plain=False, codes=True))
+            return super().code(x, tail)
+        rows = activated(x, None, Forms(plain=False, codes=True, tail=tail))
         assert rows.codes is not None
         assert rows.scales is not None
         return rows.codes, rows.scales
+
+    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
+        project(codes, scales, down, gains)
 
     def modulated_norm(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         if not _is_plain_call(x):
@@ -86,27 +95,114 @@ class FusedOps(FusedImageOps):
     ) -> Tensor:
         if not _is_plain_call(x):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
-        rows = modulated(x, shift, scale, eps, _forms(linear1))
+        return self._parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
+
+    def gated_parallel_mlp(
+        self,
+        x: Tensor,
+        gate: Tensor,
+        y: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        if not _is_plain_call(x):
+            return super().gated_parallel_mlp(x, gate, y, shift, scale, eps, linear1, linear2, attend)
+        x, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(linear1))
+        return x, self._parallel(rows, x, linear1, linear2, attend)
+
+    def joint_attention(
+        self,
+        streams: Sequence[HeadStream],
+        num_heads: int,
+        pe: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        qkv = streams[0].qkv
+        if not qkv.is_cuda or bias is not None or not takes_codes(streams):
+            return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
+        projected = _projected(streams, num_heads)
+        if projected is None or not is_fit(projected, num_heads):
+            return self.attention(*self.joint_heads(streams, num_heads, pe), scale=scale)
+        return coded_attention(coded_heads(projected, num_heads, pe.contiguous(), scale))
+
+    def _parallel(
+        self, rows: Rows, x: Tensor, linear1: Any, linear2: Any, attend: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`parallel_mlp` of an x [B, L, D] whose modulated norm has been made."""
         dim = x.shape[2]
         bare1, bare2 = _bare(linear1), _bare(linear2)
         if bare1 is not None and bare2 is not None:
-            return _parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+            return self._parallel_in_parts(_plain(rows), dim, bare1, bare2, attend)
+        if self.attends_elsewhere and rows.codes is not None and not linear1.adapters:
+            return self._parallel_in_codes(rows, 3 * dim, linear1, linear2, attend, x.dtype)
         h = _applied(linear1, rows, x.dtype)
         attn = attend(h[..., : 3 * dim])
         return _applied(linear2, activated(attn, h[..., 3 * dim :], _forms(linear2)), x.dtype)
 
+    def _parallel_in_parts(
+        self,
+        h: Tensor,
+        dim: int,
+        linear1: tuple[Tensor, Tensor],
+        linear2: tuple[Tensor, Tensor],
+        attend: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """`parallel_mlp` with weights cut in two, so that nothing is concatenated and GELU costs no pass."""
+        (weight1, bias1), (weight2, bias2) = linear1, linear2
+        made: list[Tensor] = []
+
+        def up() -> None:
+            made.append(_product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :]))
+
+        def down() -> None:
+            made.append(torch.addmm(bias2, made.pop().flatten(0, 1), weight2[:, dim:].t()))
+
+        qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
+        attn = self.attended(attend, qkv, up, down)
+        out = made.pop().addmm_(attn.flatten(0, 1), weight2[:, :dim].t())
+        return out.unflatten(0, h.shape[:2])
+
+    def _parallel_in_codes(
+        self,
+        rows: Rows,
+        width: int,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`parallel_mlp` with the first product cut in two, so that attention can begin with half of it."""
+        made: list[Tensor] = []
+
+        def up() -> None:
+            made.append(linear1.multiplied(rows.codes, rows.scales, dtype, slice(width, None)))
+
+        qkv = linear1.multiplied(rows.codes, rows.scales, dtype, slice(width))
+        attn = self.attended(attend, qkv, up, lambda: None)
+        return _applied(linear2, activated(attn, made.pop(), _forms(linear2)), dtype)
+
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        head_dim = streams[0].qkv.shape[2] // 3 // num_heads
-        norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
-        is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
-        if not is_known or not _is_plain_call(streams[0].qkv):
+        projected = _projected(streams, num_heads)
+        if projected is None:
             return super().joint_heads(streams, num_heads, pe)
-        projected = [
-            Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams
-        ]
         return joint_heads(projected, num_heads, pe.contiguous())
+
+    def heads_by_rank(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int
+    ) -> None:
+        projected = _projected(streams, num_heads)
+        if projected is None:
+            super().heads_by_rank(streams, num_heads, pe, rows, rank)
+        else:
+            heads_by_rank(projected, num_heads, pe.contiguous(), rows, rank)
 
     def attention(
         self,
@@ -129,10 +225,20 @@ def _is_plain_call(x: Tensor) -> bool:
     return x.ndim == 3 and not torch.is_grad_enabled()
 
 
+def _projected(streams: Sequence[HeadStream], num_heads: int) -> list[Projected] | None:
+    """The streams as the kernel takes them; None where it does not know how to."""
+    head_dim = streams[0].qkv.shape[2] // 3 // num_heads
+    norms = [norm for stream in streams for norm in (stream.q_norm, stream.k_norm)]
+    is_known = all(isinstance(norm, RMSNorm) for norm in norms) and head_dim & (head_dim - 1) == 0
+    if not is_known or not _is_plain_call(streams[0].qkv):
+        return None
+    return [Projected(each.qkv, each.q_norm.gain, each.k_norm.gain, each.q_norm.eps) for each in streams]
+
+
 def _forms(linear: Any) -> Forms:
-    """Which forms of its input a leaf takes: adapters see it as it was."""
+    """Which forms of its input a leaf takes: adapters beside it see it as it was."""
     if isinstance(linear, EightBitLinear) and linear.takes_codes:
-        return Forms(plain=len(linear.adapters) > 0, codes=True)
+        return Forms(plain=len(linear.beside) > 0, codes=True, tail=linear.tail)
     return Forms()
 
 
@@ -141,7 +247,7 @@ def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
     if rows.codes is None or rows.scales is None:
         return linear(rows.plain)
     y = linear.multiplied(rows.codes, rows.scales, dtype)
-    for adapter in linear.adapters:
+    for adapter in linear.beside:
         y = adapter(linear, rows.plain, y)
     return y
 
@@ -155,7 +261,10 @@ def _bare(linear: Any) -> tuple[Tensor, Tensor] | None:
     """Weight and bias of a leaf that is nothing more; None of any other."""
     if not isinstance(linear, Linear) or linear.adapters or linear.bias is None:
         return None
-    return (linear.weight, linear.bias) if isinstance(linear.weight, Tensor) else None
+    weight = linear.weight
+    if isinstance(weight, StreamedWeight):
+        return weight.find(), linear.bias
+    return (weight, linear.bias) if isinstance(weight, Tensor) else None
 
 
 def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -165,20 +274,3 @@ def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     flat = x.flatten(0, 1)
     out = torch._addmm_activation(bias, flat, weight.t(), use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
     return out.unflatten(0, x.shape[:2])
-
-
-def _parallel_in_parts(
-    h: Tensor,
-    dim: int,
-    linear1: tuple[Tensor, Tensor],
-    linear2: tuple[Tensor, Tensor],
-    attend: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """`parallel_mlp` with each weight cut in two, so that nothing is concatenated and GELU costs no pass."""
-    (weight1, bias1), (weight2, bias2) = linear1, linear2
-    qkv = torch.nn.functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim])
-    inner = _product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :])
-    attn = attend(qkv)
-    out = torch.addmm(bias2, attn.flatten(0, 1), weight2[:, :dim].t())
-    out.addmm_(inner.flatten(0, 1), weight2[:, dim:].t())
-    return out.unflatten(0, h.shape[:2])

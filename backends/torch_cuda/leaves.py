@@ -28,9 +28,11 @@ class TorchLeaves:
         device, dtype: Where fresh parameters live.
         get_packed: Gives the weights that stay quantised; None for none.
         make_linear: Makes the leaf of a name from its weight [out, in] and bias [out].
+        norms_feed_codes: Whether heads that an RMS norm gives may be attended in eight bits.
 
     Attributes:
         modules: Every leaf by checkpoint name, in the order they were asked for.
+        streamed_bytes: Of weights that are brought to the device whenever they are used.
     """
 
     def __init__(
@@ -40,13 +42,16 @@ class TorchLeaves:
         dtype: torch.dtype = torch.float32,
         get_packed: PackedGetter | None = None,
         make_linear: LinearMaker | None = None,
+        norms_feed_codes: bool = False,
     ) -> None:
         self._get = get
-        self._make_linear = make_linear or _plain_linear
+        self._norms_feed_codes = norms_feed_codes
+        self._make_linear = make_linear or plain_linear
         self._get_packed = get_packed
         self._device = device
         self._dtype = dtype
         self.modules: dict[str, nn.Module] = {}
+        self.streamed_bytes = 0
 
     def linear(self, name: str, in_dim: int, out_dim: int, bias: bool = True) -> nn.Module:
         weight = self._weight(f"{name}.weight", (out_dim, in_dim), in_dim**-0.5)
@@ -69,7 +74,8 @@ class TorchLeaves:
         return self._keep(name, Conv2d(weight, offset, stride, padding))
 
     def rms_norm(self, name: str, dim: int, eps: float, key: str = "weight") -> nn.Module:
-        return self._keep(name, RMSNorm(self._parameter(f"{name}.{key}", (dim,), None), eps, key))
+        weight = self._parameter(f"{name}.{key}", (dim,), None)
+        return self._keep(name, RMSNorm(weight, eps, key, self._norms_feed_codes))
 
     def layer_norm(self, name: str, dim: int, eps: float) -> nn.Module:
         weight, bias = self._affine(name, dim)
@@ -134,11 +140,19 @@ class Linear(nn.Module):
             y = adapter(self, x, y)
         return y
 
+    def settle(self) -> bool:
+        """Makes itself ready after its adapters or their strengths have changed.
+
+        Returns:
+            Whether what was recorded of it does something else than it does now.
+        """
+        return False
+
 
 LinearMaker = Callable[[str, nn.Parameter | PackedWeight, nn.Parameter | None], Linear]
 
 
-def _plain_linear(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
+def plain_linear(name: str, weight: nn.Parameter | PackedWeight, bias: nn.Parameter | None) -> Linear:
     return Linear(weight, bias)
 
 
@@ -172,12 +186,16 @@ class Conv2d(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in float32, cast back, times the weight; the parameter is called `key`."""
+    """x / rms(x) in float32, cast back, times the weight; the parameter is called `key`.
 
-    def __init__(self, weight: nn.Parameter, eps: float, key: str) -> None:
+    Heads that it gives may become codes of eight bits in an attention where `feeds_codes` says so.
+    """
+
+    def __init__(self, weight: nn.Parameter, eps: float, key: str, feeds_codes: bool = False) -> None:
         super().__init__()
         self.key = key
         self.eps = eps
+        self.feeds_codes = feeds_codes
         self.register_parameter(key, weight)
 
     @property

@@ -6,23 +6,20 @@ Every function follows flux_core.ops to the letter; where torch has a fused kern
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backends.torch_cuda.eight_bit import Coded, coded
-from flux_core.ops import ComposedOps
+from backends.torch_cuda.codes import PlainCoder
+from backends.torch_cuda.eight_bit_attention import attended, takes_codes
+from flux_core.ops import ComposedOps, HeadStream
 
 
-class TorchOps(ComposedOps):
-    """flux_core.ops.Ops on torch."""
-
-    def code(self, x: Tensor) -> Coded:
-        """Rows [..., D] for a product in eight-bit floats."""
-        return coded(x)
+class TorchOps(PlainCoder, ComposedOps):
+    """flux_core.ops.Ops on torch, and what products in eight-bit floats need beside it."""
 
     def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
         return torch.cat(list(arrays), dim=axis)
@@ -75,6 +72,42 @@ class TorchOps(ComposedOps):
     ) -> tuple[Tensor, Tensor]:
         return rotate(q_norm(q), pe).to(q.dtype), rotate(k_norm(k), pe).to(k.dtype)
 
+    @property
+    def attends_elsewhere(self) -> bool:
+        """Whether attention waits for other devices, so that something else is worth doing meanwhile."""
+        return False
+
+    def attended(
+        self,
+        attend: Callable[[Any], Any],
+        qkv: Tensor,
+        beside: Callable[[], None],
+        behind: Callable[[], None],
+    ) -> Tensor:
+        """attend(qkv), with two things to be computed, one after the other, while it waits."""
+        beside()
+        behind()
+        return attend(qkv)
+
+    def heads_by_rank(
+        self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor, rows: Tensor, rank: int
+    ) -> None:
+        """Writes the q, k and v of `joint_heads` by the ranks that attend with their heads (split/ops.py).
+
+        Args:
+            streams: As for joint_heads, of a batch of one; L are all tokens of this rank.
+            num_heads: As for joint_heads.
+            pe: As for joint_heads.
+            rows: [N*L or more, 3, H/N, D]; rank by rank, but this rank's behind the others'.
+            rank: This one.
+        """
+        heads = rows.shape[2]
+        parts = ComposedOps.joint_heads(self, streams, num_heads, pe)  # 3 x [1, H, L, D]
+        by_rank = torch.stack([part[0] for part in parts]).unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4)
+        order = [other for other in range(len(by_rank)) if other != rank]
+        for place, other in enumerate([*order, rank]):
+            rows[place * pe.shape[0] :][: pe.shape[0]] = by_rank[other]
+
     def attention(
         self,
         q: Tensor,
@@ -91,6 +124,19 @@ class TorchOps(ComposedOps):
             q, k, v, attn_mask=bias, is_causal=is_causal, scale=scale
         )
         return out.transpose(1, 2).flatten(2)
+
+    def joint_attention(
+        self,
+        streams: Sequence[HeadStream],
+        num_heads: int,
+        pe: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        if bias is not None or not takes_codes(streams):
+            return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
+        return attended(*self.joint_heads(streams, num_heads, pe), scale)
 
     def gated_add(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
         return x + gate * y

@@ -84,6 +84,7 @@ class PackedWeight(nn.Module):
         self.shape = shape
         self.register_buffer("codes", codes)
         self._companions = tuple(companions)
+        self._elsewhere: dict[str, Callable[[], Tensor]] = {}
         for name, value in companions.items():
             self.register_buffer(name, value)
 
@@ -94,6 +95,17 @@ class PackedWeight(nn.Module):
             name: torch.from_numpy(np.array(value)).to(codes.device) for name, value in raw.companions.items()
         }
         return cls(raw.dtype, raw.shape, codes, companions, kept_dtype)
+
+    def part(self, name: str) -> Tensor:
+        """The codes or a companion, by its name, on the device."""
+        return self._elsewhere[name]() if name in self._elsewhere else self.get_buffer(name)
+
+    def hand_over(self, keep: Callable[[Tensor], Callable[[], Tensor]]) -> None:
+        """Leaves codes and companions to somebody who gives them back on the device at every use."""
+        self._kept_dtype = None
+        for name in ("codes", *self._companions):
+            self._elsewhere[name] = keep(self.get_buffer(name))
+            delattr(self, name)
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """All values [rows, ...]; not to be written to, since they may be kept."""
@@ -110,7 +122,7 @@ class PackedWeight(nn.Module):
         step = max(1, _CHUNK_VALUES // columns)
         if rows <= step:
             return self._decoded(slice(None)).reshape(self.shape).to(dtype)
-        values = torch.empty((rows, columns), dtype=dtype, device=self.get_buffer("codes").device)
+        values = torch.empty((rows, columns), dtype=dtype, device=self.part("codes").device)
         for start in range(0, rows, step):
             values[start : start + step] = self._decoded(slice(start, start + step))
         return values.reshape(self.shape)
@@ -120,8 +132,8 @@ class PackedWeight(nn.Module):
         return self._decoded(index.reshape(-1)).reshape(*index.shape, -1).to(dtype)
 
     def _decoded(self, which: Tensor | slice) -> Tensor:
-        companions = {name: getattr(self, name)[which] for name in self._companions}
-        codes = self.get_buffer("codes")[which]
+        companions = {name: self.part(name)[which] for name in self._companions}
+        codes = self.part("codes")[which]
         if self.scheme in DECODE:
             return DECODE[self.scheme](codes, companions)
         return decode(self.scheme, codes, companions, BITS)

@@ -18,6 +18,7 @@ from torch import nn
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.memory import free_and_total_bytes
 from flux_core.catalog import ModelSpec
 from flux_core.models.autoencoder import Decoder
 from flux_core.models.clip import ClipText
@@ -42,7 +43,7 @@ def start(backend: TorchBackend, request: GenerationRequest, spec: ModelSpec) ->
         request: Its first.
         spec: The row of the request's model.
     """
-    if backend.device.type != "cuda" or torch.cuda.mem_get_info(backend.device)[0] < MIN_FREE_BYTES:
+    if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
         return None
     sides = request.height_px, request.width_px
     latents = [max(min(side, spec.working_side_px) // SIZE_MULTIPLE_PX, 1) * 2 for side in sides]
@@ -89,7 +90,14 @@ def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
     txt = T5Encoder(ops, plain, spec.t5)(ids, buckets)
     places = torch.arange(spec.clip_tokens, dtype=torch.int32, device=device)
     vec = ClipText(ops, plain, spec.clip)(ids[:, : spec.clip_tokens], places, ids[0, :1])
-    model = Transformer(ops, _Zeros(None, device, dtype, make_linear=backend.linear_maker(precision)), config)
+    leaves = _Zeros(
+        None,
+        device,
+        dtype,
+        make_linear=backend.linear_maker(precision),
+        norms_feed_codes=backend.norms_feed_codes(precision),
+    )
+    model = Transformer(ops, leaves, config)
     one = torch.ones(1, device=device)
     rows = model.modulations(vec, one, one)
     for height, width in sizes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json as json_text
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +19,12 @@ from desktop.commands.screen import Screen
 NO_DEVICE = 3
 """What the program that measures ends with where there is no CUDA device."""
 PIECES = (
-    "floor", "step", "profile", "vae", "t5", "dev", "schnell", "kontext", "resolution", "memory", "lora",
-    "cold", "two",
+    "floor", "step", "profile", "vae", "t5", "dev", "cached", "schnell", "kontext", "resolution", "memory",
+    "lora", "offload", "cold", "two", "quality", "family", "family-cache",
 )  # fmt: skip
 _NAMES = ", ".join(PIECES)
 PEERS = ("none", "diffusers")
+PRECISIONS = ("fp32", "bf16", "fp8")
 
 
 def h200(
@@ -48,7 +48,8 @@ def h200(
     from flux_core.errors import RequestInvalid
 
     screen = Screen(json)
-    for word, known in ((peer, PEERS), *((name, PIECES) for name in only or [])):
+    named = [(name, PIECES) for name in only or []] + [(name, PRECISIONS) for name in precision or []]
+    for word, known in [(peer, PEERS), *named]:
         if word not in known:
             raise RequestInvalid(f"The benchmark knows no {word!r}.", f"Choose one of: {', '.join(known)}.")
     command = [sys.executable, "-m", "backends.torch_cuda.bench", *(only or []), "--peer", peer]
@@ -57,9 +58,9 @@ def h200(
     for name, value in (("--folder", folder), ("--output", output)):
         command += [name, str(value)] if value is not None else []
     found = measured(command, is_silent=json)
-    machine = found["machine"]
-    screen.say(", ".join(f"{key} {value}" for key, value in machine.items() if value))
-    screen.table(("PIECE", "WHAT", "OURS", "PEER", "RATIO", "FLOOR", "ASKED FOR", "NOTE"), list(rows(found)))
+    table = found.pop("table")
+    screen.say(", ".join(f"{key} {value}" for key, value in found["machine"].items() if value))
+    screen.table(tuple(name.upper() for name in table["columns"]), [tuple(row) for row in table["rows"]])
     screen.result(found)
 
 
@@ -86,23 +87,3 @@ def measured(command: list[str], is_silent: bool) -> dict[str, Any]:
             f"The benchmark ended with {done.returncode}.", "Run it again without --json to see why."
         )
     return json_text.loads(done.stdout.splitlines()[-1])
-
-
-def rows(found: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    """Of the table, one for each figure."""
-    for figure in found["figures"]:
-        unit = figure["unit"]
-        yield (
-            figure["piece"],
-            figure["what"],
-            _shown(figure["value"], unit) or "-",
-            f"{_shown(figure['peer'], unit)} {figure['peer_name']}".strip() if figure["peer"] else "",
-            "" if figure["ratio"] is None else f"{figure['ratio']:.2f}",
-            _shown(figure["floor"], unit),
-            _shown(figure["reach"], unit),
-            figure["note"],
-        )
-
-
-def _shown(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.4g} {unit}"

@@ -8,6 +8,8 @@ Source: black-forest-labs/flux modules/layers.py (architecture and names); Peebl
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
@@ -15,6 +17,8 @@ from flux_core.ops import LeafFactory, Ops
 
 TIME_EMBEDDING_DIM = 256
 _ROWS_DOUBLE, _ROWS_SINGLE = 12, 3
+_MODULATION = re.compile(r"double_blocks\.\d+\.(?:img|txt)_mod\.lin$|single_blocks\.\d+\.modulation\.lin$")
+_FINAL = re.compile(r"final_layer\.adaLN_modulation\.1$")
 
 
 class Modulation(NamedTuple):
@@ -100,6 +104,16 @@ def cut(ops: Ops, rows: Any, config: TransformerConfig) -> Modulations:
         mods[4 * config.depth :],
         parts[end:],
     )
+
+
+def once_a_walk(layers: Collection[str]) -> list[str]:
+    """Of all layers of a model, those that only make modulations, where the model is one that walks.
+
+    A transformer's are made for all steps at once; those of a ControlNet, which has no final layer, at each.
+    """
+    if not any(_FINAL.search(layer) for layer in layers):
+        return []
+    return [layer for layer in layers if _MODULATION.search(layer)]
 
 
 class Condition:

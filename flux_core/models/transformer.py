@@ -9,13 +9,12 @@ Source: black-forest-labs/flux model.py and modules/layers.py (architecture and 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
 from flux_core.models.modulation import DoubleModulation, Modulation, Modulations, Modulator, cut
 from flux_core.ops import HeadStream, LeafFactory, Ops, split_heads
-from flux_core.sampling.step_cache import BlockCache
 
 LAYER_NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-6
@@ -112,8 +111,6 @@ class Transformer:
         residuals: Sequence[Residuals] = (),
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
-        cache: BlockCache | None = None,
-        heard: Hashable = None,
     ) -> Any:
         """One evaluation.
 
@@ -127,23 +124,12 @@ class Transformer:
             residuals: Of each ControlNet (flux_core.models.controlnet).
             image_prompts: Of each IP-Adapter, one for every double block (flux_core.models.ip_adapter).
             bias: [1, 1, L, L], added to every attention's logits, text first; None adds nothing.
-            cache: May spare all blocks but the first; None computes them all.
-            heard: Which ControlNets and IP-Adapters these are; the cache takes over nothing across a change.
 
         Returns:
             [B, L_img, out_channels] velocity.
         """
-        return self.modulated(
-            img,
-            txt,
-            self.modulations(vec, sigma, guidance),
-            pe,
-            residuals=residuals,
-            image_prompts=image_prompts,
-            bias=bias,
-            cache=cache,
-            heard=heard,
-        )
+        rows = self.modulations(vec, sigma, guidance)
+        return self.modulated(img, txt, rows, pe, residuals=residuals, image_prompts=image_prompts, bias=bias)
 
     def modulations(self, vec: Any, sigma: Any, guidance: Any | None) -> Any:
         """What noise level, guidance and pooled text do to all blocks; B may be the steps of a walk.
@@ -173,23 +159,59 @@ class Transformer:
         residuals: Sequence[Residuals] = (),
         image_prompts: Sequence[Sequence[ImagePrompt]] = (),
         bias: Any | None = None,
-        cache: BlockCache | None = None,
-        heard: Hashable = None,
     ) -> Any:
         """One evaluation with modulations [B, M, D] that were made before; all else as when called."""
-        mods = cut(self.ops, rows, self.config)
+        given = Given(cut(self.ops, rows, self.config), pe, residuals, image_prompts, bias)
+        _, img, txt = self._begun(img, txt, given)
+        return self._finished(self._rest(img, txt, given), given)
+
+    def begun(
+        self,
+        img: Any,
+        txt: Any,
+        rows: Any,
+        pe: Any,
+        *,
+        residuals: Sequence[Residuals] = (),
+        image_prompts: Sequence[Sequence[ImagePrompt]] = (),
+        bias: Any | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """The first double block of an evaluation, for who decides behind it whether to go on.
+
+        Takes what `modulated` takes.
+
+        Returns:
+            The image stream [B, L_img, D] before the block and after it, and the text stream after it.
+        """
+        given = Given(cut(self.ops, rows, self.config), pe, residuals, image_prompts, bias)
+        return self._begun(img, txt, given)
+
+    def rest(
+        self,
+        img: Any,
+        txt: Any,
+        rows: Any,
+        pe: Any,
+        *,
+        residuals: Sequence[Residuals] = (),
+        image_prompts: Sequence[Sequence[ImagePrompt]] = (),
+        bias: Any | None = None,
+    ) -> Any:
+        """All other blocks on the streams that left the first; gives the image stream [B, L_img, D]."""
+        given = Given(cut(self.ops, rows, self.config), pe, residuals, image_prompts, bias)
+        return self._rest(img, txt, given)
+
+    def finished(self, img: Any, rows: Any) -> Any:
+        """The velocity [B, L_img, out_channels] of an image stream behind all blocks."""
+        return self._finished(img, Given(cut(self.ops, rows, self.config), None, (), (), None))
+
+    def _begun(self, img: Any, txt: Any, given: Given) -> tuple[Any, Any, Any]:
         img = self.img_in(img)  # [B, L_img, D]
-        txt = self.txt_in(txt)  # [B, L_txt, D]
-        given = Given(mods, pe, residuals, image_prompts, bias)
-        first_img, first_txt = self._double(0, img, txt, given)
+        return img, *self._double(0, img, self.txt_in(txt), given)
 
-        def rest() -> Any:
-            return self._rest(first_img, first_txt, given)
-
-        told = heard, len(residuals), len(image_prompts)
-        out = rest() if cache is None else cache.through(img, first_img, told, rest)
-        shift, scale = mods.final
-        return self.final_layer(out, shift, scale)
+    def _finished(self, img: Any, given: Given) -> Any:
+        shift, scale = given.mods.final
+        return self.final_layer(img, shift, scale)
 
     def _double(self, i: int, img: Any, txt: Any, given: Given) -> tuple[Any, Any]:
         """Double block i with what is added after it."""
@@ -206,13 +228,34 @@ class Transformer:
         txt_len = int(txt.shape[1])
         for i in range(1, self.config.depth):
             img, txt = self._double(i, img, txt, given)
-        z = ops.concat([txt, img], axis=1)  # [B, L, D]
+        z = Sum(ops.concat([txt, img], axis=1))  # [B, L, D]
         for i, block in enumerate(self.single_blocks):
-            z = block(z, given.mods.single[i], given.pe, given.bias)
+            z = block.updated(z, given.mods.single[i], given.pe, given.bias)
             for control in given.residuals:
                 added = control.after_single(i, self.config.depth_single)
-                z = z if added is None else _steered(ops, z, added, txt_len)
-        return z[:, txt_len:]
+                z = z if added is None else Sum(_steered(ops, z.added_up(ops), added, txt_len))
+        return z.rows(txt_len).added_up(ops)
+
+
+class Sum(NamedTuple):
+    """x + gate * y, which whoever takes it adds up, beside what else it does with it.
+
+    Attributes:
+        x: [B, L, D].
+        gate: [B, 1, D].
+        y: [B, L, D]; None where x is all.
+    """
+
+    x: Any
+    gate: Any = None
+    y: Any = None
+
+    def added_up(self, ops: Ops) -> Any:
+        return self.x if self.y is None else ops.gated_add(self.x, self.gate, self.y)
+
+    def rows(self, start: int) -> Sum:
+        """The tokens from `start` on."""
+        return Sum(self.x[:, start:], self.gate, None if self.y is None else self.y[:, start:])
 
 
 def _steered(ops: Ops, x: Any, added: Any, start: int) -> Any:
@@ -249,8 +292,7 @@ class DoubleBlock:
         img_qkv = _modulated(ops, img, mod.img1, self.img_attn.qkv)
         txt_qkv = _modulated(ops, txt, mod.txt1, self.txt_attn.qkv)
         streams = [self.txt_attn.stream(txt_qkv), self.img_attn.stream(img_qkv)]
-        q, k, v = ops.joint_heads(streams, self.num_heads, pe)
-        attn = ops.attention(q, k, v, scale=scale, bias=bias)  # [B, L, D]
+        attn = ops.joint_attention(streams, self.num_heads, pe, scale=scale, bias=bias)  # [B, L, D]
 
         img = self._updated(img, mod.img1, mod.img2, self.img_attn, attn[:, txt_len:], self.img_mlp)
         txt = self._updated(txt, mod.txt1, mod.txt2, self.txt_attn, attn[:, :txt_len], self.txt_mlp)
@@ -287,15 +329,21 @@ class SingleBlock:
 
     def __call__(self, z: Any, mod: Modulation, pe: Any, bias: Any | None = None) -> Any:
         """z [B, L, D] -> z, updated."""
+        return self.updated(Sum(z), mod, pe, bias).added_up(self.ops)
+
+    def updated(self, z: Sum, mod: Modulation, pe: Any, bias: Any | None = None) -> Sum:
+        """z, updated; the next block adds it up in the pass in which it norms it."""
         ops = self.ops
 
         def attend(qkv: Any) -> Any:
             stream = HeadStream(qkv, self.norm.query_norm, self.norm.key_norm)
-            q, k, v = ops.joint_heads([stream], self.num_heads, pe)
-            return ops.attention(q, k, v, scale=self.scale, bias=bias)  # [B, L, D]
+            return ops.joint_attention([stream], self.num_heads, pe, scale=self.scale, bias=bias)  # [B, L, D]
 
-        y = ops.parallel_mlp(z, mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend)
-        return ops.gated_add(z, mod.gate, y)
+        then = mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend
+        if z.y is None:
+            return Sum(z.x, mod.gate, ops.parallel_mlp(z.x, *then))
+        x, y = ops.gated_parallel_mlp(z.x, z.gate, z.y, *then)
+        return Sum(x, mod.gate, y)
 
 
 class FinalLayer:

@@ -111,7 +111,8 @@ class FluxEngine:
         self._bench.lay_out(job, lambda key: self._words.is_known(job, key))
         walked = self._walk(job, self._conditions.make(job))  # which nothing holds while pictures are decoded
         images = self._pictures.decode_all(job, walked)
-        return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), job.warnings)
+        warnings = job.warnings + self._bench.warnings
+        return EngineResult(images, dict(job.report.seconds), machine.peak_memory_bytes(), warnings)
 
     def _look(
         self, request: GenerationRequest, look: Look, read_blob: Callable[[str], bytes], report: Report

@@ -32,6 +32,18 @@ _T5_PARTS = frozenset({"t5", "t5_tokenizer"})
 _BYTES_PER_VALUE = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP8: 2}
 _SEEDS = 2**63
 
+_STREAMS = 13
+"""Arrays as wide as the transformer that a block holds at once: both streams, queries, keys, values, sums."""
+
+_SHARE_BESIDE_CONTROLNETS = 4
+"""One part in so many of the transformer has room beside ControlNets; the others may come and go."""
+
+_SEEN_TOKENS = 729
+"""Of a picture among the words, at most."""
+
+_WORKSPACE_BYTES = 2**29
+"""What libraries take for themselves, what decoding of quantised weights needs for a moment, and gaps."""
+
 WHOLE_PX = 2048 * 2048
 """Pixels up to which the autoencoder sees a picture whole; its activations take about 1 kB each."""
 
@@ -95,6 +107,22 @@ class Job:
     def resident_bytes(self) -> int:
         """Weights in memory when every part is kept for the next job, with the LoRAs on them."""
         return self.plan.resident_bytes + sum(lora.size_bytes for lora in self.loras)
+
+    def beside_bytes(self, component: Component) -> int:
+        """What must stay free on the device beside a part's weights, about.
+
+        That is what the transformer computes and its LoRAs, which is more than other parts need, and beside a
+        ControlNet, which is loaded before it and stays, a share of the transformer.
+        """
+        pictures = sum(image.shape[1] * image.shape[2] for image in self.inputs.references)
+        tokens = self.t5_tokens * (1 + len(self.request.regions)) + self.seen_tokens
+        tokens += pictures // SIZE_MULTIPLE_PX**2 + _SEEN_TOKENS * len(self.request.pictures)
+        loras = sum(lora.size_bytes for lora in self.loras)
+        needed = working_bytes(self.spec, tokens, self.precision) + loras
+        if component is not Component.CONTROLNET:
+            return needed
+        own = sum(step.weight_bytes for step in self.plan.steps if step.component is Component.TRANSFORMER)
+        return needed + own // _SHARE_BESIDE_CONTROLNETS
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -204,6 +232,13 @@ class Job:
         raise Internal(
             message, "Try again with precision fp32; if that fails too, get the model's files again."
         )
+
+
+def working_bytes(spec: ModelSpec, tokens: int, precision: Precision) -> int:
+    """What the transformer needs beside its weights for so many tokens of text and pictures, about."""
+    config = spec.transformer
+    values = tokens * (_STREAMS * config.hidden_size + 2 * config.mlp_hidden)
+    return values * _BYTES_PER_VALUE[precision] + _WORKSPACE_BYTES
 
 
 def prepare(

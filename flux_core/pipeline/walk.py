@@ -25,7 +25,7 @@ from flux_core.pipeline.windows import Window, windows_of
 from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.solvers import walk
-from flux_core.sampling.step_cache import PRESETS, BlockCache
+from flux_core.sampling.step_cache import PRESETS, BlockCache, Sparing
 
 Floats = NDArray[np.float32]
 Preview = Callable[[Any], str]
@@ -45,7 +45,7 @@ class Velocity:
     Args:
         backend: Where it runs.
         job: What is painted.
-        evaluate: The model, as Transformer.modulated.
+        evaluate: The model, as Transformer.modulated; as `Sparing.evaluated` where the job has a step cache.
         controlnets: By name.
         conditions: What it is told.
         told: What the noise levels do to it.
@@ -124,6 +124,8 @@ class Velocity:
         shown = [number for number, each in enumerate(branch.shown) if self._is_heard(each.span, sigma)]
         steering = self._conditions.steering
         speaking = [number for number, each in enumerate(steering) if self._is_heard(each.span, sigma)]
+        cache = self._caches.get(id(branch))
+        cached = {} if cache is None else {"cache": cache, "heard": (tuple(speaking), tuple(shown))}
         v = self._evaluate(
             img,
             branch.txt,
@@ -132,8 +134,7 @@ class Velocity:
             residuals=residuals,
             image_prompts=[branch.shown[number].prompts for number in shown],
             bias=branch.bias,
-            cache=self._caches.get(id(branch)),
-            heard=(tuple(speaking), tuple(shown)),
+            **cached,
         )
         return ops.cast_like(v[:, : self._num_tokens], x)
 
@@ -220,7 +221,8 @@ def walk_all(
     told = Told(backend, job, conditions, transformer)
     if is_last:
         transformer.modulator = None
-    evaluate = ready(transformer.modulated)
+    whole = Sparing(transformer, ready).evaluated if job.has_step_cache else transformer.modulated
+    evaluate = ready(whole)
     make = functools.partial(Velocity, backend, job, evaluate, controlnets, conditions, told, {})
     velocity = WindowedVelocity(backend, job, make) if job.is_windowed else make()
     indices = range(job.request.num_images)

@@ -45,7 +45,7 @@ class Workbench:
             job: What comes.
             is_known: Whether what a part would compute is remembered, so that it need not be loaded.
         """
-        self.parts.choose(job.spec, job.folder, job.precision, job.loras, job.companions)
+        self.parts.choose(job.spec, job.folder, job.precision, job.loras, job.companions, job.beside_bytes)
         if not self.is_resident(job):
             self.parts.free_loaded()  # what an earlier job that fitted has left would lie beside each stage
             return
@@ -57,6 +57,19 @@ class Workbench:
             with job.report.stage(Stage.LOADING):
                 self.parts.get(key)
                 job.report.progress(Stage.LOADING, (count + 1) / len(wanted))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the person should know of how the job's parts lay in memory."""
+        streamed = {key: size for key, size in self.parts.streamed_bytes.items() if size}
+        if not streamed:
+            return ()
+        names = " and ".join(dict.fromkeys(key.component.replace("_", " ") for key in streamed))
+        return (
+            f"The device's memory does not hold all of {names}: {sum(streamed.values()) / 1e9:.1f} GB of "
+            "weights were copied to it whenever they were used, which may have taken longer. Precision fp8 "
+            "or a quantised model needs less.",
+        )
 
     def is_resident(self, job: Job) -> bool:
         """Whether all parts of a job may stay."""

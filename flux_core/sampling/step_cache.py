@@ -94,7 +94,9 @@ class BlockCache:
         self.hits = 0
         self.evaluations = 0
 
-    def through(self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any]) -> Any:
+    def through(
+        self, before: Any, after: Any, heard: Hashable, rest: Callable[[], Any], share: int = 1
+    ) -> Any:
         """The image stream after all blocks.
 
         Args:
@@ -102,9 +104,11 @@ class BlockCache:
             after: The same after it, with what ControlNets added.
             heard: Whatever must be as it was at the last whole evaluation.
             rest: Computes the other blocks.
+            share: Every so manieth token is here, from the first on; the others are elsewhere.
         """
         number, self.evaluations = self.evaluations, self.evaluations + 1
-        effect = (after - before)[:, : self._target_tokens]
+        targets = None if self._target_tokens is None else -(-self._target_tokens // share)
+        effect = (after - before)[:, :targets]
         may_hit = self._first_free <= number < self._last and self._run < self._preset.max_run
         self.is_hit = may_hit and heard == self._heard and self._is_near(effect)
         if self.is_hit:
@@ -120,7 +124,39 @@ class BlockCache:
         """Whether an effect is nearly that of the last whole evaluation; never if it is not a number."""
         if self._leader is not None:
             return self._leader.is_hit and self._leader.evaluations == self.evaluations
+        change = float(self._backend.to_numpy(self.change(effect)))
+        return change < self._preset.threshold
+
+    def change(self, effect: Any) -> Any:
+        """How far an effect is from that of the last whole evaluation, relative to it; one number."""
         cast = self._backend.cast  # sums of bfloat16 are not exact enough
-        change = abs(cast(effect, Precision.FP32) - cast(self._effect, Precision.FP32)).mean()
-        allowed = abs(cast(self._effect, Precision.FP32)).mean() * self._preset.threshold
-        return float(self._backend.to_numpy(change - allowed)) < 0.0
+        last = cast(self._effect, Precision.FP32)
+        return abs(cast(effect, Precision.FP32) - last).mean() / abs(last).mean()
+
+
+class Sparing:
+    """A model's evaluation whose greater part a cache may spare.
+
+    Args:
+        model: A transformer, in parts: `begun`, `rest` and `finished`.
+        ready: Makes each part ready for many calls; the decision between them is the host's.
+
+    Attributes:
+        model: As given.
+    """
+
+    def __init__(self, model: Any, ready: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self.model = model
+        self._begun, self._rest, self._finished = ready(model.begun), ready(model.rest), ready(model.finished)
+
+    def evaluated(
+        self, img: Any, txt: Any, rows: Any, pe: Any, *, cache: BlockCache, heard: Hashable, **told: Any
+    ) -> Any:
+        """As `Transformer.modulated`, as `cache` decides.
+
+        What is `heard` are ControlNets and IP-Adapters: nothing is taken over across a change.
+        """
+        before, after, words = self._begun(img, txt, rows, pe, **told)
+        voices = heard, len(told.get("residuals", ())), len(told.get("image_prompts", ()))
+        out = cache.through(before, after, voices, lambda: self._rest(after, words, rows, pe, **told))
+        return self._finished(out, rows)

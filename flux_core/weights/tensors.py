@@ -94,7 +94,7 @@ class RawTensor:
             rows = self.data.reshape(self.num_rows, -1)
             return decode(self.dtype, rows, self.companions).reshape(self.shape)
         if self.dtype == "BF16":
-            words: NDArray[Any] = self.data.view("<u2").astype(np.uint32) << np.uint32(16)
+            words: NDArray[Any] = np.left_shift(self.data.view("<u2"), 16, dtype=np.uint32)
             return words.view(np.float32).reshape(self.shape)
         if self.dtype not in _NUMPY_FLOATS:
             raise Corrupt(

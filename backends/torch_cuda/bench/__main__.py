@@ -1,6 +1,7 @@
 """Runs pieces of the benchmark in this process: `python -m backends.torch_cuda.bench floor step`.
 
-The last line of stdout is the results as JSON; what is measured is told on stderr as it comes.
+The last line of stdout is the results as JSON, with the cells of their table for who prints it; what is
+measured is told on stderr as it comes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,22 @@ from pathlib import Path
 
 import torch
 
-from backends.torch_cuda.bench import cold, floor, parts, pictures, profile, sizes, step
+from backends.torch_cuda.bench import (
+    cached,
+    cold,
+    family,
+    floor,
+    loras,
+    merge,
+    offload,
+    parts,
+    pictures,
+    profile,
+    quality,
+    sizes,
+    step,
+    two,
+)
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
 
@@ -24,13 +40,18 @@ PIECES: dict[str, Piece] = {
     "vae": parts.vae,
     "t5": parts.t5,
     "dev": pictures.dev,
+    "cached": cached.cached,
     "schnell": pictures.schnell,
     "kontext": pictures.kontext,
     "resolution": pictures.resolution,
     "memory": pictures.memory,
-    "lora": pictures.lora,
+    "lora": loras.lora,
+    "offload": offload.offload,
     "cold": cold.cold,
-    "two": step.two,
+    "two": two.two,
+    "quality": quality.quality,
+    "family": family.family,
+    "family-cache": cached.family_cache,
 }
 """In the order in which they are run."""
 NO_DEVICE = 3
@@ -58,7 +79,9 @@ def main() -> None:
         for name in PIECES:
             if name in options.pieces or not options.pieces:
                 run_piece(bench, name)
-    sys.stdout.write(json.dumps(results.as_json()) + "\n")
+    run = results.as_json()
+    table = {"columns": merge.COLUMNS, "rows": merge.rows(run)}
+    sys.stdout.write(json.dumps(run | {"table": table}) + "\n")
 
 
 def run_piece(bench: Bench, name: str) -> None:
@@ -84,7 +107,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="the peer's blocks compiled")
     parser.add_argument("--tiny", action="store_true", help="sizes for a processor")
     parser.add_argument("--device", choices=["cuda", "cpu"], default=None)
-    parser.add_argument("--precision", action="append", help="bf16, fp8, fp32; may be given several times")
+    parser.add_argument(
+        "--precision", action="append", choices=["fp32", "bf16", "fp8"], help="may be given several times"
+    )
     parser.add_argument("--folder", type=Path, help="where a whole model is written once and used again")
     parser.add_argument("--output", type=Path, help="where figures.json and figures.svg go")
     options = parser.parse_args()

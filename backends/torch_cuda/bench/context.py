@@ -11,9 +11,6 @@ import torch
 from backends.torch_cuda.bench.figures import Results
 from backends.torch_cuda.bench.sizes import Sizes
 from backends.torch_cuda.bench.weights import write_lora, write_model
-from flux_core.request import Precision
-
-LORA = "bench"
 
 
 @dataclass
@@ -26,7 +23,7 @@ class Bench:
         results: Where figures go.
         has_peer: Whether the peer is measured, too.
         is_peer_compiled: Whether the peer is also measured compiled, which takes it half a minute.
-        precisions: To measure, by name; those that this build does not have are told as such.
+        precisions: To measure, by name.
         base: Where a whole model lies or will be written.
         floor_s: Seconds of a step that library kernels need, by precision, once it is known.
     """
@@ -46,15 +43,14 @@ class Bench:
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     def models_dir(self) -> Path:
-        """A folder of models with one in it, and a LoRA beside it; written at the first call."""
-        write_model(self.base, self.sizes.spec)
-        write_lora(self.base / "loras" / f"{LORA}.safetensors", self.sizes.spec, self.sizes.lora_rank)
-        return self.base
+        """A folder of models with one in it; written at the first call."""
+        return write_model(self.base, self.sizes.spec)
+
+    def lora(self, rank: int) -> str:
+        """The name of a LoRA on every matrix of the blocks, beside the models; written at the first call."""
+        name = f"every-matrix-{rank}"
+        write_lora(self.base / "loras" / f"{name}.safetensors", self.sizes.spec, rank)
+        return name
 
 
 Piece = Callable[[Bench], None]
-
-
-def known_precision(name: str) -> Precision | None:
-    """The precision of a name; None where this build has none of it."""
-    return Precision(name) if name in {each.value for each in Precision} else None

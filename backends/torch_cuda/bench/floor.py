@@ -13,9 +13,10 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from backends.torch_cuda.backend import attends_in_eight_bits
 from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, sustained
-from backends.torch_cuda.eight_bit import coded
+from backends.torch_cuda.codes import coded
 
 _REPEATS = 20
 
@@ -37,7 +38,8 @@ class Gemm:
 
 def floor(bench: Bench) -> None:
     """Measures GEMMs in each precision and attention, and adds them up to a step."""
-    attention_s = _attention(bench)
+    attention_s = _attention(bench, bench.sizes.img_tokens)
+    _attention(bench, 2 * bench.sizes.img_tokens)  # an edit's, with one reference
     for precision in ("bf16", "fp8"):
         try:
             seconds = sum(_gemm(bench, gemm, precision) * gemm.count for gemm in gemms(bench))
@@ -101,10 +103,10 @@ def _scaled(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], torch.Tensor]
     return call
 
 
-def _attention(bench: Bench) -> float:
-    """Seconds of all attention of a step, by the fastest kernel there is."""
+def _attention(bench: Bench, img_tokens: int) -> float:
+    """Seconds of all attention of a step with so many tokens, by the fastest kernel there is."""
     config, sizes = bench.sizes.spec.transformer, bench.sizes
-    length = sizes.img_tokens + sizes.txt_tokens
+    length = img_tokens + sizes.txt_tokens
     head_dim = config.hidden_size // config.num_heads
     shape = 1, config.num_heads, length, head_dim
     q, k, v = (torch.randn(shape, device=bench.device, dtype=bench.dtype) for _ in range(3))
@@ -120,9 +122,28 @@ def _attention(bench: Bench) -> float:
         except RuntimeError:
             continue  # not on this device
         found.append(seconds)
-        rate = 4.0 * length * length * config.hidden_size / seconds / 1e12
-        name = kernel.name.removesuffix("_ATTENTION").lower()
-        bench.results.add(
-            Figure("floor", f"attention 1x{shape[1]}x{length}x{head_dim}, {name}", "TFLOP/s", rate)
-        )
+        _add_attention(bench, shape, kernel.name.removesuffix("_ATTENTION").lower(), seconds)
+    if attends_in_eight_bits(bench.device) and head_dim == 128:
+        _add_attention(bench, shape, "ours in eight bits", _coded_attention(bench, shape))
     return min(found) * (config.depth + config.depth_single)
+
+
+def _add_attention(bench: Bench, shape: tuple[int, ...], name: str, seconds: float) -> None:
+    """The rate of one attention of [B, H, L, D]."""
+    rate = 4.0 * shape[0] * shape[1] * shape[2] ** 2 * shape[3] / seconds / 1e12
+    what = f"attention {'x'.join(str(side) for side in shape)}, {name}"
+    bench.results.add(Figure("floor", what, "TFLOP/s", rate))
+
+
+def _coded_attention(bench: Bench, shape: tuple[int, int, int, int]) -> float:
+    """Seconds of one of ours in eight bits, of heads that are codes already."""
+    from backends.torch_cuda.kernels.coded_attention import coded_attention  # imports triton
+    from backends.torch_cuda.kernels.coded_heads import coded_heads
+    from backends.torch_cuda.kernels.heads import Projected
+
+    batch, heads, length, dim = shape
+    qkv = torch.randn((batch, length, 3 * heads * dim), device=bench.device, dtype=bench.dtype)
+    gain = torch.ones(dim, device=bench.device, dtype=bench.dtype)
+    turned = torch.rand((length, dim // 2, 2), device=bench.device)
+    coded = coded_heads([Projected(qkv, gain, gain, 1e-6)], heads, turned, dim**-0.5)
+    return sustained(bench.device, lambda: coded_attention(coded), _REPEATS)

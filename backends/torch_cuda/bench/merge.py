@@ -14,6 +14,7 @@ from typing import Any
 
 from backends.torch_cuda.bench import plot
 
+COLUMNS = ("piece", "what", "ours", "peer", "ratio", "floor (its share)", "asked for", "note")
 _SAME = ("device", "torch", "cuda", "driver", "diffusers")
 
 
@@ -38,28 +39,29 @@ def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def markdown(run: dict[str, Any]) -> str:
     """The table for people."""
     machine = ", ".join(f"{key} {value}" for key, value in run["machine"].items() if value)
-    lines = [
-        f"{machine}.",
-        "",
-        *(f"    {command}" for command in run["command"].split("; ")),
-        "",
-        "| piece | what | ours | peer | ratio | floor | asked for | note |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for figure in run["figures"]:
-        unit = figure["unit"]
-        cells = [
-            figure["piece"],
-            figure["what"],
-            _shown(figure["value"], unit) or "-",
-            f"{_shown(figure['peer'], unit)} {figure['peer_name']}" if figure["peer"] else "",
-            "" if figure["ratio"] is None else f"{figure['ratio']:.2f}",
-            _shown(figure["floor"], unit),
-            _shown(figure["reach"], unit),
-            figure["note"],
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    lines = [f"{machine}.", "", *(f"    {command}" for command in run["command"].split("; ")), ""]
+    lines += [f"| {' | '.join(row)} |" for row in (COLUMNS, ("---",) * len(COLUMNS), *rows(run))]
     return "\n".join(lines) + "\n"
+
+
+def rows(run: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The cells of `COLUMNS`, one row for each figure."""
+    return [_row(figure, figure["unit"]) for figure in run["figures"]]
+
+
+def _row(figure: dict[str, Any], unit: str) -> tuple[str, ...]:
+    value, floor = figure["value"], figure["floor"]
+    share = f" ({100 * floor / value:.0f} %)" if value and floor else ""
+    return (
+        figure["piece"],
+        figure["what"],
+        _shown(value, unit) or "-",
+        f"{_shown(figure['peer'], unit)} {figure['peer_name']}" if figure["peer"] else "",
+        "" if figure["ratio"] is None else f"{figure['ratio']:.2f}",
+        f"{_shown(floor, unit)}{share}",
+        _shown(figure["reach"], unit),
+        figure["note"],
+    )
 
 
 def write(run: dict[str, Any], folder: Path, stem: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +16,15 @@ import numpy as np
 import torch
 
 from backends.torch_cuda.bench import peer
-from backends.torch_cuda.bench.context import LORA, Bench, known_precision
+from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back, wait
 from backends.torch_cuda.engine import TorchEngine
 from flux_core.imaging import codec
 from flux_core.messages import Preview, Progress, Stage
-from flux_core.request import GenerationRequest, LoraUse, Precision, StepCache, Task, build_request
-from flux_core.sampling import step_cache
+from flux_core.request import GenerationRequest, Precision, Task, build_request
 
 _REFERENCE = "0" * 64
-_INCLUDED = "T5, CLIP, walk, decoder, PNG"
+INCLUDED = "T5, CLIP, walk, decoder, PNG"
 _REACH_S = {"bf16": 3.4, "fp8": 2.35}
 
 
@@ -38,6 +36,7 @@ class Painter:
         bench: The run.
         precision: Of every picture.
         is_roomy: Whether all parts may stay in memory; else each goes when its stage is over.
+        others: Devices that compute every picture, too.
 
     Attributes:
         last: Seconds of the last picture by stage.
@@ -46,13 +45,16 @@ class Painter:
     bench: Bench
     precision: Precision
     is_roomy: bool = True
+    others: tuple[str, ...] = ()
     engine: TorchEngine = field(init=False)
     last: dict[str, float] = field(default_factory=dict[str, float])
     _words: int = 0
 
     def __post_init__(self) -> None:
         budget = None if self.is_roomy else 0
-        self.engine = TorchEngine(str(self.bench.device), (self.bench.models_dir(),), budget)
+        self.engine = TorchEngine(
+            str(self.bench.device), (self.bench.models_dir(),), budget, others=self.others
+        )
 
     def request(self, **fields: Any) -> GenerationRequest:
         """A picture of the run's size with words of its own."""
@@ -95,41 +97,19 @@ class Painter:
 
 
 def dev(bench: Bench) -> None:
-    """The long walk, beside diffusers' pipeline, and with the step cache."""
+    """The long walk, beside diffusers' pipeline."""
     sizes = bench.sizes
     what = f"{sizes.num_steps} steps, {sizes.txt_tokens} words"
-    theirs = _peer_s(bench, sizes.num_steps, sizes.txt_tokens)
-    for painter in _each(bench, "dev", what):
+    theirs = peer_s(bench, sizes.num_steps, sizes.txt_tokens)
+    for painter in painters(bench):
         name = painter.precision.value
         seconds = painter.best()
         floor = bench.floor_s.get(name)
         bench.results.add(
-            Figure("dev", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench),
+            Figure("dev", f"{what}, {name}", "s", seconds, theirs, peer_name(bench),
                    floor and floor * sizes.num_steps, _REACH_S.get(name),
-                   f"{_INCLUDED}: {painter.stages}")
+                   f"{INCLUDED}: {painter.stages}")
         )  # fmt: skip
-        if name == "bf16":
-            continue
-        for cache in (StepCache.CAREFUL, StepCache.FAST):
-            with _taken_over_at_most(cache):
-                seconds = painter.best(step_cache=cache)
-            reach = 1.35 if name == "fp8" else None
-            note = f"lossy; as often as the preset allows, which random weights would not: {painter.stages}"
-            words = f"{what}, {name}, cache {cache.value}"
-            bench.results.add(
-                Figure("dev", words, "s", seconds, theirs, _peer_name(bench), None, reach, note)
-            )
-
-
-@contextmanager
-def _taken_over_at_most(cache: StepCache) -> Generator[None]:
-    """Evaluations are taken over in the longest runs that a preset allows: random weights allow none."""
-    before = step_cache.PRESETS[cache]
-    step_cache.PRESETS[cache] = before._replace(threshold=float("inf"))
-    try:
-        yield
-    finally:
-        step_cache.PRESETS[cache] = before
 
 
 def schnell(bench: Bench) -> None:
@@ -137,21 +117,21 @@ def schnell(bench: Bench) -> None:
     sizes = bench.sizes
     length = sizes.few_t5_tokens or sizes.txt_tokens
     what = f"{sizes.few_steps} steps, {length} words"
-    theirs = _peer_s(bench, sizes.few_steps, length)
-    for painter in _each(bench, "schnell", what):
+    theirs = peer_s(bench, sizes.few_steps, length)
+    for painter in painters(bench):
         seconds = painter.best(num_steps=sizes.few_steps, t5_tokens=sizes.few_t5_tokens)
         name = painter.precision.value
         reach = 0.42 if name == "fp8" else None
         bench.results.add(
-            Figure("schnell", f"{what}, {name}", "s", seconds, theirs, _peer_name(bench), reach=reach,
-                   note=f"{_INCLUDED}: {painter.stages}")
+            Figure("schnell", f"{what}, {name}", "s", seconds, theirs, peer_name(bench), reach=reach,
+                   note=f"{INCLUDED}: {painter.stages}")
         )  # fmt: skip
 
 
 def kontext(bench: Bench) -> None:
     """An edit with one reference of the picture's size, which doubles the image tokens."""
     what = f"{bench.sizes.num_steps} steps, one reference"
-    for painter in _each(bench, "kontext", what):
+    for painter in painters(bench):
         seconds = painter.best(task=Task.EDIT, image=_REFERENCE)
         name = painter.precision.value
         reach = 5.2 if name == "fp8" else None
@@ -162,7 +142,7 @@ def kontext(bench: Bench) -> None:
                 "s",
                 seconds,
                 reach=reach,
-                note=f"encoder, {_INCLUDED}: {painter.stages}",
+                note=f"encoder, {INCLUDED}: {painter.stages}",
             )
         )
 
@@ -171,7 +151,7 @@ def resolution(bench: Bench) -> None:
     """What the first picture of another size takes longer than the second of that size."""
     width, height = bench.sizes.other_px
     what = f"first picture of {width} x {height} over the second"
-    for painter in _each(bench, "resolution", what):
+    for painter in painters(bench):
         short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
         painter.best(**short)
         first = painter.paint(width_px=width, height_px=height, **short)
@@ -187,14 +167,11 @@ def memory(bench: Bench) -> None:
     """The most memory in use while the walk runs, where nothing else is kept."""
     reach = {"bf16": 18.5, "fp8": 10.0}
     for name in bench.precisions:
-        precision = known_precision(name)
         what = f"peak in the walk, {name}"
-        if precision is None or bench.device.type != "cuda":
-            bench.results.add(
-                Figure("memory", what, "GB", None, note="not built" if precision is None else "no GPU")
-            )
+        if bench.device.type != "cuda":
+            bench.results.add(Figure("memory", what, "GB", None, note="no GPU"))
             continue
-        painter = Painter(bench, precision, is_roomy=False)
+        painter = Painter(bench, Precision(name), is_roomy=False)
         peaks: list[int] = []
 
         def listen(message: Progress | Preview, peaks: list[int] = peaks) -> None:
@@ -211,42 +188,20 @@ def memory(bench: Bench) -> None:
         give_back(bench.device)
 
 
-def lora(bench: Bench) -> None:
-    """A LoRA: hanging it on, another strength, and what it costs a step."""
-    rank = bench.sizes.lora_rank
-    for painter in _each(bench, "lora", f"rank {rank}"):
-        name = painter.precision.value
-        short: dict[str, Any] = {"num_steps": bench.sizes.few_steps}
-        plain = painter.best(**short)
-        first = painter.paint(loras=(LoraUse(name=LORA),), **short)
-        with_lora = painter.best(loras=(LoraUse(name=LORA),), **short)
-        weighed = painter.paint(loras=(LoraUse(name=LORA, strength=0.5),), **short)
-        for what, seconds in (("hang on", first - with_lora), ("other strength", weighed - with_lora)):
-            bench.results.add(
-                Figure("lora", f"{what}, rank {rank}, {name}", "s", max(seconds, 0.0), reach=1.0)
-            )
-        loss = 100.0 * (with_lora - plain) / plain
-        bench.results.add(Figure("lora", f"slower by, rank {rank}, {name}", "%", loss, reach=3.0))
-
-
-def _each(bench: Bench, piece: str, what: str) -> Generator[Painter]:
+def painters(bench: Bench) -> Generator[Painter]:
     """Painters one after the other, so that only one engine holds memory."""
     for name in bench.precisions:
-        precision = known_precision(name)
-        if precision is None:
-            bench.results.add(Figure(piece, f"{what}, {name}", "s", None, note="not built"))
-            continue
-        painter = Painter(bench, precision)
+        painter = Painter(bench, Precision(name))
         yield painter
         painter.engine.release()
         give_back(bench.device)
 
 
-def _peer_name(bench: Bench) -> str:
+def peer_name(bench: Bench) -> str:
     return f"{peer.NAME}, {'compiled' if bench.is_peer_compiled else 'eager'}"
 
 
-def _peer_s(bench: Bench, num_steps: int, txt_tokens: int) -> float | None:
+def peer_s(bench: Bench, num_steps: int, txt_tokens: int) -> float | None:
     """Seconds of a picture by the peer; None where it is not asked for."""
     if not bench.has_peer:
         return None

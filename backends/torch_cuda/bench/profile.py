@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from backends.torch_cuda.bench.context import Bench, known_precision
+from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back
 from backends.torch_cuda.bench.step import walked_step
 from flux_core.request import Precision
@@ -18,11 +18,7 @@ MOST_KERNELS = 12
 def profile(bench: Bench) -> None:
     """Milliseconds of the kernels that take most, in each precision, and of all of them together."""
     for name in bench.precisions:
-        precision = known_precision(name)
-        if precision is None:
-            bench.results.add(Figure("profile", name, "ms", None, note="not built"))
-            continue
-        kernels = _kernels(bench, precision)
+        kernels = _kernels(bench, Precision(name))
         give_back(bench.device)
         total = sum(kernels.values())
         floor = bench.floor_s.get(name)
@@ -36,7 +32,7 @@ def profile(bench: Bench) -> None:
 def _kernels(bench: Bench, precision: Precision) -> dict[str, float]:
     """Kernel with how often it runs -> milliseconds in one step, after one that warms up."""
     is_cuda = bench.device.type == "cuda"
-    backend, model, arguments = walked_step(bench, precision)
+    backend, model, arguments, _ = walked_step(bench, precision)
     with backend.session():
         model.modulated(*arguments)
         activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU

@@ -22,8 +22,10 @@ class Sizes:
         other_px: Width and height of a second size, for which nothing was made ready.
         few_t5_tokens: Of a prompt for few steps; None where the model takes one length only.
         num_steps, few_steps: Of the long and the short walk.
-        lora_rank: Of the LoRA that is attached.
+        lora_ranks: Of the LoRAs that are hung on, one after the other.
         repeats: Of everything that is timed.
+        family_px, num_prompts: Side and number of the pictures that the bundled family paints.
+        family_steps: Of those; None takes each member's own.
     """
 
     spec: ModelSpec
@@ -32,8 +34,11 @@ class Sizes:
     few_t5_tokens: int | None
     num_steps: int
     few_steps: int
-    lora_rank: int
+    lora_ranks: tuple[int, ...]
     repeats: int
+    family_px: int
+    num_prompts: int
+    family_steps: int | None
 
     @property
     def img_tokens(self) -> int:
@@ -68,8 +73,11 @@ FULL = Sizes(
     few_t5_tokens=256,
     num_steps=28,
     few_steps=4,
-    lora_rank=16,
+    lora_ranks=(16, 64),
     repeats=10,
+    family_px=256,
+    num_prompts=8,
+    family_steps=None,
 )
 SMALL = Sizes(
     spec=replace(
@@ -84,8 +92,11 @@ SMALL = Sizes(
     few_t5_tokens=None,
     num_steps=12,
     few_steps=3,
-    lora_rank=2,
+    lora_ranks=(2, 20),
     repeats=1,
+    family_px=64,
+    num_prompts=2,
+    family_steps=2,
 )
 
 

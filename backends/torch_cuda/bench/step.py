@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench import peer
-from backends.torch_cuda.bench.context import Bench, known_precision
+from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back, timed
 from backends.torch_cuda.bench.weights import RandomSource, model_shapes
 from backends.torch_cuda.graphs import Graphs
+from backends.torch_cuda.leaves import TorchLeaves
 from flux_core.conditioning.packing import position_ids, rotary_table
 from flux_core.models.transformer import Transformer
 from flux_core.request import Precision
@@ -23,11 +24,7 @@ def step(bench: Bench) -> None:
     """Ours eager and as the walk runs it, and the peer's eager and compiled."""
     theirs = _peer_ms(bench)
     for name in bench.precisions:
-        precision = known_precision(name)
-        if precision is None:
-            bench.results.add(Figure("step", name, "ms", None, note="not built"))
-            continue
-        ours = _ours(bench, precision)
+        ours = _ours(bench, Precision(name))
         give_back(bench.device)
         for way, seconds in ours.items():
             floor = bench.floor_s.get(name)
@@ -38,21 +35,35 @@ def step(bench: Bench) -> None:
                 )  # fmt: skip
 
 
-def two(bench: Bench) -> None:
-    """One picture on two devices."""
-    bench.results.add(Figure("two", "one picture on two GPUs", "s", None, reach=1.9, note="not built"))
+class Walked(NamedTuple):
+    """A step of a walk.
 
-
-def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Transformer, tuple[Any, ...]]:
-    """A backend, a transformer of random weights on it, and what its `modulated` is called with.
-
-    The modulations are made before, as in a walk, and their weights are gone.
+    Attributes:
+        backend: Where it runs.
+        model: The transformer, with random weights; those of its modulation are gone.
+        arguments: What its `modulated` is called with; the modulations are made before, as in a walk.
+        leaves: Of the model.
     """
+
+    backend: TorchBackend
+    model: Transformer
+    arguments: tuple[Any, ...]
+    leaves: TorchLeaves
+
+
+def walked_step(
+    bench: Bench,
+    precision: Precision,
+    backend: TorchBackend | None = None,
+    working_bytes: int | None = None,
+) -> Walked:
+    """A step to be taken; `working_bytes` as for TorchBackend.leaves, None keeps all on the device."""
     sizes, config = bench.sizes, bench.sizes.spec.transformer
-    backend = TorchBackend(str(bench.device))
+    backend = backend or TorchBackend(str(bench.device))
     shapes = model_shapes(sizes.spec)[sizes.spec.files.transformer]
     with backend.session():
-        model = Transformer(backend.ops, backend.leaves(RandomSource(shapes), precision), config)
+        leaves = backend.leaves(RandomSource(shapes), precision, working_bytes)
+        model = Transformer(backend.ops, leaves, config)
         side = sizes.latent_side
         ids = position_ids(sizes.txt_tokens, side, side)
         arguments = (
@@ -66,13 +77,13 @@ def walked_step(bench: Bench, precision: Precision) -> tuple[TorchBackend, Trans
             backend.from_numpy(rotary_table(ids, config.axes_dim, config.theta)),
         )
         model.modulator = None
-    return backend, model, arguments
+    return Walked(backend, model, arguments, leaves)
 
 
 def _ours(bench: Bench, precision: Precision) -> dict[str, float]:
     """Seconds of a step by how it runs."""
     sizes = bench.sizes
-    backend, model, arguments = walked_step(bench, precision)
+    backend, model, arguments, _ = walked_step(bench, precision)
     with backend.session():
         ready = Graphs(bench.device).ready(model.modulated)
         found = {"eager": timed(bench.device, lambda: model.modulated(*arguments), sizes.repeats)}

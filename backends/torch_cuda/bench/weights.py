@@ -7,7 +7,9 @@ measured; tokenizers know single letters only. A folder that was written before 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from flux_core.weights.expected import Build, expected_shapes
 from flux_core.weights.tensors import RawTensor, TensorInfo
 
 _POOL_VALUES = 2**24
+_SPREAD = 2**20  # values among which a tensor's first is
 _ONE = 0x3F80  # in bfloat16
 _DEVIATION = 0.02  # about one over the root of a row of the transformer's matrices
 _DONE = "complete"
@@ -68,19 +71,26 @@ def model_shapes(spec: ModelSpec) -> dict[str, Shapes]:
 
 
 def write_lora(path: Path, spec: ModelSpec, rank: int, seed: int = 1) -> Path:
-    """A LoRA in diffusers' names for every image projection and the singles' output."""
+    """A LoRA in diffusers' names for every matrix of every block, unless it is there.
+
+    Queries, keys, values and the MLP of a single block have one each, so that leaves carry up to four.
+    """
+    if path.is_file():
+        return path
     dim, mlp = spec.transformer.hidden_size, spec.transformer.mlp_hidden
+    heads, added = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
+    double = {f"attn.{name}": (dim, dim) for name in (*heads, *added, "to_out.0", "to_add_out")}
+    double |= {f"{name}.net.0.proj": (mlp, dim) for name in ("ff", "ff_context")}
+    double |= {f"{name}.net.2": (dim, mlp) for name in ("ff", "ff_context")}
+    single = {f"attn.{name}": (dim, dim) for name in heads}
+    single |= {"proj_mlp": (mlp, dim), "proj_out": (dim, dim + mlp)}
+    blocks = [("transformer_blocks", spec.transformer.depth, double)]
+    blocks += [("single_transformer_blocks", spec.transformer.depth_single, single)]
     shapes: dict[str, tuple[int, ...]] = {}
-    layers = {
-        f"transformer_blocks.{i}.attn.{name}": (dim, dim)
-        for i in range(spec.transformer.depth)
-        for name in ("to_q", "to_k", "to_v", "to_out.0")
-    }
-    layers |= {f"single_transformer_blocks.{i}.proj_out": (dim, dim + mlp)
-               for i in range(spec.transformer.depth_single)}  # fmt: skip
-    for layer, (out_dim, in_dim) in layers.items():
-        shapes[f"transformer.{layer}.lora_A.weight"] = rank, in_dim
-        shapes[f"transformer.{layer}.lora_B.weight"] = out_dim, rank
+    for name, depth, layers in blocks:
+        for i, (layer, (out_dim, in_dim)) in product(range(depth), layers.items()):
+            shapes[f"transformer.{name}.{i}.{layer}.lora_A.weight"] = rank, in_dim
+            shapes[f"transformer.{name}.{i}.{layer}.lora_B.weight"] = out_dim, rank
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, shapes, _pool(seed))
     return path
@@ -107,20 +117,21 @@ class RandomSource:
 
     Args:
         shapes: Of every tensor.
-        seed: Of the values; all tensors of one size share them.
+        seed: Of the values, of which each tensor begins elsewhere.
     """
 
     def __init__(self, shapes: Shapes, seed: int = 0) -> None:
         self.metadata: Mapping[str, str] = {}
         self._shapes = shapes
-        self._values = np.resize(_pool(seed), max(map(prod, shapes.values()), default=0))
+        self._values = np.resize(_pool(seed), max(map(prod, shapes.values()), default=0) + _SPREAD)
 
     def names(self) -> Mapping[str, TensorInfo]:
         return {name: TensorInfo("BF16", shape) for name, shape in self._shapes.items()}
 
     def read(self, name: str) -> RawTensor:
         shape = self._shapes[name]
-        values = self._values[: prod(shape)]
+        start = zlib.crc32(name.encode()) % _SPREAD & ~63  # aligned as allocators align
+        values = self._values[start : start + prod(shape)]
         if _is_gain(name, shape):
             values = np.full(prod(shape), _ONE, np.uint16)
         return RawTensor(name, "BF16", shape, values.view(np.uint8))

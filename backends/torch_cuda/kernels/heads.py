@@ -38,6 +38,33 @@ def joint_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor) -> tup
     length, dim = pe.shape[0], width // 3 // num_heads
     q, k, v = (first.new_empty((batch, length, num_heads, dim)) for _ in range(3))
     is_joint = len(streams) > 1
+    _write(streams, num_heads, pe, (q, k, v), num_heads, 0, is_joint)
+    if not is_joint:
+        v = first[:, :, 2 * num_heads * dim :].unflatten(2, (num_heads, dim))
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def heads_by_rank(streams: Sequence[Projected], num_heads: int, pe: Tensor, rows: Tensor, rank: int) -> None:
+    """As FusedOps.heads_by_rank; pe contiguous."""
+    q, k, v = rows.unbind(1)
+    _write(streams, num_heads, pe, (q, k, v), rows.shape[2], rank, copies_v=True)
+
+
+def _write(
+    streams: Sequence[Projected],
+    num_heads: int,
+    pe: Tensor,
+    out: tuple[Tensor, Tensor, Tensor],
+    heads: int,
+    own: int,
+    copies_v: bool,
+) -> None:
+    """Writes q, k and v; `heads` of them stand side by side, group `own` of them behind the other groups.
+
+    `out` are [..., L, heads, D] each, or [groups * L, heads, D] with any stride of rows.
+    """
+    q, k, v = out
+    batch, length, dim = streams[0].qkv.shape[0], pe.shape[0], pe.shape[1] * 2
     start = 0
     for qkv, q_weight, k_weight, eps in streams:
         qkv = qkv if qkv.stride(2) == 1 else qkv.contiguous()
@@ -45,12 +72,10 @@ def joint_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor) -> tup
         grid = (batch * count, triton.cdiv(num_heads, _HEADS_AT_ONCE))
         _heads[grid](
             qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads,
-            qkv.stride(0), qkv.stride(1), eps, is_joint, _HEADS_AT_ONCE, dim, num_warps=4,
+            qkv.stride(0), qkv.stride(1), q.stride(-3), eps, own, copies_v, heads, _HEADS_AT_ONCE, dim,
+            num_warps=4,
         )  # fmt: skip
         start += count
-    if not is_joint:
-        v = first[:, :, 2 * num_heads * dim :].unflatten(2, (num_heads, dim))
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 @triton.jit
@@ -62,20 +87,23 @@ def _rotated(x, weight, cos, sin, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
     return tl.reshape(turned, (HEADS, DIM))
 
 
-@triton.jit(do_not_specialize=["count", "start", "length"])  # one compilation for all sizes of picture
+@triton.jit(do_not_specialize=["count", "start", "length", "own"])  # one compilation for all sizes
 def _heads(
-    qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads, qkv_batch, qkv_row, eps,
-    COPIES_V: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads, qkv_batch, qkv_row, out_row, eps,
+    own, COPIES_V: tl.constexpr, ABREAST: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // count, row % count
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     within = tl.arange(0, DIM)
-    cells = heads[:, None] * DIM + within[None, :]
     mask = (heads < num_heads)[:, None] & (within < DIM)[None, :]
-    source = qkv + batch * qkv_batch + place * qkv_row + cells
-    target = (batch * length + start + place) * num_heads * DIM + cells
+    source = qkv + batch * qkv_batch + place * qkv_row + heads[:, None] * DIM + within[None, :]
     width = num_heads * DIM
+    groups = num_heads // ABREAST
+    group = heads // ABREAST
+    group = tl.where(group == own, groups - 1, group - (group > own).to(tl.int32))
+    target_row = (batch * groups + group) * length + start + place
+    target = target_row[:, None] * out_row + (heads % ABREAST)[:, None] * DIM + within[None, :]
 
     half = tl.arange(0, DIM // 2)
     angles = pe + (start + place) * DIM + 2 * half

@@ -9,17 +9,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from backends.torch_cuda.eight_bit import LARGEST, SMALLEST_SCALE
+from backends.torch_cuda.codes import SMALLEST_SCALE, empty_codes, largest_code
 
-_LARGEST = tl.constexpr(LARGEST)
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 
 
 class Forms(NamedTuple):
-    """Which forms of its input somebody takes."""
+    """Which forms of its input somebody takes.
+
+    Attributes:
+        plain: As it is.
+        codes: As eight-bit codes.
+        tail: How many columns of codes are left behind those of the input.
+    """
 
     plain: bool = True
     codes: bool = False
+    tail: int = 0
 
 
 class Rows(NamedTuple):
@@ -27,7 +33,7 @@ class Rows(NamedTuple):
 
     Attributes:
         plain: [B, L, D].
-        codes: [B, L, D] float8_e4m3fn.
+        codes: [B, L, D + tail] float8_e4m3fn; the tail is not written.
         scales: [B, L, 1] float32, what the codes are multiplied by.
     """
 
@@ -76,7 +82,7 @@ def activated(plain: Tensor | None, inner: Tensor | None, forms: Forms) -> Rows:
     rows = _empty_rows(first, sum(dims), forms)
     blocks = [size for dim in dims for size in _pieces(dim)]
     _activated[(batch * length,)](
-        first, second, *_pointers(rows, first), length, *dims,
+        first, second, *_pointers(rows, first), length, *dims, _row(rows.codes), largest_code(forms.tail),
         first.stride(0), first.stride(1), second.stride(0), second.stride(1),
         plain is not None, inner is not None, forms.plain, forms.codes,
         first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks,
@@ -102,6 +108,7 @@ def _norm(
     rows = _empty_rows(x, dim, forms)
     _norm_kernel[(batch * length,)](
         x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim,
+        _row(rows.codes), largest_code(forms.tail),
         x.stride(0), x.stride(1), other.stride(0), other.stride(1),
         *(_batch_stride(each, batch) for each in (gate, shift, scale)),
         eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
@@ -118,7 +125,7 @@ def _empty_rows(like: Tensor, dim: int, forms: Forms) -> Rows:
 
     return Rows(
         empty(dim, like.dtype) if forms.plain else None,
-        empty(dim, torch.float8_e4m3fn) if forms.codes else None,
+        empty_codes((batch, length, dim), forms.tail, like.device) if forms.codes else None,
         empty(1, torch.float32) if forms.codes else None,
     )
 
@@ -127,6 +134,11 @@ def _pointers(rows: Rows, instead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors of rows; a kernel does not touch what stands in for those that are not wanted."""
     plain, codes, scales = (instead if each is None else each for each in rows)
     return plain, codes, scales
+
+
+def _row(codes: Tensor | None) -> int:
+    """How far apart rows of codes lie."""
+    return 0 if codes is None else codes.stride(1)
 
 
 def _one_of(a: Tensor | None, b: Tensor | None) -> Tensor:
@@ -169,9 +181,10 @@ def _stored(pointer, cols, mask, n):
 def _gelu(n, IS_ROUGH: tl.constexpr):
     """gelu_tanh(n), float32; roughly: with the GPU's own tanh, whose error is below a code's."""
     if IS_ROUGH:
-        u = 0.7978845608028654 * n * (1.0 + 0.044715 * n * n)
+        u = n * (0.7978845608028654 + 0.035677408136300125 * n * n)
         tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], tl.float32, True, 1)
-        return 0.5 * n * (1.0 + tanh)
+        half = 0.5 * n
+        return half + half * tanh
     return n * tl.sigmoid(1.5957691216057308 * (n + 0.044715 * n * n * n))  # the same, by 2 sigmoid(2 u)
 
 
@@ -188,7 +201,7 @@ def _added(x, gate, y, out, cols, mask, HAS_ADD: tl.constexpr):
 
 @triton.jit(do_not_specialize=["length"])  # one compilation for all sizes of picture
 def _norm_kernel(
-    x, y, gate, shift, scale, out, plain, codes, scales, length, dim,
+    x, y, gate, shift, scale, out, plain, codes, scales, length, dim, codes_row, top,
     x_batch, x_row, y_batch, y_row, gate_batch, shift_batch, scale_batch,
     eps, HAS_ADD: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
     FIRST: tl.constexpr, REST: tl.constexpr,
@@ -200,7 +213,7 @@ def _norm_kernel(
     x += batch * x_batch + place * x_row
     y += batch * y_batch + place * y_row
     gate, shift, scale = gate + batch * gate_batch, shift + batch * shift_batch, scale + batch * scale_batch
-    out, plain, codes = out + row * dim, plain + row * dim, codes + row * dim
+    out, plain, codes = out + row * dim, plain + row * dim, codes + row * codes_row
 
     v1 = _added(x, gate, y, out, cols1, mask1, HAS_ADD)
     v2 = _added(x, gate, y, out, cols2, mask2, HAS_ADD)
@@ -214,7 +227,7 @@ def _norm_kernel(
         _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
         largest = tl.maximum(tl.max(tl.abs(n1), 0), tl.max(tl.abs(n2), 0))
-        s = tl.maximum(largest / _LARGEST, _SMALLEST_SCALE)
+        s = tl.maximum(largest / top, _SMALLEST_SCALE)
         _stored(codes, cols1, mask1, n1 * (1.0 / s))
         _stored(codes, cols2, mask2, n2 * (1.0 / s))
         tl.store(scales + row, s)
@@ -222,7 +235,7 @@ def _norm_kernel(
 
 @triton.jit(do_not_specialize=["length"])
 def _activated(
-    a, b, plain, codes, scales, length, a_dim, b_dim, a_batch, a_row, b_batch, b_row,
+    a, b, plain, codes, scales, length, a_dim, b_dim, codes_row, top, a_batch, a_row, b_batch, b_row,
     HAS_A: tl.constexpr, HAS_B: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
     IS_ROUGH: tl.constexpr,
     A_FIRST: tl.constexpr, A_REST: tl.constexpr, B_FIRST: tl.constexpr, B_REST: tl.constexpr,
@@ -230,7 +243,7 @@ def _activated(
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // length, row % length
     plain += row * (a_dim + b_dim)
-    codes += row * (a_dim + b_dim)
+    codes += row * codes_row
     largest = 0.0
     if HAS_B:
         b += batch * b_batch + place * b_row
@@ -251,7 +264,7 @@ def _activated(
             _stored(plain, cols1, mask1, n1)
             _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
-        s = tl.maximum(largest / _LARGEST, _SMALLEST_SCALE)
+        s = tl.maximum(largest / top, _SMALLEST_SCALE)
         tl.store(scales + row, s)
         if HAS_B:
             _stored(codes + a_dim, cols3, mask3, n3 * (1.0 / s))

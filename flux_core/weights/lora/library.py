@@ -26,6 +26,7 @@ class ChosenLora:
 
     Attributes:
         key: Equal only for the same file with the same content.
+        path: Of the file.
         name: As the request names it.
         strength: Not 0.
         lora: The opened file.
@@ -33,6 +34,7 @@ class ChosenLora:
     """
 
     key: str
+    path: Path
     name: str
     strength: float
     lora: Lora
@@ -81,7 +83,7 @@ def choose_own_lora(spec: ModelSpec, models_dirs: tuple[Path, ...]) -> tuple[Cho
     if not spec.lora:
         return ()
     path = catalog.folder_of(spec, models_dirs) / spec.lora
-    chosen = _from_file(path, f"{spec.title}'s {spec.lora}", 1.0, spec)
+    chosen = open_lora(path, f"{spec.title}'s {spec.lora}", 1.0, spec)
     wanted = spec.lora_channels or spec.transformer.in_channels
     if chosen.lora.channels not in (0, wanted):
         raise RequestInvalid(
@@ -136,11 +138,17 @@ def _choose(use: LoraUse, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> Cho
 
 
 def _opened(name: str, strength: float, spec: ModelSpec, models_dirs: tuple[Path, ...]) -> ChosenLora:
-    return _from_file(find_lora(name, models_dirs), name, strength, spec)
+    return open_lora(find_lora(name, models_dirs), name, strength, spec)
 
 
-def _from_file(path: Path, name: str, strength: float, spec: ModelSpec) -> ChosenLora:
+def open_lora(path: Path, name: str, strength: float, spec: ModelSpec) -> ChosenLora:
+    """A file as a LoRA of a model.
+
+    Raises:
+        Corrupt: It is damaged.
+        RequestInvalid: It was made for another model.
+    """
     lora = read_lora(open_source(path), spec, name)
     status = path.stat()
     key = f"{path}|{status.st_mtime_ns}|{status.st_size}"
-    return ChosenLora(key, name, strength, lora, status.st_size)
+    return ChosenLora(key, path, name, strength, lora, status.st_size)

@@ -6,7 +6,9 @@ file costs its header only. What had no place is reported; a file of which nothi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from flux_core import catalog
@@ -25,6 +27,7 @@ from flux_core.weights.lora.unread import TUCKER, refusal, unread_modules
 from flux_core.weights.tensors import TensorSource
 
 _SHOWN = 3
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Lora:
         return frozenset(self.report.layers)
 
     def patches(self, component: Component | None = None) -> Iterator[Patch]:
-        """Reads patch by patch, so that a large file is never in memory as a whole.
+        """Reads a few patches ahead with several threads, so that a large file is never in memory as a whole.
 
         Args:
             component: Only those of this part; None for all.
@@ -95,9 +98,19 @@ class Lora:
         Raises:
             Corrupt: A value is not a number, or a tensor is of no floating kind.
         """
-        for bundle in self._bundles:
-            if component is None or bundle.target.layer.component is component:
-                yield from bundle.patches()
+        wanted = [b for b in self._bundles if component is None or b.target.layer.component is component]
+        reading: deque[Future[list[Patch]]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for bundle in wanted:
+                reading.append(pool.submit(_read, bundle))
+                if len(reading) > _THREADS:
+                    yield from reading.popleft().result()
+            for read in reading:
+                yield from read.result()
+
+
+def _read(bundle: Bundle) -> list[Patch]:
+    return list(bundle.patches())
 
 
 def read_lora(source: TensorSource, spec: ModelSpec, what: str) -> Lora:

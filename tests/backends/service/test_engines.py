@@ -48,3 +48,11 @@ def test_each_gpu_gets_a_worker_of_its_own(tmp_path: Path):
     assert device_environments("torch", {"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ({},)
     assert device_environments("torch", {}, tmp_path / "none") == ({},)
     assert device_environments("mlx", {}, tmp_path) == ({},)
+
+
+def test_gpus_that_compute_together_get_one_worker(tmp_path: Path):
+    three = {"CUDA_VISIBLE_DEVICES": "0,3,5"}
+    pairs = ({"CUDA_VISIBLE_DEVICES": "0,3"}, {"CUDA_VISIBLE_DEVICES": "5"})
+    assert device_environments("torch", three, tmp_path, gpus_per_engine=2) == pairs
+    one = {"CUDA_VISIBLE_DEVICES": "0"}
+    assert device_environments("torch", one, tmp_path, gpus_per_engine=2) == ({},)

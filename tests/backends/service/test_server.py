@@ -1,9 +1,11 @@
+import json
 import os
 import socket
 import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -34,6 +36,14 @@ def test_the_socket_lies_where_only_its_owner_comes(shared_service: ServiceProce
     assert mode(path) == 0o600
     assert mode(path.parent) == 0o700
     assert path.stat().st_uid == os.getuid()
+
+
+def test_an_engine_begins_before_anybody_can_ask_for_it(shared_service: ServiceProcess):
+    """What it imports takes longest of all that somebody waits for who starts a service."""
+    first, second, *_ = (
+        json.loads(line) for line in shared_service.folder.service_log.read_text().splitlines()
+    )
+    assert (first["message"], second["message"]) == ("engine started", "listening")
 
 
 def test_a_home_with_a_long_path_gets_a_short_private_socket(tmp_path: Path):
@@ -96,6 +106,8 @@ def test_a_service_without_workers_is_refused(tmp_path: Path, count: int):
     options = ServiceOptions(home=tmp_path, models_dirs=(), engine=FAKE_ENGINE, num_workers=count)
     with pytest.raises(RequestInvalid, match="cannot have"):
         serve(options)
+    with pytest.raises(RequestInvalid, match="cannot have"):
+        serve(replace(options, num_workers=1, gpus_per_engine=count))
 
 
 @pytest.mark.parametrize("url", ['"http://127.0.0.1:99999"', '"http://["', '"nonsense"', "5", "null", "[]"])

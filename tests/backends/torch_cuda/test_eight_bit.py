@@ -1,4 +1,4 @@
-"""Products in eight-bit floats: their codes, which layers have them, LoRAs beside them, and a picture."""
+"""Products in eight-bit floats: their codes, which layers have them, and a picture."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from backends.torch_cuda.adapters import TorchAdapters
 from backends.torch_cuda.backend import TorchBackend, best_ops
+from backends.torch_cuda.codes import coded
 from backends.torch_cuda.eight_bit import (
     EightBitLinear,
     EightBitWeight,
     block_matrices_in_eight_bits,
-    coded,
     computes_in_eight_bits,
 )
 from backends.torch_cuda.leaves import Linear
@@ -28,10 +27,8 @@ from flux_core import machine
 from flux_core.lora_training import LoraTraining
 from flux_core.models.transformer import Transformer
 from flux_core.pipeline import FluxEngine
-from flux_core.plan import Component
 from flux_core.request import Precision
 from flux_core.weights.expected import Recorder
-from flux_core.weights.lora.patches import LowRank, Patch
 from flux_core.weights.quant.encode import encode_fp8
 from tests.flux_core.ops.test_three_implementations import TRANSFORMER
 from tests.support.engine_runs import psnr_db, run
@@ -106,20 +103,6 @@ def test_only_matrices_of_blocks_are_in_eight_bits_and_only_where_their_sides_fi
     assert type(make("single_blocks.0.linear1", odd, None)) is Linear
 
 
-def test_a_lora_sees_the_input_as_it_was_and_comes_off_to_the_bit() -> None:
-    linear, x = leaf(), draw(1, 5, 64)
-    before, codes = linear(x), linear.get_submodule("weight").get_buffer("codes").clone()
-    up, down = (draw(*shape, seed=2).numpy() for shape in ((48, 4), (4, 64)))
-    patch = Patch(Component.TRANSFORMER, "layer", (0, 48), 64, LowRank(up, down))
-    adapters = TorchAdapters({"layer": linear}, torch.device("cpu"), torch.float32)
-    adapters.attach("lora", [patch], 0.5)
-    added = 0.5 * x @ torch.from_numpy(up @ down).T
-    assert torch.allclose(linear(x) - before, added, atol=1e-4)
-    adapters.detach("lora")
-    assert torch.equal(linear(x), before)
-    assert torch.equal(linear.get_submodule("weight").get_buffer("codes"), codes)
-
-
 def test_a_processor_has_its_own_operations_and_plain_layers() -> None:
     backend = TorchBackend("cpu")
     assert type(best_ops(backend.device)) is ProcessorOps
@@ -133,7 +116,7 @@ def test_a_processor_has_its_own_operations_and_plain_layers() -> None:
 
 def engine(has_fp8: bool) -> FluxEngine:
     backend = TorchBackend("cpu")
-    backend.has_fp8 = has_fp8
+    backend.has_fp8 = backend.has_fp8_attention = has_fp8
     return FluxEngine(
         name="torch", backend=backend, models_dirs=(MODELS,), list_devices=lambda: (machine.processor(),),
         auto_precision=Precision.FP32, memory_budget_bytes=2**30, has_fp8=has_fp8,

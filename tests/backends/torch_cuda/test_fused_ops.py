@@ -61,6 +61,11 @@ class Adapter(nn.Module):
         return y + x.mean(-1, keepdim=True)
 
 
+def elsewhere(fused: Any) -> Any:
+    """The same operations where attention waits for other devices, and products are cut to fill the wait."""
+    return type("Elsewhere", (type(fused),), {"attends_elsewhere": True})()
+
+
 def assert_near(found: Tensor, wanted: Tensor, share: float) -> None:
     assert found.shape == wanted.shape
     assert found.dtype == wanted.dtype
@@ -115,9 +120,10 @@ def test_compositions_with_products(
         ("modulated_linear", (x, shift, scale, 1e-6, up)),
         ("gated_mlp", (x, gate, y, shift, scale, 1e-6, up, down)),
         ("parallel_mlp", (x, shift, scale, 1e-6, linear1, linear2, attend)),
+        ("gated_parallel_mlp", (x, gate, y, shift, scale, 1e-6, linear1, linear2, attend)),
     )
-    for name, inputs in calls:
-        found, wanted = getattr(fused, name)(*inputs), getattr(PLAIN, name)(*inputs)
+    for ops, (name, inputs) in (*((fused, call) for call in calls), (elsewhere(fused), calls[-1])):
+        found, wanted = getattr(ops, name)(*inputs), getattr(PLAIN, name)(*inputs)
         found, wanted = (each if isinstance(each, tuple) else (each,) for each in (found, wanted))
         for one, other in zip(found, wanted, strict=True):
             assert_near(one, other, share)
@@ -143,6 +149,27 @@ def test_heads_of_several_streams(
     found, wanted = (ops.joint_heads(streams, num_heads, pe) for ops in (fused, PLAIN))
     for one, other in zip(found, wanted, strict=True):
         assert_near(one, other, NEAR[dtype])
+
+
+@DTYPES
+@pytest.mark.parametrize("lengths", [(9,), (3, 4)])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_heads_lie_by_the_ranks_that_attend_with_them(
+    fused: Any, dtype: torch.dtype, lengths: tuple[int, ...], rank: int
+) -> None:
+    draw, head_dim, total = Layers(dtype), 32, sum(lengths)
+    streams = [HeadStream(draw.wide(1, n, 3 * 6 * head_dim), draw.norm(head_dim), draw.norm(head_dim))
+               for n in lengths]  # fmt: skip
+    pe = torch.from_numpy(rotary_table(position_ids(0, 2, 2 * total), (8, 8, 16), 10_000.0)).to(DEVICE)
+    heads = torch.stack([part[0] for part in PLAIN.joint_heads(streams, 6, pe)])  # [3, H, L, D]
+    for ops in (fused, PLAIN):
+        rows = draw(3 * total + 5, 3, 2, head_dim)
+        behind = rows[3 * total :].clone()
+        ops.heads_by_rank(streams, 6, pe, rows, rank)
+        for place, other in enumerate([*(each for each in range(3) if each != rank), rank]):
+            wanted = heads[:, 2 * other : 2 * other + 2].permute(2, 0, 1, 3)
+            assert_near(rows[place * total :][:total], wanted, NEAR[dtype])
+        assert torch.equal(rows[3 * total :], behind)
 
 
 def test_with_gradients_the_plain_operations_run() -> None:

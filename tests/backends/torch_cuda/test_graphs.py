@@ -55,7 +55,8 @@ class Refused:
         self.free_bytes = 100
         self.refused = 0
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free_bytes, 100))
+        memory = "backends.torch_cuda.graphs.free_and_total_bytes"
+        monkeypatch.setattr(memory, lambda device: (self.free_bytes, 100))
 
         def refuse() -> None:
             self.refused += 1
@@ -74,7 +75,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_every_time(monkeypatch: pyte
 
 def test_where_memory_is_short_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     refused, model = Refused(monkeypatch), Model()
-    refused.free_bytes = 10
+    refused.free_bytes = 9
     step = refused.graphs.ready(model.step)
     assert [step(torch.ones(1)).item() for _ in range(2)] == [2.0, 2.0]
     assert refused.refused == 0
@@ -108,6 +109,21 @@ def test_a_replay_is_the_step_to_the_last_bit_for_other_values() -> None:
             more = [Residuals(double=(added,))]
             assert torch.equal(step(x, more, factor=1.5), model.step(x, more, factor=1.5))
     assert model.calls == 4 + 2  # the reference's; ours ran once and was recorded once
+
+
+@gpu
+def test_a_method_that_gives_several_arrays_is_replayed_with_all_of_them() -> None:
+    class Pair(Model):
+        def step(self, x: Tensor, more: Any = (), *, factor: float = 2.0) -> Any:
+            return x * factor, x + 1.0
+
+    model, graphs = Pair(), Graphs(torch.device("cuda"))
+    step = graphs.ready(model.step)
+    with torch.inference_mode():
+        found = [step(torch.full((2,), float(i), device="cuda")) for i in range(3)]
+    assert [(double.tolist(), more.tolist()) for double, more in found] == [
+        ([2.0 * i] * 2, [i + 1.0] * 2) for i in range(3)
+    ]
 
 
 @gpu
@@ -185,6 +201,17 @@ def test_a_picture_with_recorded_steps_is_the_picture_without(
     plain = run(engine, seed=3, **fields).pixels
     assert np.array_equal(first, again)
     assert np.array_equal(first, plain)
+
+
+@gpu
+def test_the_parts_of_a_cached_evaluation_are_recorded_each(models_dir: Path) -> None:
+    engine = TorchEngine("cuda", (models_dir,))
+    run(engine, num_steps=12, step_cache=StepCache.FAST)
+    backend = engine._backend
+    assert isinstance(backend, TorchBackend)
+    (kept,) = backend.graphs._kept.values()
+    assert {key[0] for key in kept if isinstance(key, tuple)} == {"begun", "rest", "finished"}
+    assert all(graph is not None for graph in kept.values())
 
 
 @pytest.fixture

@@ -151,6 +151,13 @@ def test_gelu_is_itself_far_from_zero():
         torch.testing.assert_close(FUSED.gelu_tanh(x), PLAIN.gelu_tanh(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 301, 1000), (3, 2**17 + 5)])
+def test_gelu_of_more_than_a_cache_holds_is_the_gelu_of_its_rows(shape: tuple[int, ...]):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(FUSED.gelu_tanh(x), PLAIN.gelu_tanh(x), rtol=1e-5, atol=1e-6)
+
+
 def test_a_processor_computes_with_them_and_keeping_memory_can_be_asked_for_anywhere():
     assert isinstance(TorchBackend("cpu").ops, ProcessorOps)
     keep_freed_memory()

@@ -29,7 +29,7 @@ def test_a_processor_is_not_warmed_up() -> None:
 
 
 def test_where_memory_is_short_nothing_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**34))
+    monkeypatch.setattr(warm_up, "free_and_total_bytes", lambda device: (2**30, 2**34))
     backend = TorchBackend("cpu")
     backend.device = torch.device("cuda")
     assert warm_up.start(backend, build_request(), TINY) is None
@@ -37,7 +37,7 @@ def test_where_memory_is_short_nothing_is_warmed_up(monkeypatch: pytest.MonkeyPa
 
 def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that is none: the thread ends, and nobody hears of it but the log."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    monkeypatch.setattr(warm_up, "free_and_total_bytes", lambda device: (2**40, 2**40))
     monkeypatch.setattr(warm_up, "warm_up", _fail)
     backend = TorchBackend("cpu")
     backend.device = torch.device("cuda")

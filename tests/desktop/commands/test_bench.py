@@ -142,7 +142,13 @@ def test_a_piece_that_nobody_knows_is_refused_with_those_there_are(flowbrush):
     found = flowbrush("bench", "h200", "--tiny", "--only", "teapot")
     assert found.code == 2
     assert found.err == f"The benchmark knows no 'teapot'. Choose one of: {', '.join(PIECES)}.\n"
-    assert set(bench_h200.PIECES) == set(PIECES)
+    assert list(bench_h200.PIECES) == list(PIECES)
+
+
+def test_a_precision_that_nobody_knows_is_refused_with_those_there_are(flowbrush):
+    found = flowbrush("bench", "h200", "--tiny", "--only", "t5", "--precision", "fp4")
+    assert found.code == 2
+    assert found.err == "The benchmark knows no 'fp4'. Choose one of: fp32, bf16, fp8.\n"
 
 
 def test_small_sizes_are_a_table_for_people_and_one_object_for_machines(flowbrush, tmp_path):
@@ -160,7 +166,9 @@ def test_small_sizes_are_a_table_for_people_and_one_object_for_machines(flowbrus
     shown = flowbrush(*arguments).out
     assert "not built" in shown
     assert "32 tokens" in shown
+    assert "FLOOR (ITS SHARE)" in shown
     found = json.loads(flowbrush(*arguments, "--json").out)
+    assert "table" not in found
     assert [figure["piece"] for figure in found["figures"]] == ["t5", "two"]
     assert found["machine"]["torch"]
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".md", ".svg"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backends.mlx_metal.engine import MlxEngine
+from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.engine import TorchEngine
 from flux_core.errors import RequestInvalid
 from flux_core.models.transformer import Transformer
@@ -126,6 +127,34 @@ def test_a_model_that_goes_after_its_walk_walks_without_the_weights_of_its_modul
         for _ in range(2):
             assert len(run(engine, model=family.DEV.model, num_steps=2, **fields).result.images) == 2
     assert set(found) == {fits}
+
+
+def test_each_part_is_loaded_with_room_for_what_it_computes_and_what_comes_after_it(
+    family_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine("cpu", (family_dir,), memory_budget_bytes=0)
+    beside: list[int] = []
+    brief: list[bool] = []
+    leaves = TorchBackend.leaves
+
+    def spy(self: TorchBackend, tensors: Any, precision: Any, working_bytes: int, is_brief: bool) -> Any:
+        beside.append(working_bytes)
+        brief.append(is_brief)
+        return leaves(self, tensors, precision, working_bytes, is_brief)
+
+    def beside_of(**fields: Any) -> list[int]:
+        beside.clear()
+        brief.clear()
+        run(engine, model=family.DEV.model, num_steps=1, **fields)
+        return list(beside)
+
+    monkeypatch.setattr(TorchBackend, "leaves", spy)
+    small, large = beside_of(), beside_of(width_px=128, height_px=128)
+    assert 2**29 < min(small) == max(small) < min(large)
+    control = {"kind": "canny", "image": PICTURE, "model": "plain", "is_map": True}
+    *_, net, transformer, decoder = beside_of(task="control", controls=[control])
+    assert net > transformer == decoder == small[0]
+    assert brief == [True] * (len(brief) - 3) + [False, False, True]
 
 
 def test_weights_of_the_modulation_are_freed_though_a_lora_hangs_on_the_model(

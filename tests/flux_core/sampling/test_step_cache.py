@@ -15,11 +15,12 @@ from flux_core.conditioning.packing import pack, position_ids, rotary_table, unp
 from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer
 from flux_core.models.t5 import relative_buckets
 from flux_core.models.transformer import ImagePrompt, Residuals, Transformer
+from flux_core.pipeline.walk import as_it_is
 from flux_core.request import Precision, Solver, StepCache
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.schedule import sigmas
 from flux_core.sampling.solvers import evaluations_of, walk
-from flux_core.sampling.step_cache import PRESETS, BlockCache, Preset, is_worth_it
+from flux_core.sampling.step_cache import PRESETS, BlockCache, Preset, Sparing, is_worth_it
 from flux_core.weights import components
 from flux_core.weights.expected import expected_shapes
 from tests.support.engine_runs import psnr_db
@@ -45,6 +46,7 @@ class Micro:
             random_weights(expected_shapes(lambda ops, make: Transformer(ops, make, CONFIG)))
         )
         self.transformer = Transformer(self.backend.ops, self.backend.leaves(source, Precision.FP32), CONFIG)
+        self.spared = Sparing(self.transformer, as_it_is).evaluated
         random = np.random.default_rng(1)
 
         def normal(*shape: int) -> Any:
@@ -66,7 +68,10 @@ class Micro:
 
     def __call__(self, x: Any, sigma: float, cache: BlockCache | None = None, **told: Any) -> Any:
         level, guidance = (self.backend.from_numpy(np.full(1, v, np.float32)) for v in (sigma, 3.5))
-        return self.transformer(x, self.txt, self.vec, level, guidance, self.pe, cache=cache, **told)
+        if cache is None:
+            return self.transformer(x, self.txt, self.vec, level, guidance, self.pe, **told)
+        rows = self.transformer.modulations(self.vec, level, guidance)
+        return self.spared(x, self.txt, rows, self.pe, cache=cache, heard=None, **told)
 
     def walk(self, cache: BlockCache | None, solver: Solver = Solver.EULER) -> tuple[np.ndarray, list[int]]:
         """Where a walk ends, and the numbers of the evaluations that were taken over."""
@@ -134,6 +139,20 @@ def test_all_that_a_model_can_be_told_is_still_in_what_is_taken_over(micro: Micr
     assert cache.hits == 1
     assert np.allclose(first, again, atol=1e-5)
     assert not np.allclose(first, plain, atol=1e-2)
+
+
+def test_each_part_of_a_cached_evaluation_is_made_ready_once(micro: Micro) -> None:
+    names: list[str] = []
+
+    def ready(method: Any) -> Any:
+        names.append(method.__name__)
+        return method
+
+    micro.spared = Sparing(micro.transformer, ready).evaluated
+    whole, _ = micro.walk(None)
+    cached, _ = micro.walk(micro.cache(0.0))
+    assert names == ["begun", "rest", "finished"]
+    assert np.array_equal(whole, cached)
 
 
 @pytest.mark.parametrize("who", ["control", "prompt"])
@@ -247,13 +266,15 @@ class Painter:
         if preset is not None:
             made.append(BlockCache(backend, preset, Solver.EULER, steps))
             made.append(BlockCache(backend, preset, Solver.EULER, steps, leader=made[0]))
+        evaluate = Sparing(self.transformer, as_it_is).evaluated if made else self.transformer.modulated
+        caches: list[dict[str, Any]] = [{"cache": each, "heard": None} for each in made] or [{}, {}]
         guidance = backend.from_numpy(np.ones(1, np.float32)) if TINY.transformer.has_guidance else None
 
         def velocity(x: Any, sigma: float) -> Any:
             level = backend.from_numpy(np.full(1, sigma, np.float32))
             told, untold = (
-                self.transformer(x, *text, level, guidance, self.pe, cache=cache)
-                for text, cache in zip(self.texts, made or (None, None), strict=True)
+                evaluate(x, text, self.transformer.modulations(vec, level, guidance), self.pe, **cached)
+                for (text, vec), cached in zip(self.texts, caches, strict=True)
             )
             return untold + (told - untold) * TINY.guidance
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.engine import is_out_of_memory
+from backends.torch_cuda.devices import is_out_of_memory
 from backends.torch_cuda.training.lora.base import Base, is_large, memory_of
 from backends.torch_cuda.training.lora.pictures import Example
 from backends.torch_cuda.training.lora.places import Places

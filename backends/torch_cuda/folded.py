@@ -1,0 +1,121 @@
+"""LoRAs inside an eight-bit product: a few more columns of codes, so that nothing is added afterwards.
+
+A weight W [N, K] gets the LoRAs' `up` as codes behind its own, a coded input gets as many columns with what
+their `down` makes of it, and one product gives (W + strength * up @ down) x. The weight's own codes stay as
+they are. A strength is a factor on the input's columns, so another one writes a few numbers.
+
+Ranges: each rank's column of the input is as large as the input, if its codes in the weight have room for the
+rest; they may be from 1 to the largest there is. What a column reaches depends on the input; where it is too
+large for a code, the whole row of codes is made smaller by a power of two (`codes.project`), which costs only
+what is near zero. A LoRA for which that would be usual, because it is many times larger than the weight,
+stays beside the product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from backends.torch_cuda.adapters import Adapter, LowRankDelta
+from backends.torch_cuda.codes import LARGEST, empty_codes
+
+MOST_REACH = 32.0
+"""How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
+MOST_COLUMNS = 256
+"""For all LoRAs of a leaf; those that find no room stay beside the product."""
+_MULTIPLE = 16  # what the product wants both sides of a weight to be a multiple of
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class Folded(nn.Module):
+    """What a weight's codes become with LoRAs among them.
+
+    Args:
+        codes: [N, K] float8_e4m3fn, the weight's own.
+        scales: [N, 1] float32, of the weight.
+        adapters: That `reach` has found to fit; at least one.
+
+    Attributes:
+        adapters: As given.
+        tail: T, how many columns there are for them.
+    """
+
+    codes: Tensor
+    """[N, K + T] float8_e4m3fn."""
+    down: Tensor
+    """[T, K] float16; of each rank the largest is 1."""
+    gains: Tensor
+    """[T] float32, what down @ codes is multiplied by to be codes."""
+
+    def __init__(self, codes: Tensor, scales: Tensor, adapters: Sequence[Adapter]) -> None:
+        super().__init__()
+        self.adapters = tuple(adapters)
+        ups, downs, self._gains = zip(*(_columns(each, scales) for each in adapters), strict=True)
+        (rows, own), rank = codes.shape, sum(map(len, downs))
+        self.tail = -(-rank // _MULTIPLE) * _MULTIPLE
+        wide = empty_codes((rows, own), self.tail, codes.device)
+        wide[:, :own] = codes
+        wide[:, own:] = 0.0
+        wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)
+        down = torch.zeros((self.tail, own), dtype=torch.float16, device=codes.device)
+        down[:rank] = torch.cat(downs)
+        self.register_buffer("codes", wide)
+        self.register_buffer("down", down)
+        self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
+        self.weigh()
+
+    @property
+    def own(self) -> Tensor:
+        """The weight's own codes [N, K], where they lie now."""
+        return self.codes[:, : self.down.shape[1]]
+
+    @torch.no_grad()
+    def weigh(self) -> None:
+        """Takes over the strengths that the adapters have now."""
+        start = 0
+        for adapter, gains in zip(self.adapters, self._gains, strict=True):
+            torch.mul(gains, adapter.strength, out=self.gains[start : start + len(gains)])
+            start += len(gains)
+
+
+def reach(adapter: nn.Module, scales: Tensor, columns: int) -> float:
+    """The longest row of gains * down with strength 1; infinite where an adapter is no plain low-rank matrix.
+
+    Args:
+        adapter: Of a linear leaf.
+        scales: [N, 1] float32, of the leaf's weight.
+        columns: K of the weight.
+    """
+    if not isinstance(adapter, Adapter) or not isinstance(adapter.delta, LowRankDelta):
+        return math.inf
+    if adapter.gain is not None or adapter.bias is not None or adapter.columns != columns:
+        return math.inf
+    parts = _columns(adapter, scales)
+    found = float((parts.gains * torch.linalg.vector_norm(parts.down, dim=1)).max())
+    return found if math.isfinite(found) else math.inf
+
+
+class _Columns(NamedTuple):
+    """One LoRA in the units of a weight's codes: up [N, r], down [r, K] and gains [r], float32."""
+
+    up: Tensor
+    down: Tensor
+    gains: Tensor
+
+
+def _columns(adapter: Adapter, scales: Tensor) -> _Columns:
+    delta, (first, last) = adapter.delta, adapter.rows
+    down = delta.down.float()
+    up = torch.zeros((scales.shape[0], len(down)), dtype=torch.float32, device=scales.device)
+    up[first:last] = delta.up.float() / scales[first:last]
+    up_peaks, down_peaks = up.abs().amax(0), down.abs().amax(1)
+    up = up / up_peaks.clamp_min(_TINY) * LARGEST
+    down = down / down_peaks.clamp_min(_TINY)[:, None]
+    gains = up_peaks * down_peaks / LARGEST
+    reached = gains * torch.linalg.vector_norm(down, dim=1)
+    spare = (1.0 / reached.clamp_min(_TINY)).clamp(1.0, LARGEST)
+    return _Columns(up / spare, down, gains * spare)

@@ -1,0 +1,140 @@
+"""What ranks give each other: by NCCL where each has a CUDA device of its own, else by gloo.
+
+They meet through a file in a private folder, and listen on the loopback interface only. Arrays travel as
+bytes, so every dtype does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_PATIENCE = timedelta(minutes=10)
+"""For another rank: it may load a model from a slow disk meanwhile."""
+
+_SETTINGS = {
+    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_NET": "Socket",  # or it looks for network cards, which one machine does not need
+    "NCCL_NVLS_ENABLE": "0",  # multicast needs rights that containers do not have
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",  # else torch ends this process when another one died
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+}
+
+
+Way = Literal["nccl", "gloo"]
+
+
+class Links:
+    """One rank's end.
+
+    Args:
+        file: Where the ranks meet; of this group alone.
+        rank, size: Which of how many.
+        device: Of this rank.
+        way: As `way_between` says.
+
+    Attributes:
+        is_recordable: Whether CUDA graphs may hold what passes here.
+    """
+
+    def __init__(self, file: Path, rank: int, size: int, device: torch.device, way: Way) -> None:
+        self.rank = rank
+        self.size = size
+        self.device = device
+        store = dist.FileStore(str(file), size)  # pyright: ignore[reportPrivateImportUsage]
+        store.set_timeout(_PATIENCE)
+        self.is_recordable = way == "nccl"
+        self._group = (_nccl if way == "nccl" else _gloo)(store, rank, size)
+
+    def meet(self) -> None:
+        """Connects everybody with everybody, which takes a while the first time."""
+        with torch.inference_mode():
+            ones = torch.ones((self.size - 1, 1), dtype=torch.uint8, device=self.device)
+            self.broadcast(ones)
+            self.exchange(ones, torch.empty_like(ones), [1] * self.size, [1] * self.size)()
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()
+
+    def broadcast(self, x: Tensor) -> None:
+        """Rank 0's contiguous values into everybody's."""
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        options.asyncOp = False
+        work = self._group.broadcast([_bytes(x)], options)
+        if work is not None:
+            work.wait()
+
+    def exchange(
+        self, given: Tensor, taken: Tensor, given_rows: Sequence[int], taken_rows: Sequence[int]
+    ) -> Callable[[], None]:
+        """Begins to give rows to every other rank and to take rows from them, beside what comes next.
+
+        Args:
+            given: Contiguous; for each other rank, in order, its rows one behind the other.
+            taken: Contiguous; is filled likewise.
+            given_rows: How many, by rank; what stands at this rank counts for nothing.
+            taken_rows: Likewise.
+
+        Returns:
+            To be called before `taken` is read or `given` written: what comes then comes after the exchange.
+        """
+        taken_rows, given_rows = self._of_others(taken_rows), self._of_others(given_rows)
+        return self._group.alltoall_base(
+            _bytes(taken), _bytes(given), taken_rows, given_rows, dist.AllToAllOptions()
+        ).wait
+
+    def gathered(self, x: Tensor, rows: Sequence[int]) -> Tensor:
+        """Rows [L_r, ...] of all ranks one behind the other, on rank 0; elsewhere the rank's own."""
+        if self.rank:
+            self.exchange(x, x[:0], [len(x)] + [0] * (self.size - 1), [0] * self.size)()
+            return x
+        out = x.new_empty((sum(rows), *x.shape[1:]))
+        out[: len(x)] = x
+        self.exchange(x[:0], out[len(x) :], [0] * self.size, rows)()
+        return out
+
+    def abort(self) -> None:
+        """Lets whoever waits for another rank go on, with values that mean nothing."""
+        self._group.abort()
+
+    def _of_others(self, rows: Sequence[int]) -> list[int]:
+        return [0 if rank == self.rank else count for rank, count in enumerate(rows)]
+
+
+def way_between(devices: Sequence[str]) -> Way:
+    """How ranks on these devices speak to each other: NCCL wants a device for each."""
+    is_able = all(device.startswith("cuda:") for device in devices) and len(set(devices)) == len(devices)
+    return "nccl" if is_able else "gloo"
+
+
+def prepare_environment() -> None:
+    """What the library reads when it is first used; a person's own settings stay."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _nccl(store: Any, rank: int, size: int) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = _PATIENCE  # noqa: SLF001 # it has no other name
+    options.is_high_priority_stream = True  # what others wait for comes before what runs beside it
+    return dist.ProcessGroupNCCL(store, rank, size, options)
+
+
+def _gloo(store: Any, rank: int, size: int) -> Any:
+    kind: Any = dist.ProcessGroupGloo
+    options = kind._Options()  # noqa: SLF001 # it has no other name
+    options._devices = [kind.create_device(hostname="127.0.0.1")]
+    options._timeout = _PATIENCE
+    return kind(store, rank, size, options)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """The same memory as rows of bytes."""
+    return x.view(len(x), -1).view(torch.uint8) if x.numel() else x.new_empty((0, 1), dtype=torch.uint8)
