@@ -147,21 +147,6 @@ class Ops(Protocol):
         """
         ...
 
-    def gated_parallel_mlp(
-        self,
-        x: Any,
-        gate: Any,
-        y: Any,
-        shift: Any,
-        scale: Any,
-        eps: float,
-        linear1: Any,
-        linear2: Any,
-        attend: Callable[[Any], Any],
-    ) -> tuple[Any, Any]:
-        """x' = gated_add(x, gate, y), and parallel_mlp(x', ...); each [B, L, D]."""
-        ...
-
     def norm_silu(self, x: Any, norm: Any) -> Any:
         """silu(norm(x)); x: [B, H, W, C], norm: a group-norm leaf."""
         ...
@@ -224,21 +209,6 @@ class ComposedOps(Ops, Protocol):
         qkv_dim = 3 * int(x.shape[2])
         qkv, mlp = self.split(h, [qkv_dim, int(h.shape[2]) - qkv_dim], axis=2)
         return linear2(self.concat([attend(qkv), self.gelu_tanh(mlp)], axis=2))
-
-    def gated_parallel_mlp(
-        self,
-        x: Any,
-        gate: Any,
-        y: Any,
-        shift: Any,
-        scale: Any,
-        eps: float,
-        linear1: Any,
-        linear2: Any,
-        attend: Callable[[Any], Any],
-    ) -> tuple[Any, Any]:
-        x = self.gated_add(x, gate, y)
-        return x, self.parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
 
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
         parts: list[tuple[Any, Any, Any]] = []

@@ -97,23 +97,6 @@ class FusedOps(FusedImageOps):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
         return self._parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
 
-    def gated_parallel_mlp(
-        self,
-        x: Tensor,
-        gate: Tensor,
-        y: Tensor,
-        shift: Tensor,
-        scale: Tensor,
-        eps: float,
-        linear1: Any,
-        linear2: Any,
-        attend: Callable[[Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        if not _is_plain_call(x):
-            return super().gated_parallel_mlp(x, gate, y, shift, scale, eps, linear1, linear2, attend)
-        x, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(linear1))
-        return x, self._parallel(rows, x, linear1, linear2, attend)
-
     def joint_attention(
         self,
         streams: Sequence[HeadStream],

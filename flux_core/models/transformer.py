@@ -228,34 +228,13 @@ class Transformer:
         txt_len = int(txt.shape[1])
         for i in range(1, self.config.depth):
             img, txt = self._double(i, img, txt, given)
-        z = Sum(ops.concat([txt, img], axis=1))  # [B, L, D]
+        z = ops.concat([txt, img], axis=1)  # [B, L, D]
         for i, block in enumerate(self.single_blocks):
-            z = block.updated(z, given.mods.single[i], given.pe, given.bias)
+            z = block(z, given.mods.single[i], given.pe, given.bias)
             for control in given.residuals:
                 added = control.after_single(i, self.config.depth_single)
-                z = z if added is None else Sum(_steered(ops, z.added_up(ops), added, txt_len))
-        return z.rows(txt_len).added_up(ops)
-
-
-class Sum(NamedTuple):
-    """x + gate * y, which whoever takes it adds up, beside what else it does with it.
-
-    Attributes:
-        x: [B, L, D].
-        gate: [B, 1, D].
-        y: [B, L, D]; None where x is all.
-    """
-
-    x: Any
-    gate: Any = None
-    y: Any = None
-
-    def added_up(self, ops: Ops) -> Any:
-        return self.x if self.y is None else ops.gated_add(self.x, self.gate, self.y)
-
-    def rows(self, start: int) -> Sum:
-        """The tokens from `start` on."""
-        return Sum(self.x[:, start:], self.gate, None if self.y is None else self.y[:, start:])
+                z = z if added is None else _steered(ops, z, added, txt_len)
+        return z[:, txt_len:]
 
 
 def _steered(ops: Ops, x: Any, added: Any, start: int) -> Any:
@@ -329,21 +308,14 @@ class SingleBlock:
 
     def __call__(self, z: Any, mod: Modulation, pe: Any, bias: Any | None = None) -> Any:
         """z [B, L, D] -> z, updated."""
-        return self.updated(Sum(z), mod, pe, bias).added_up(self.ops)
-
-    def updated(self, z: Sum, mod: Modulation, pe: Any, bias: Any | None = None) -> Sum:
-        """z, updated; the next block adds it up in the pass in which it norms it."""
         ops = self.ops
 
         def attend(qkv: Any) -> Any:
             stream = HeadStream(qkv, self.norm.query_norm, self.norm.key_norm)
             return ops.joint_attention([stream], self.num_heads, pe, scale=self.scale, bias=bias)  # [B, L, D]
 
-        then = mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend
-        if z.y is None:
-            return Sum(z.x, mod.gate, ops.parallel_mlp(z.x, *then))
-        x, y = ops.gated_parallel_mlp(z.x, z.gate, z.y, *then)
-        return Sum(x, mod.gate, y)
+        y = ops.parallel_mlp(z, mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend)
+        return ops.gated_add(z, mod.gate, y)
 
 
 class FinalLayer:

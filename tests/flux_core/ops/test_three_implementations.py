@@ -110,13 +110,7 @@ def beside_attention(ops: Any, leaves: Any) -> Callable[..., Any]:
         q, k, v = ops.split(qkv, [24, 24, 24], axis=2)
         return q * k + v
 
-    def run(x: Any, shift: Any, scale: Any, *added: Any) -> Any:
-        then = shift, scale, 1e-6, linear1, linear2, attend
-        if not added:
-            return ops.parallel_mlp(x, *then)
-        return ops.concat(list(ops.gated_parallel_mlp(x, *added, *then)), axis=2)
-
-    return run
+    return lambda x, shift, scale: ops.parallel_mlp(x, shift, scale, 1e-6, linear1, linear2, attend)
 
 
 def joint_heads(ops: Any, leaves: Any) -> Callable[..., Any]:
@@ -187,11 +181,6 @@ OPS = (
         "gated_mlp", modulated(40, 24), (X, normal(2, 1, 24, seed=2), normal(2, 5, 24, seed=3), *MODULATION)
     ),
     Case("parallel_mlp", beside_attention, (3 + X, *MODULATION)),
-    Case(
-        "gated_parallel_mlp",
-        beside_attention,
-        (X, *MODULATION, normal(2, 1, 24, seed=2), normal(2, 5, 24, seed=3)),
-    ),
     Case("joint_heads", joint_heads, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
     Case("joint_attention", joint_attention, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
     Case("pack", lambda ops, _: lambda x: pack(ops, x), (normal(2, 4, 6, 16),)),
