@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from backends.torch_cuda.eight_bit import LARGEST, SMALLEST_SCALE
+from backends.torch_cuda.codes import LARGEST, SMALLEST_SCALE
 from backends.torch_cuda.eight_bit_attention import BLOCK, LARGEST_WHOLE
 from backends.torch_cuda.kernels.heads import Projected
 
