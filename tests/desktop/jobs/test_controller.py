@@ -128,6 +128,7 @@ def test_a_running_job_is_cancelled_and_only_that_one(desk, document, tmp_path):
 def test_a_waiting_job_says_that_it_waits_and_can_be_cancelled(desk, document, tmp_path):
     desk.controller.attach("doc")
     first = desk.submit(document, f"until={tmp_path / 'go'}")
+    desk.wait(JobChanged, lambda message: message.job.id == first and message.job.phase is Phase.RUNNING)
     second = desk.submit(document, "steps=1")
     desk.wait(JobChanged, lambda message: message.job.id == second and message.job.phase is Phase.WAITING)
     desk.controller.cancel(second)
