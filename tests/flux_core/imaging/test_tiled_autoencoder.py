@@ -66,7 +66,7 @@ def test_a_picture_encoded_and_decoded_in_windows_shows_no_border():
     # A window's statistics are not the picture's: tones differ a little (over 37 dB measured), contents do
     # not, and either way is about as near to the picture (36.0 in windows, 37.0 dB whole).
     assert psnr_db(tiled, whole) > 35
-    assert psnr_db(tiled, picture) > 35
+    assert psnr_db(tiled, picture) > 35.8
     assert psnr_db(tiled, picture) > psnr_db(whole, picture) - 1.5
 
 
