@@ -75,6 +75,10 @@ class TorchBackend:
         self.device = torch.device(device)
         if free_bytes is None and self.device.type == "cuda":
             free_bytes = self._free_bytes_of_gpu
+        if (
+            self.device.type == "cuda"
+        ):  # who asks for float32 wants its digits; convolutions would have ten bits
+            torch.backends.cudnn.allow_tf32 = False
         self._free_bytes = free_bytes
         self.name = f"torch-{self.device.type}"
         ops = best_ops(self.device)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.leaves import Conv2d, GroupNorm
 from backends.torch_cuda.ops import TorchOps
 from tests.support.fused import HAS_GPU, Draw, mend_interpreter, triton_only
@@ -31,6 +32,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from backends.torch_cuda.fused_images import FusedImageOps
 
     mend_interpreter(monkeypatch)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as a backend has it
     with torch.inference_mode(), np.errstate(over="ignore"):  # which a GPU does not tell of
         yield FusedImageOps()
 
@@ -56,6 +58,18 @@ def assert_near(found: Tensor, wanted: Tensor) -> None:
     assert found.dtype == wanted.dtype
     error = (found.float() - wanted.float()).norm() / wanted.float().norm()
     assert error < NEAR[wanted.dtype], f"{float(error):.2e}"
+
+
+@gpu
+def test_a_convolution_in_float32_has_the_digits_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's own choice
+    TorchBackend("cuda")
+    draw = Layers(torch.float32)
+    x, conv = draw(1, 9, 9, 64), draw.conv(64, 64)
+    assert conv.bias is not None
+    weight, bias = conv.weight.double(), conv.bias.double()
+    exact = nn.functional.conv2d(x.double().permute(0, 3, 1, 2), weight, bias, padding=1)
+    assert_near(conv(x), exact.permute(0, 2, 3, 1).float())
 
 
 @triton_only
