@@ -104,6 +104,7 @@ def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
         img = torch.zeros((1, height * width // 4, config.in_channels), dtype=dtype, device=device)
         angles = torch.zeros((words + img.shape[1], sum(config.axes_dim) // 2, 2), device=device)
         model.modulated(img, txt, rows, angles)
+    backend.graphs.is_warm = True
     decoder = Decoder(ops, plain, spec.autoencoder)
     for height, width in sizes:
         decoder(torch.zeros((1, height, width, spec.autoencoder.latent_channels), dtype=dtype, device=device))
