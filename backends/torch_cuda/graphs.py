@@ -48,6 +48,7 @@ class Graphs:
         streams: What brings weights that do not stay on the device; recordings bring them, too.
         era: Grows whenever everything is forgotten.
         is_warm: Whether a step was computed in this process, or a block of one, so that kernels are there.
+        meanwhile: What this thread is to do once, behind the next replay, while the device is busy with it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -58,6 +59,7 @@ class Graphs:
         self.streams: WeakSet[Stream] = WeakSet()
         self.era = 0
         self.is_warm = False
+        self.meanwhile: Callable[[], None] | None = None
         self._pauses = Pauses()
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +88,11 @@ class Graphs:
         if key in graphs:
             graphs.move_to_end(key)
             found = graphs[key]
-            return method(*args, **kwargs) if found is None else found.replay(arrays)
+            if found is None:
+                return method(*args, **kwargs)
+            out = found.replay(arrays)
+            self._use_the_wait()
+            return out
         found = self._recorded(method, args, kwargs, arrays, self._pauses) if self._runs_at_once else None
         if found is not None:
             out = found.outputs()
@@ -98,6 +104,16 @@ class Graphs:
         if len(graphs) > MAX_GRAPHS:
             graphs.popitem(last=False)
         return out
+
+    def _use_the_wait(self) -> None:
+        """The device is busy for a while, and this thread would only wait for it."""
+        use, self.meanwhile = self.meanwhile, None
+        if use is None:
+            return
+        try:
+            use()
+        except RuntimeError as err:
+            _log.info("What was to be done beside a step went wrong: %s", str(err).splitlines()[0])
 
     @property
     def _runs_at_once(self) -> bool:

@@ -4,6 +4,9 @@ Libraries are opened, kernels come from triton's cache, and each product's kerne
 A block of every network at the model's widths is called once at the picture's size, in a thread that mostly
 waits for libraries, while the main thread waits for the disk; and once at another size, because products then
 have other kernels, and the first picture of another size would wait for them. Results do not matter.
+
+The decoder's convolutions are planned anew for every size, and plans are kept for the thread that made them.
+So the engine's own thread calls a small decoder of the picture's size while the device is busy with a step.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -24,7 +28,7 @@ from flux_core.models.autoencoder import Decoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.transformer import Transformer
-from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision
+from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision, StepCache
 
 MIN_FREE_BYTES = 40 * 2**30
 """On a device with less there may be no room beside the model for what this needs for a moment."""
@@ -35,26 +39,49 @@ _log = logging.getLogger(__name__)
 Size = tuple[int, int]
 
 
-def start(backend: TorchBackend, request: GenerationRequest, spec: ModelSpec) -> threading.Thread | None:
-    """Begins to warm up; None where that is not worth it.
+class WarmUp:
+    """What is done for the first time in one engine, before it is waited for.
 
     Args:
         backend: Of the engine.
-        request: Its first.
-        spec: The row of the request's model.
     """
-    if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
-        return None
-    sides = request.height_px, request.width_px
-    latents = [max(min(side, spec.working_side_px) // SIZE_MULTIPLE_PX, 1) * 2 for side in sides]
-    thread = threading.Thread(
-        target=_tried,
-        args=(backend, request.precision, spec, [(latents[0], latents[1]), OTHER_LATENTS]),
-        name="warm-up",
-        daemon=True,
-    )
-    thread.start()
-    return thread
+
+    def __init__(self, backend: TorchBackend) -> None:
+        self._backend = backend
+        self._is_cold = True
+        self._decoded: set[Size] = set()
+
+    def begin(self, request: GenerationRequest, spec: ModelSpec) -> threading.Thread | None:
+        """Begins with what a request will need; nothing where that is not worth it.
+
+        Args:
+            request: That is about to be carried out.
+            spec: The row of its model.
+
+        Returns:
+            The thread that warms up beside the first request.
+        """
+        backend = self._backend
+        if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
+            return None
+        height, width = (
+            max(min(side, spec.working_side_px) // SIZE_MULTIPLE_PX, 1) * 2
+            for side in (request.height_px, request.width_px)
+        )
+        if (height, width) not in self._decoded and request.step_cache is StepCache.OFF:
+            self._decoded.add((height, width))
+            backend.graphs.meanwhile = partial(_decode, backend, request.precision, spec, [(height, width)])
+        if not self._is_cold:
+            return None
+        self._is_cold = False
+        thread = threading.Thread(
+            target=_tried,
+            args=(backend, request.precision, spec, [(height, width), OTHER_LATENTS]),
+            name="warm-up",
+            daemon=True,
+        )
+        thread.start()
+        return thread
 
 
 def _tried(backend: TorchBackend, precision: Precision, spec: ModelSpec, sizes: Sequence[Size]) -> None:
@@ -105,10 +132,17 @@ def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
         angles = torch.zeros((words + img.shape[1], sum(config.axes_dim) // 2, 2), device=device)
         model.modulated(img, txt, rows, angles)
     backend.graphs.is_warm = True
-    decoder = Decoder(ops, plain, spec.autoencoder)
-    for height, width in sizes:
-        decoder(torch.zeros((1, height, width, spec.autoencoder.latent_channels), dtype=dtype, device=device))
+    _decode(backend, precision, like, sizes)
     backend.evaluate()
+
+
+def _decode(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
+    """Calls a decoder with one block a level, which has every convolution of the whole one."""
+    config, device = replace(like.autoencoder, num_res_blocks=0), backend.device
+    dtype = backend.cast(torch.zeros(1), precision).dtype
+    decoder = Decoder(backend.ops, _Zeros(None, device, dtype), config)
+    for height, width in sizes:
+        decoder(torch.zeros((1, height, width, config.latent_channels), dtype=dtype, device=device))
 
 
 class _Zeros(TorchLeaves):
