@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from backends.torch_cuda.ops import TorchOps
 from backends.torch_cuda.warm_up import WarmUp
 from flux_core.catalog import TINY
 from flux_core.models.autoencoder import Decoder
+from flux_core.pipeline.job import WHOLE_PX
 from flux_core.request import Precision, StepCache, build_request
 from tests.support.tiny_random import MICRO
 
@@ -49,23 +51,27 @@ def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> 
     assert not thread.is_alive()
 
 
-def test_a_decoder_of_each_new_size_runs_beside_a_step_and_the_rest_beside_the_first_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(warm_up, "warm_up", _fail)
+def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, Any]] = []
+    monkeypatch.setattr(warm_up, "warm_up", lambda *given, sizes: done.append(("all", sizes)))
+    monkeypatch.setattr(warm_up, "_step", lambda *given, sizes: done.append(("a step", sizes)))
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
-    for width_px, is_new in [(64, True), (64, False), (96, True)]:
+
+    def begin(width_px: int, height_px: int, **fields: Any) -> bool:
+        """Whether a decoder is to run beside a step."""
         backend.graphs.meanwhile = None
-        thread = warm.begin(build_request(width_px=width_px, height_px=64), MICRO)
-        assert (thread is not None) == (width_px == 64 and is_new)
-        assert (backend.graphs.meanwhile is not None) == is_new
+        thread = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), MICRO)
         if thread is not None:
             thread.join(10)
-    cached = build_request(width_px=128, height_px=64, step_cache=StepCache.FAST)
-    backend.graphs.meanwhile = None
-    warm.begin(cached, MICRO)
-    assert backend.graphs.meanwhile is None  # its graphs are short
+        return backend.graphs.meanwhile is not None
+
+    assert [begin(64, 96), begin(64, 96), begin(96, 64), begin(128, 96)] == [True, False, True, True]
+    assert done == [("all", [(12, 8), warm_up.OTHER_LATENTS]), ("a step", [(12, 16)])]
+    assert not begin(128, 128, step_cache=StepCache.FAST)
+    assert begin(128, 128)
+    side_px = 16 * (math.isqrt(WHOLE_PX) // 16 + 1)
+    assert not begin(side_px, side_px)  # it is decoded in tiles
 
 
 def test_a_decoder_with_one_block_a_level_has_every_convolution_of_the_whole_one() -> None:
@@ -77,8 +83,9 @@ def test_a_decoder_with_one_block_a_level_has_every_convolution_of_the_whole_one
         decoder = Decoder(TorchOps(), leaves, config)
         for leaf in leaves.modules.values():
             if isinstance(leaf, Conv2d):
+                weight = tuple(leaf.weight.shape)
                 leaf.register_forward_pre_hook(
-                    lambda leaf, given: seen.add((tuple(leaf.weight.shape), tuple(given[0].shape)))
+                    lambda _, given, weight=weight: seen.add((weight, tuple(given[0].shape)))
                 )
         with torch.inference_mode():
             decoder(torch.zeros(1, 8, 12, config.latent_channels))
