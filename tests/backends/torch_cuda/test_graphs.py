@@ -135,6 +135,30 @@ def test_a_step_has_a_pause_in_every_block_for_the_thread_that_asked() -> None:
     assert len(used) == CONFIG.depth + CONFIG.depth_single
 
 
+def test_what_is_to_be_done_meanwhile_is_done_once_behind_a_replay_and_may_go_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Recorded:
+        def replay(self, arrays: list[Tensor]) -> Tensor:
+            done.append("replay")
+            return arrays[0]
+
+    def work() -> None:
+        done.append("work")
+        raise RuntimeError("no room for that")
+
+    model, graphs = Model(), Refused(monkeypatch).graphs
+    step, x = graphs.ready(model.step), torch.ones(2)
+    graphs.meanwhile = work
+    step(x)  # the first call, which is not replayed, keeps the thread busy itself
+    kept: Any = graphs._kept[model]
+    kept.update(dict.fromkeys(kept, Recorded()))
+    assert [step(x).tolist() for _ in range(2)] == [[1.0, 1.0]] * 2
+    assert done == ["replay", "work", "replay"]
+
+
 @gpu
 def test_a_replay_is_the_step_to_the_last_bit_for_other_values() -> None:
     model, graphs = Model(), Graphs(torch.device("cuda"))
