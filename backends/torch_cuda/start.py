@@ -67,7 +67,7 @@ def keep_bytecode(module: ModuleSpec) -> None:
     """Where a module was installed without bytecode, keeps what is compiled in the person's own cache.
 
     Some installers leave compiling to the first import, which may not be allowed to write there; then every
-    process would compile torch's thousand modules again, for two seconds.
+    process would compile torch's thousand modules again, for three seconds.
     """
     if sys.pycache_prefix is None and module.cached is not None and not Path(module.cached).exists():
         sys.pycache_prefix = str(_bytecode_folder())
