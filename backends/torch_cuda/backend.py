@@ -81,11 +81,11 @@ class TorchBackend:
             torch.backends.cudnn.allow_tf32 = False
         self._free_bytes = free_bytes
         self.name = f"torch-{self.device.type}"
+        self.graphs = Graphs(self.device)
         ops = best_ops(self.device)
-        self.ops: Ops = split(ops) if is_split else ops
+        self.ops: Ops = split(ops) if is_split else self.graphs.pausing(ops)
         self.has_fp8 = computes_in_eight_bits(self.device)
         self.has_fp8_attention = attends_in_eight_bits(self.device)
-        self.graphs = Graphs(self.device)
 
     def session(self) -> AbstractContextManager[None]:
         """Inference mode: no gradients are recorded. Valid for the thread that enters it."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import device_of, is_out_of_memory
 from backends.torch_cuda.helpers import TorchHelpers
 from backends.torch_cuda.processor import keep_freed_memory
 from backends.torch_cuda.split.team import Team
+from backends.torch_cuda.warm_up import WarmUp
 from flux_core import catalog
 from flux_core.engine import EngineResult
 from flux_core.errors import Cancelled
@@ -59,7 +59,7 @@ class TorchEngine(FluxEngine):
 
         if memory_budget_bytes is None:
             memory_budget_bytes = int(devices()[0].memory_free_bytes * _SHARE_OF_FREE_MEMORY)
-        self._cold: TorchBackend | None = backend  # until the first job has begun
+        self._warm_up = WarmUp(backend)
         super().__init__(
             name="torch",
             backend=backend,
@@ -80,9 +80,8 @@ class TorchEngine(FluxEngine):
         is_cancelled: Callable[[], bool],
     ) -> EngineResult:
         spec = catalog.MODELS.get(request.model)
-        if self._cold is not None and spec is not None and request.look is None:
-            warm_up.start(self._cold, request, spec)
-            self._cold = None
+        if spec is not None and request.look is None:
+            self._warm_up.begin(request, spec)
         try:
             return super().run(request, read_blob, say, is_cancelled)
         except RuntimeError as err:

@@ -6,7 +6,6 @@ For a GPU they read pieces ahead into a ring of pinned buffers while the pieces 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -23,7 +22,6 @@ from flux_core.weights.tensors import RawTensor, TensorSource
 _PIECE_BYTES = 2**23
 _SENDING = 2  # buffers whose bytes are on their way to the device
 _WAITING = 2  # that were read and wait for it
-_MAX_THREADS = 16
 
 
 class TorchFetcher:
@@ -42,8 +40,6 @@ class TorchFetcher:
         num_threads: int | None = None,
         after: Callable[[str], RawTensor | None] = lambda name: None,
     ) -> None:
-        if device.type == "cuda":  # whose memory takes more than the usual number of threads can read
-            num_threads = num_threads or min(os.cpu_count() or 1, _MAX_THREADS)
         self.device = device
         self._fetcher = Fetcher(num_threads)
         self._after = after

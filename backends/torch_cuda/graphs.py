@@ -1,16 +1,18 @@
 """CUDA graphs of functions that are called many times with arrays of the same shapes, as a walk's steps are.
 
-The first call computes as always and is recorded right behind, while the device is still busy with it, so
-a graph costs nobody a wait; later calls copy their arrays into the graph's own and replay it. What cannot be
-recorded runs as it did before: other devices, or a failure.
+The first call of a kind is recorded in pieces, and while the device computes one, the next is recorded; later
+calls copy their arrays into the graph's own and replay it. In a process that has computed nothing yet, the
+first call computes as always, because it loads its kernels on the way, and is recorded right behind. So a
+graph costs nobody much of a wait. What cannot be recorded runs as it did before: other devices, or a failure.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -20,6 +22,8 @@ from torch import Tensor
 
 from backends.torch_cuda.memory import free_and_total_bytes
 from backends.torch_cuda.offload.stream import Stream
+from backends.torch_cuda.ops import TorchOps
+from flux_core.ops import HeadStream
 
 MAX_GRAPHS = 6
 """Of one owner: two shapes of a walk with a step cache, which takes three. They share one pool of memory, so
@@ -27,6 +31,9 @@ another costs little more than its arrays."""
 
 MIN_FREE_SHARE = 0.1
 """Of a device's memory; a recording keeps what its step needed."""
+
+PAUSES_IN_A_PIECE = 8
+"""Of a step that is computed while it is recorded: a block has one pause, a step of FLUX.1 has 57."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +47,8 @@ class Graphs:
     Attributes:
         streams: What brings weights that do not stay on the device; recordings bring them, too.
         era: Grows whenever everything is forgotten.
+        is_warm: Whether a step was computed in this process, or a block of one, so that kernels are there.
+        meanwhile: What this thread is to do once, behind the next replay, while the device is busy with it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,6 +58,9 @@ class Graphs:
         self._pool: Any = None
         self.streams: WeakSet[Stream] = WeakSet()
         self.era = 0
+        self.is_warm = False
+        self.meanwhile: Callable[[], None] | None = None
+        self._pauses = Pauses()
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -76,15 +88,54 @@ class Graphs:
         if key in graphs:
             graphs.move_to_end(key)
             found = graphs[key]
-            return method(*args, **kwargs) if found is None else found.replay(arrays)
-        out = method(*args, **kwargs)
-        graphs[key] = self._recorded(method, args, kwargs, arrays)
+            if found is None:
+                return method(*args, **kwargs)
+            out = found.replay(arrays)
+            self._use_the_wait()
+            return out
+        found = self._recorded(method, args, kwargs, arrays, self._pauses) if self._runs_at_once else None
+        if found is not None:
+            out = found.outputs()
+        else:
+            out = method(*args, **kwargs)
+            found = self._recorded(method, args, kwargs, arrays)
+            self.is_warm = True
+        graphs[key] = found
         if len(graphs) > MAX_GRAPHS:
             graphs.popitem(last=False)
         return out
 
+    def _use_the_wait(self) -> None:
+        """The device is busy for a while, and this thread would only wait for it."""
+        use, self.meanwhile = self.meanwhile, None
+        if use is None:
+            return
+        try:
+            use()
+        except RuntimeError as err:
+            _log.info("What was to be done beside a step went wrong: %s", str(err).splitlines()[0])
+
+    @property
+    def _runs_at_once(self) -> bool:
+        """Whether what is recorded for the first time need not be computed before."""
+        return self.is_warm and not self.streams
+
+    def pausing(self, ops: TorchOps) -> TorchOps:
+        """The same operations, which tell of a pause in every block of a step."""
+        if not self.is_able:
+            return ops
+        kind = type(ops)
+        made = type(kind.__name__, (_Pausing, kind), {})()
+        made.pauses = self._pauses
+        return made
+
     def _recorded(
-        self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Tensor]
+        self,
+        method: MethodType,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        arrays: list[Tensor],
+        pauses: Pauses | None = None,
     ) -> Recording | None:
         free, total = free_and_total_bytes(self._device)
         if free < MIN_FREE_SHARE * total:
@@ -95,11 +146,44 @@ class Graphs:
         args, kwargs = with_arrays((args, kwargs), iter(inputs))
         try:
             return Recording(
-                lambda: method(*args, **kwargs), inputs, self._pool, self._device, [*self.streams]
+                lambda: method(*args, **kwargs), inputs, self._pool, self._device, [*self.streams], pauses
             )
         except RuntimeError as err:
             _log.info("A step could not be recorded and runs without a graph: %s", str(err).splitlines()[0])
             return None
+
+
+class Pauses(threading.local):
+    """Where in a step of this thread something else may be done for a moment, and what."""
+
+    def __init__(self) -> None:
+        self.use: Callable[[], None] = _nothing
+
+    @contextmanager
+    def used(self, use: Callable[[], None]) -> Generator[None]:
+        self.use = use
+        try:
+            yield
+        finally:
+            self.use = _nothing
+
+
+class _Pausing(TorchOps):
+    """Operations with a pause in every block: before it attends."""
+
+    pauses: Pauses
+
+    def joint_attention(
+        self,
+        streams: Sequence[HeadStream],
+        num_heads: int,
+        pe: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        self.pauses.use()
+        return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
 
 
 class Recording:
@@ -111,6 +195,8 @@ class Recording:
         pool: Where its memory comes from.
         device: Where it runs.
         streams: That may bring weights while it runs.
+        pauses: Of the call. With them it is run, too: the device computes what was recorded between two of
+            them, a graph of its own, while what follows is recorded.
     """
 
     def __init__(
@@ -120,23 +206,29 @@ class Recording:
         pool: Any,
         device: torch.device,
         streams: Sequence[Stream] = (),
+        pauses: Pauses | None = None,
     ) -> None:
         self._inputs = inputs
-        self._graph = torch.cuda.CUDAGraph()
+        self._pool = pool
+        self._is_run = pauses is not None
+        self._num_pauses = 0
+        self._graphs = [torch.cuda.CUDAGraph()]
         for each in streams:
             each.forget()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         # Not torch.cuda.graph: it waits for the device first, which is just what shall go on meanwhile.
         with torch.cuda.stream(stream):
-            self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            self._begin()
             try:
                 with ExitStack() as stack:
+                    if pauses is not None:
+                        stack.enter_context(pauses.used(self._pause))
                     for each in streams:
                         stack.enter_context(each.recorded())
                     self._out = call()
             finally:
-                self._graph.capture_end()
+                self._end()
         torch.cuda.current_stream(device).wait_stream(stream)
         self._streams = [each for each in streams if each.was_recorded]
 
@@ -146,13 +238,39 @@ class Recording:
             stream.forget()
         torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
         self.repeat()
+        return self.outputs()
+
+    def repeat(self) -> None:
+        """Once more, with what the arrays that it reads hold now."""
+        for graph in self._graphs:
+            graph.replay()
+
+    def outputs(self) -> Any:
+        """What was computed last, in memory of its own."""
         outputs: list[Tensor] = []
         shape_of(self._out, outputs)
         return with_arrays(self._out, (array.clone() for array in outputs))
 
-    def repeat(self) -> None:
-        """Once more, with what the arrays that it reads hold now."""
-        self._graph.replay()
+    def _begin(self) -> None:
+        # A kernel that comes with a new shape may be loaded on the way where it is run, too.
+        mode = "relaxed" if self._is_run else "thread_local"
+        self._graphs[-1].capture_begin(pool=self._pool, capture_error_mode=mode)
+
+    def _pause(self) -> None:
+        self._num_pauses += 1
+        if self._num_pauses % PAUSES_IN_A_PIECE == 0:
+            self._end()
+            self._graphs.append(torch.cuda.CUDAGraph())
+            self._begin()
+
+    def _end(self) -> None:
+        self._graphs[-1].capture_end()
+        if self._is_run:
+            self._graphs[-1].replay()
+
+
+def _nothing() -> None:
+    pass
 
 
 def shape_of(value: Any, arrays: list[Tensor]) -> Hashable:

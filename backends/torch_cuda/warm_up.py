@@ -1,17 +1,21 @@
-"""What a process does for the first time, done beside the loading of its first model.
+"""What a process does for the first time, done beside what must be waited for anyway.
 
-Libraries are opened, kernels come from triton's cache, and each product's kernel is loaded at its first call.
-A block of every network at the model's widths is called once at the picture's size, in a thread that mostly
-waits for libraries, while the main thread waits for the disk; and once at another size, because products then
-have other kernels, and the first picture of another size would wait for them. Results do not matter.
+Libraries are opened, kernels come from triton's cache, each product's kernel is loaded at its first call, and
+chosen anew for every number of tokens. A block of every network at the model's widths is called once at the
+picture's size, in a thread that mostly waits for libraries, while the main thread waits for the disk; a block
+of the transformer at every later size, while the main thread encodes words. Results do not matter.
+
+The decoder's convolutions are planned anew for every size, and plans are kept for the thread that made them.
+So the engine's own thread calls a small decoder of the picture's size while the device is busy with a step.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -24,43 +28,70 @@ from flux_core.models.autoencoder import Decoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.transformer import Transformer
-from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision
+from flux_core.pipeline.job import WHOLE_PX
+from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision, StepCache, Task
 
 MIN_FREE_BYTES = 40 * 2**30
 """On a device with less there may be no room beside the model for what this needs for a moment."""
 OTHER_LATENTS = 144, 112
-"""Of a picture whose tokens fill no whole tiles of a product."""
+"""Of a picture whose tokens fill no whole tiles of a product: most sizes have that one's kernels."""
 
 _log = logging.getLogger(__name__)
 Size = tuple[int, int]
+Work = Callable[[TorchBackend, Precision, ModelSpec], None]
 
 
-def start(backend: TorchBackend, request: GenerationRequest, spec: ModelSpec) -> threading.Thread | None:
-    """Begins to warm up; None where that is not worth it.
+class WarmUp:
+    """What is done for the first time in one engine, before it is waited for.
 
     Args:
         backend: Of the engine.
-        request: Its first.
-        spec: The row of the request's model.
     """
-    if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
-        return None
-    sides = request.height_px, request.width_px
-    latents = [max(min(side, spec.working_side_px) // SIZE_MULTIPLE_PX, 1) * 2 for side in sides]
-    thread = threading.Thread(
-        target=_tried,
-        args=(backend, request.precision, spec, [(latents[0], latents[1]), OTHER_LATENTS]),
-        name="warm-up",
-        daemon=True,
-    )
-    thread.start()
-    return thread
+
+    def __init__(self, backend: TorchBackend) -> None:
+        self._backend = backend
+        self._decoded: set[Size] = set()
+        self._lengths: set[int] = set()
+
+    def begin(self, request: GenerationRequest, spec: ModelSpec) -> threading.Thread | None:
+        """Begins with what a request will need; does nothing where that is not worth it.
+
+        Args:
+            request: That is about to be carried out.
+            spec: The row of its model.
+
+        Returns:
+            The thread that warms up beside it; None if nothing is new.
+        """
+        backend, precision = self._backend, request.precision
+        if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
+            return None
+        sides = request.height_px, request.width_px
+        is_whole = sides[0] * sides[1] <= WHOLE_PX and request.task is not Task.UPSCALE
+        if not is_whole:  # a piece of it
+            sides = min(sides[0], spec.working_side_px), min(sides[1], spec.working_side_px)
+        height, width = (max(side // SIZE_MULTIPLE_PX, 1) * 2 for side in sides)
+        size, length = (height, width), height * width
+        has_long_steps = request.step_cache is StepCache.OFF
+        if size not in self._decoded and is_whole and has_long_steps:
+            self._decoded.add(size)
+            backend.graphs.meanwhile = partial(_decode, backend, precision, spec, [size])
+        if length in self._lengths:
+            return None
+        is_first = not self._lengths
+        self._lengths.add(length)
+        work = partial(warm_up, sizes=[size, OTHER_LATENTS]) if is_first else partial(_step, sizes=[size])
+        thread = threading.Thread(
+            target=_tried, args=(work, backend, precision, spec), name="warm-up", daemon=True
+        )
+        thread.start()
+        return thread
 
 
-def _tried(backend: TorchBackend, precision: Precision, spec: ModelSpec, sizes: Sequence[Size]) -> None:
+def _tried(work: Work, backend: TorchBackend, precision: Precision, spec: ModelSpec) -> None:
     try:
         with backend.session():
-            warm_up(backend, precision, spec, sizes)
+            work(backend, precision, spec)
     except Exception as err:  # noqa: BLE001 # the job itself will say what is wrong, if anything is
         _log.info("Warming up went wrong: %s", err)
 
@@ -74,40 +105,57 @@ def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
         like: The model whose widths they have.
         sizes: Heights and widths in latents, even, in this order.
     """
-    device = backend.device
-    dtype = backend.cast(torch.zeros(1), precision).dtype
-    words = like.t5_tokens
-    spec = replace(
-        like,
-        transformer=replace(like.transformer, depth=1, depth_single=1),
-        t5=replace(like.t5, num_layers=1, vocab_size=1),
-        clip=replace(like.clip, num_layers=1, vocab_size=1),
-    )
-    ops, config = backend.ops, spec.transformer
-    plain = _Zeros(None, device, dtype)
+    _encode(backend, precision, like)
+    _step(backend, precision, like, sizes)
+    backend.graphs.is_warm = True
+    _decode(backend, precision, like, sizes)
+    backend.evaluate()
+
+
+def _encode(backend: TorchBackend, precision: Precision, like: ModelSpec) -> None:
+    """Calls a block of each text encoder."""
+    device, words = backend.device, like.t5_tokens
+    t5 = replace(like.t5, num_layers=1, vocab_size=1)
+    clip = replace(like.clip, num_layers=1, vocab_size=1)
+    make = _Zeros(None, device, _dtype(backend, precision))
     ids = torch.zeros((1, words), dtype=torch.int32, device=device)
-    buckets = backend.from_numpy(relative_buckets(words, spec.t5))
-    txt = T5Encoder(ops, plain, spec.t5)(ids, buckets)
-    places = torch.arange(spec.clip_tokens, dtype=torch.int32, device=device)
-    vec = ClipText(ops, plain, spec.clip)(ids[:, : spec.clip_tokens], places, ids[0, :1])
-    leaves = _Zeros(
+    T5Encoder(backend.ops, make, t5)(ids, backend.from_numpy(relative_buckets(words, t5)))
+    places = torch.arange(like.clip_tokens, dtype=torch.int32, device=device)
+    ClipText(backend.ops, make, clip)(ids[:, : like.clip_tokens], places, ids[0, :1])
+
+
+def _step(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
+    """Calls a transformer with a block of each kind."""
+    device, dtype, words = backend.device, _dtype(backend, precision), like.t5_tokens
+    config = replace(like.transformer, depth=1, depth_single=1)
+    make = _Zeros(
         None,
         device,
         dtype,
         make_linear=backend.linear_maker(precision),
         norms_feed_codes=backend.norms_feed_codes(precision),
     )
-    model = Transformer(ops, leaves, config)
+    model = Transformer(backend.ops, make, config)
     one = torch.ones(1, device=device)
-    rows = model.modulations(vec, one, one)
+    rows = model.modulations(torch.zeros((1, config.vec_in_dim), dtype=dtype, device=device), one, one)
+    txt = torch.zeros((1, words, config.context_in_dim), dtype=dtype, device=device)
     for height, width in sizes:
         img = torch.zeros((1, height * width // 4, config.in_channels), dtype=dtype, device=device)
         angles = torch.zeros((words + img.shape[1], sum(config.axes_dim) // 2, 2), device=device)
         model.modulated(img, txt, rows, angles)
-    decoder = Decoder(ops, plain, spec.autoencoder)
+
+
+def _decode(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
+    """Calls a decoder with one block a level, which has every convolution of the whole one."""
+    device, dtype = backend.device, _dtype(backend, precision)
+    config = replace(like.autoencoder, num_res_blocks=0)
+    decoder = Decoder(backend.ops, _Zeros(None, device, dtype), config)
     for height, width in sizes:
-        decoder(torch.zeros((1, height, width, spec.autoencoder.latent_channels), dtype=dtype, device=device))
-    backend.evaluate()
+        decoder(torch.zeros((1, height, width, config.latent_channels), dtype=dtype, device=device))
+
+
+def _dtype(backend: TorchBackend, precision: Precision) -> torch.dtype:
+    return backend.cast(torch.zeros(1), precision).dtype
 
 
 class _Zeros(TorchLeaves):

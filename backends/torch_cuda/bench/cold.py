@@ -16,7 +16,7 @@ from backends.torch_cuda.bench.figures import Figure
 
 
 def cold(bench: Bench) -> None:
-    """Two first pictures in each precision; the second counts, since the first may read the disk."""
+    """Two first pictures in each precision; the second counts: the first may read the disk, and compile."""
     base, small = bench.models_dir(), "small" if bench.sizes.side_px < 1024 else "full"
     for name in bench.precisions:
         what = f"first picture after process start, {bench.sizes.num_steps} steps, {name}"
@@ -33,7 +33,7 @@ def cold(bench: Bench) -> None:
             stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in told["seconds"].items())
             note = f"imports and device {told['ready'] - started:.2f}, {stages}"
             if turn == "first":
-                note += "; the file may have come from the disk"
+                note += "; the file may have come from the disk, bytecode and kernels from their compilers"
             bench.results.add(
                 Figure("cold", f"{what}, {turn}", "s", told["done"] - started, reach=8.0, note=note)
             )

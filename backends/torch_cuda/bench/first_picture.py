@@ -16,11 +16,10 @@ from backends.torch_cuda import start
 def main() -> None:
     """Paints one picture and tells when the engine was ready and it was done (Unix time)."""
     base, name, size, device = sys.argv[1:]
-    if device != "cpu":
-        start.open_context()
-    from backends.torch_cuda.bench import sizes
-    from backends.torch_cuda.engine import TorchEngine
-    from flux_core.request import Precision, build_request
+    with start.begun():
+        from backends.torch_cuda.bench import sizes
+        from backends.torch_cuda.engine import TorchEngine
+        from flux_core.request import Precision, build_request
 
     wanted = sizes.FULL if size == "full" else sizes.SMALL
     sizes.put_into_catalog(wanted)

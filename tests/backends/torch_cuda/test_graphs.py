@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from torch import Tensor
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench.weights import RandomSource
 from backends.torch_cuda.engine import TorchEngine
-from backends.torch_cuda.graphs import MAX_GRAPHS, Graphs
+from backends.torch_cuda.graphs import MAX_GRAPHS, PAUSES_IN_A_PIECE, Graphs
+from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.ops import TorchOps
 from flux_core import catalog
-from flux_core.catalog import TINY
+from flux_core.catalog import TINY, TransformerConfig
 from flux_core.models.transformer import Residuals, Transformer
 from flux_core.request import Precision, StepCache
 from flux_core.weights.expected import expected_shapes
@@ -99,6 +102,63 @@ def test_what_was_recorded_goes_with_the_model(monkeypatch: pytest.MonkeyPatch) 
     assert len(graphs._kept) == 0
 
 
+def test_where_recording_at_once_fails_a_step_of_another_shape_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused, model = Refused(monkeypatch), Model()
+    step = refused.graphs.ready(model.step)
+    assert [step(torch.ones(count)).sum().item() for count in (1, 2)] == [2.0, 4.0]
+    assert refused.refused == 3  # behind the first, at once, behind the second
+    assert model.calls == 2
+
+
+def test_a_step_has_a_pause_in_every_block_for_the_thread_that_asked() -> None:
+    graphs = Graphs(torch.device("cuda"))
+    ops = graphs.pausing(TorchOps())
+    model = Transformer(ops, TorchLeaves(), CONFIG)
+    used: list[int] = []
+
+    def step() -> None:
+        with torch.inference_mode():
+            one, places = torch.ones(1), torch.zeros(12, sum(CONFIG.axes_dim) // 2, 2)
+            rows = model.modulations(torch.zeros(1, CONFIG.vec_in_dim), one, one)
+            txt = torch.zeros(1, 4, CONFIG.context_in_dim)
+            model.modulated(torch.zeros(1, 8, CONFIG.in_channels), txt, rows, places)
+
+    with graphs._pauses.used(lambda: used.append(1)):
+        beside = threading.Thread(target=step)
+        beside.start()
+        beside.join()
+        assert not used
+        step()
+    step()
+    assert len(used) == CONFIG.depth + CONFIG.depth_single
+
+
+def test_what_is_to_be_done_meanwhile_is_done_once_behind_a_replay_and_may_go_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Recorded:
+        def replay(self, arrays: list[Tensor]) -> Tensor:
+            done.append("replay")
+            return arrays[0]
+
+    def work() -> None:
+        done.append("work")
+        raise RuntimeError("no room for that")
+
+    model, graphs = Model(), Refused(monkeypatch).graphs
+    step, x = graphs.ready(model.step), torch.ones(2)
+    graphs.meanwhile = work
+    step(x)  # the first call, which is not replayed, keeps the thread busy itself
+    kept: Any = graphs._kept[model]
+    kept.update(dict.fromkeys(kept, Recorded()))
+    assert [step(x).tolist() for _ in range(2)] == [[1.0, 1.0]] * 2
+    assert done == ["replay", "work", "replay"]
+
+
 @gpu
 def test_a_replay_is_the_step_to_the_last_bit_for_other_values() -> None:
     model, graphs = Model(), Graphs(torch.device("cuda"))
@@ -175,6 +235,36 @@ def test_a_recorded_step_of_the_transformer_is_the_step_to_the_last_bit(tokens: 
 
 
 @gpu
+def test_a_step_of_another_shape_is_computed_while_it_is_recorded_in_pieces() -> None:
+    backend = TorchBackend("cuda")
+    config = replace(CONFIG, depth=PAUSES_IN_A_PIECE, depth_single=PAUSES_IN_A_PIECE + 3)
+    model = _transformer(backend, config)
+    with backend.session():
+        step = backend.graphs.ready(model.modulated)
+        for img in (64, 48, 33):
+            for seed in range(3):
+                arguments = _arguments(model, img, 32, seed)
+                assert torch.equal(step(*arguments), model.modulated(*arguments))
+    found = [each for each in backend.graphs._kept[model].values() if each is not None]
+    assert [len(each._graphs) for each in found] == [1, 3, 3]
+
+
+@gpu
+def test_what_cannot_be_recorded_at_once_is_computed_and_harms_nothing_that_follows() -> None:
+    class Looks(Model):
+        def step(self, x: Tensor, more: Any = (), *, factor: float = 2.0) -> Tensor:
+            return x * float(x.sum().item())  # waits for the device, which no recording allows
+
+    looks, model, graphs = Looks(), Model(), Graphs(torch.device("cuda"))
+    graphs.is_warm = True
+    with torch.inference_mode():
+        for count in (2, 3):
+            x = torch.ones(count, device="cuda")
+            assert graphs.ready(looks.step)(x).tolist() == [float(count)] * count
+            assert graphs.ready(model.step)(x).tolist() == [2.0] * count
+
+
+@gpu
 def test_recording_takes_less_than_a_second() -> None:
     import time
 
@@ -222,9 +312,9 @@ def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_model(tmp_path, MICRO)
 
 
-def _transformer(backend: TorchBackend) -> Transformer:
+def _transformer(backend: TorchBackend, config: TransformerConfig = CONFIG) -> Transformer:
     def build(ops: Any, make: Any) -> Transformer:
-        return Transformer(ops, make, CONFIG)
+        return Transformer(ops, make, config)
 
     with backend.session():
         return build(backend.ops, backend.leaves(RandomSource(expected_shapes(build)), Precision.BF16))
