@@ -21,6 +21,9 @@ SMALLEST_SCALE = 1e-12
 LARGEST_BEFORE_TAIL = LARGEST / 16
 """The largest code of an input with a tail, in which LoRAs make larger numbers of it."""
 
+ARRIVALS = 264
+"""How many blocks of rows a kernel can count the parts of that are done."""
+
 Coded = tuple[Tensor, Tensor]
 """Codes [..., D] float8_e4m3fn and what they are multiplied by [..., 1] float32."""
 _LINE_BYTES = 128
@@ -33,8 +36,12 @@ class Coder(Protocol):
         """As `coded`."""
         ...
 
-    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
-        """As `project`."""
+    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor, arrivals: Tensor) -> None:
+        """As `project`.
+
+        Args:
+            arrivals: [ARRIVALS] int32 zeros, which are zeros again afterwards; nothing else counts with them.
+        """
         ...
 
 
@@ -44,7 +51,7 @@ class PlainCoder(Coder):
     def code(self, x: Tensor, tail: int = 0) -> Coded:
         return coded(x, tail)
 
-    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
+    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor, arrivals: Tensor) -> None:
         project(codes, scales, down, gains)
 
 

@@ -126,8 +126,9 @@ class EightBitLinear(Linear):
         assert isinstance(self.weight, EightBitWeight)
         weight, weight_scales = self.weight.operands()
         if self._folded is not None:
-            weight = self._folded.codes
-            self._coder.project(codes, scales, self._folded.down, self._folded.gains)
+            folded = self._folded
+            weight = folded.codes
+            self._coder.project(codes, scales, folded.down, folded.gains, folded.arrivals)
         bias = None if self.bias is None else self.bias[columns]
         return multiplied(codes, scales, weight[columns], weight_scales[columns], bias, dtype)
 

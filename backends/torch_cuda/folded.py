@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import Adapter, LowRankDelta
-from backends.torch_cuda.codes import LARGEST, empty_codes
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, empty_codes
 
 MOST_REACH = 32.0
 """How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
@@ -50,6 +50,8 @@ class Folded(nn.Module):
     """[T, K] float16; of each rank the largest is 1."""
     gains: Tensor
     """[T] float32, what down @ codes is multiplied by to be codes."""
+    arrivals: Tensor
+    """[ARRIVALS] int32 zeros, with which a kernel counts."""
 
     def __init__(self, codes: Tensor, scales: Tensor, adapters: Sequence[Adapter]) -> None:
         super().__init__()
@@ -66,6 +68,7 @@ class Folded(nn.Module):
         self.register_buffer("codes", wide)
         self.register_buffer("down", down)
         self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
+        self.register_buffer("arrivals", torch.zeros(ARRIVALS, dtype=torch.int32, device=codes.device))
         self.weigh()
 
     @property

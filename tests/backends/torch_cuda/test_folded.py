@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.codes import LARGEST, coded, project
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, coded, project
 from backends.torch_cuda.eight_bit import EightBitLinear, EightBitWeight, computes_in_eight_bits
 from backends.torch_cuda.folded import MOST_COLUMNS
 from backends.torch_cuda.ops import TorchOps
@@ -235,14 +235,19 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @triton_only
 @eight_bits
-@pytest.mark.parametrize(("rows", "own", "tail"), [(1, 64, 16), (7, 80, 16), (37, 272, 48)])
+@pytest.mark.parametrize(
+    ("rows", "own", "tail"),
+    [(1, 64, 16), (7, 80, 16), (37, 272, 48), (129, 784, 64), (66, 1040, 96), (5, 528, MOST_COLUMNS)],
+)
 @pytest.mark.parametrize("gain", [0.1, 48.0], ids=["all fit", "too large"])
 def test_the_kernel_writes_the_same_codes(fused: Any, rows: int, own: int, tail: int, gain: float) -> None:
     codes, scales = (each.to(DEVICE) for each in coded(draw(1, rows, own), tail))
     down, gains = draw(tail, own, seed=1).half().to(DEVICE), gain * draw(tail, seed=2).to(DEVICE)
     wanted = codes.clone(), scales.clone()
     project(*wanted, down, gains)
-    fused.project(codes, scales, down, gains)
+    arrivals = torch.zeros(ARRIVALS, dtype=torch.int32, device=DEVICE)
+    fused.project(codes, scales, down, gains, arrivals)
+    assert not arrivals.any()
     assert torch.equal(scales, wanted[1])
     assert bool((scales > coded(draw(1, rows, own), tail)[1].to(DEVICE)).any()) == (gain > 1)
     same = codes.view(torch.uint8) == wanted[0].view(torch.uint8)
