@@ -21,7 +21,7 @@ SMALLEST_SCALE = 1e-12
 LARGEST_BEFORE_TAIL = LARGEST / 16
 """The largest code of an input with a tail, in which LoRAs make larger numbers of it."""
 
-ARRIVALS = 264
+ARRIVALS = 132
 """How many blocks of rows a kernel can count the parts of that are done."""
 
 Coded = tuple[Tensor, Tensor]
@@ -37,11 +37,7 @@ class Coder(Protocol):
         ...
 
     def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor, arrivals: Tensor) -> None:
-        """As `project`.
-
-        Args:
-            arrivals: [ARRIVALS] int32 zeros, which are zeros again afterwards; nothing else counts with them.
-        """
+        """As `project`; it may count with `arrivals`, [ARRIVALS] int32 zeros, and leaves zeros there."""
         ...
 
 

@@ -2,8 +2,8 @@
 
 Once in the engine, as a person waits for it, and once around the step alone. There a step with it stands
 between steps without, in the same seconds, because clocks drift by more than what is looked for. Files of two
-kinds are common: with one low-rank matrix for each of the model's, or with more, for queries, keys, values and
-MLP apart, whose ranks add up where the model multiplies with all of them at once.
+kinds are common: with one low-rank matrix for each of the model's, or with more, for queries, keys, values
+and MLP apart, whose ranks add up where the model multiplies with all of them at once.
 """
 
 from __future__ import annotations

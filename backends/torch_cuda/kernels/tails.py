@@ -18,30 +18,32 @@ _LARGEST = tl.constexpr(LARGEST)
 _BLOCK_ROWS = 64
 _PROGRAMS = 2 * ARRIVALS
 """How many keep a large GPU busy."""
-_LEAST_COLUMNS = 256
+_LEAST_COLUMNS = 512
 """That a program reads; less would not pay for adding its sums to the others'."""
-_FEW_RANKS = 64
-"""With more, tiles are smaller, so that they find room in any GPU's shared memory."""
+_MOST_PARTS = 8
+"""Of a block; reading their sums takes the last program longer than they save."""
+_COLUMNS = {16: 256, 32: 256, 64: 128, 128: 64, 256: 64}
+"""Of a tile, by ranks as a power of two: as many as any GPU's shared memory has room for, three times."""
 
 
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor, arrivals: Tensor) -> None:
     """`backends.torch_cuda.codes.project` of codes whose rows are evenly apart."""
     (tail, own), width, rows = down.shape, codes.stride(-2), scales.numel()
     blocks = triton.cdiv(rows, _BLOCK_ROWS)
-    parts = max(1, min(_PROGRAMS // blocks, own // _LEAST_COLUMNS))  # more than 1 of ARRIVALS blocks at most
+    # Where there are more than ARRIVALS blocks, each is one part and nothing is counted.
+    parts = max(1, min(_PROGRAMS // blocks, own // _LEAST_COLUMNS, _MOST_PARTS))
     ranks = max(16, triton.next_power_of_2(tail))
-    columns, stages = (128, 4) if ranks <= _FEW_RANKS else (64, 2)
     sums = torch.empty((parts, rows, ranks), dtype=torch.float32, device=codes.device)
     _project[(parts, blocks)](
         codes, scales, down, gains, sums, arrivals, rows, own, tail, width, parts,
-        _BLOCK_ROWS, columns, ranks, num_warps=4, num_stages=stages,
+        _BLOCK_ROWS, _COLUMNS[ranks], ranks, _MOST_PARTS, num_warps=4, num_stages=3,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_rows", "parts"])  # one compilation for all sizes of picture
 def _project(
     codes, scales, down, gains, partial, arrivals, num_rows, own, tail, width, parts,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr, MOST_PARTS: tl.constexpr,
 ):  # fmt: skip
     part = tl.program_id(0)
     block = tl.num_programs(1) - 1 - tl.program_id(1)  # the rows that were coded last are still in the cache
@@ -67,9 +69,9 @@ def _project(
         if tl.atomic_add(arrivals + block, 1, sem="acq_rel") == parts - 1:
             tl.store(arrivals + block, 0)
             sums = tl.zeros((ROWS, RANKS), tl.float32)
-            for other in range(parts):
+            for other in tl.static_range(MOST_PARTS):  # written out, so that no load waits for the one before
                 there = partial + other * num_rows * RANKS + places
-                sums += tl.load(there, is_row[:, None], 0.0, cache_modifier=".cg")
+                sums += tl.load(there, is_row[:, None] & (other < parts), 0.0, cache_modifier=".cg")
             _finish(codes, scales + rows, gains, sums, is_row, is_rank, own, COLUMNS)
 
 
