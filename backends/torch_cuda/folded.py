@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import Adapter, LowRankDelta
-from backends.torch_cuda.codes import ARRIVALS, LARGEST, empty_codes
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, empty_codes, in_two_parts
 
 MOST_REACH = 32.0
 """How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
@@ -47,7 +47,7 @@ class Folded(nn.Module):
     codes: Tensor
     """[N, K + T] float8_e4m3fn."""
     down: Tensor
-    """[T, K] float16; of each rank the largest is 1."""
+    """[2, T, K] float8_e4m3fn, the sum of two; of each rank the largest is LARGEST."""
     gains: Tensor
     """[T] float32, what down @ codes is multiplied by to be codes."""
     arrivals: Tensor
@@ -70,8 +70,8 @@ class Folded(nn.Module):
         wide[:, :own] = codes
         wide[:, own:] = 0.0
         wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)
-        down = torch.zeros((self.tail, own), dtype=torch.float16, device=codes.device)
-        down[:rank] = torch.cat(downs)
+        down = torch.zeros((2, self.tail, own), dtype=codes.dtype, device=codes.device)
+        down[:, :rank] = in_two_parts(torch.cat(downs))
         self.register_buffer("codes", wide)
         self.register_buffer("down", down)
         self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
@@ -81,7 +81,7 @@ class Folded(nn.Module):
     @property
     def own(self) -> Tensor:
         """The weight's own codes [N, K], where they lie now."""
-        return self.codes[:, : self.down.shape[1]]
+        return self.codes[:, : self.down.shape[2]]
 
     @torch.no_grad()
     def weigh(self) -> None:
@@ -129,8 +129,8 @@ def _columns(adapter: Adapter, scales: Tensor) -> Columns:
     up = torch.zeros((scales.shape[0], len(down)), dtype=torch.float32, device=scales.device)
     torch.div(delta.up, scales[first:last], out=up[first:last])
     up_peaks, down_peaks = up[first:last].abs().amax(0), down.abs().amax(1)
-    down = down / down_peaks.clamp_min(_TINY)[:, None]
-    gains = up_peaks * down_peaks / LARGEST
+    down = down / down_peaks.clamp_min(_TINY)[:, None] * LARGEST
+    gains = up_peaks * down_peaks / LARGEST**2
     reached = gains * torch.linalg.vector_norm(down, dim=1)
     spare = (1.0 / reached.clamp_min(_TINY)).clamp(1.0, LARGEST)
     up = up / up_peaks.clamp_min(_TINY) * (LARGEST / spare)

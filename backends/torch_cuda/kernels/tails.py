@@ -22,13 +22,13 @@ _LEAST_COLUMNS = 512
 """That a program reads; less would not pay for adding its sums to the others'."""
 _MOST_PARTS = 8
 """Of a block; reading their sums takes the last program longer than they save."""
-_COLUMNS = {16: 256, 32: 256, 64: 128, 128: 64, 256: 64}
+_COLUMNS = {16: 256, 32: 256, 64: 128, 128: 128, 256: 64}
 """Of a tile, by ranks as a power of two: as many as any GPU's shared memory has room for, three times."""
 
 
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor, arrivals: Tensor) -> None:
     """`backends.torch_cuda.codes.project` of codes whose rows are evenly apart."""
-    (tail, own), width, rows = down.shape, codes.stride(-2), scales.numel()
+    (_, tail, own), width, rows = down.shape, codes.stride(-2), scales.numel()
     blocks = triton.cdiv(rows, _BLOCK_ROWS)
     # Where there are more than ARRIVALS blocks, each is one part and nothing is counted.
     parts = max(1, min(_PROGRAMS // blocks, own // _LEAST_COLUMNS, _MOST_PARTS))
@@ -56,21 +56,21 @@ def _project(
     for start in range(part * span, tl.minimum(part * span + span, own), COLUMNS):
         is_col = start + cols < own
         x = tl.load(codes + (start + cols)[None, :], is_row[:, None] & is_col[None, :], 0.0)
-        a = tl.load(
-            down + ranks[None, :] * own + (start + cols)[:, None], is_rank[None, :] & is_col[:, None], 0.0
-        )
-        sums = tl.dot(x.to(a.dtype), a, sums)
+        places = ranks[None, :] * own + (start + cols)[:, None]
+        mask = is_rank[None, :] & is_col[:, None]
+        sums = tl.dot(x, tl.load(down + places, mask, 0.0), sums)
+        sums = tl.dot(x, tl.load(down + tail * own + places, mask, 0.0), sums)
     if parts == 1:
         _finish(codes, scales + rows, gains, sums, is_row, is_rank, own, COLUMNS)
     else:
-        places = rows[:, None] * RANKS + ranks[None, :]
-        tl.store(partial + part * num_rows * RANKS + places, sums, is_row[:, None])
+        cells = rows[:, None] * RANKS + ranks[None, :]
+        tl.store(partial + part * num_rows * RANKS + cells, sums, is_row[:, None])
         tl.debug_barrier()  # all of this program's sums are written before it says so
         if tl.atomic_add(arrivals + block, 1, sem="acq_rel") == parts - 1:
             tl.store(arrivals + block, 0)
             sums = tl.zeros((ROWS, RANKS), tl.float32)
             for other in tl.static_range(MOST_PARTS):  # written out, so that no load waits for the one before
-                there = partial + other * num_rows * RANKS + places
+                there = partial + other * num_rows * RANKS + cells
                 sums += tl.load(there, is_row[:, None] & (other < parts), 0.0, cache_modifier=".cg")
             _finish(codes, scales + rows, gains, sums, is_row, is_rank, own, COLUMNS)
 
