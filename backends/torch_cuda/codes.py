@@ -83,8 +83,8 @@ def empty_codes(shape: Sequence[int], tail: int, device: torch.device) -> Tensor
 def in_two_parts(x: Tensor) -> Tensor:
     """x [...] float32, up to LARGEST, as codes [2, ...] float8_e4m3fn; the second are what the first lack.
 
-    Their sum is as near to it as bfloat16 is. A GPU multiplies codes with codes as they lie; casting the input
-    to a wider kind takes it longer than a second product.
+    Their sum is as near to it as bfloat16 is. A GPU multiplies codes with codes as they lie; casting the
+    input to a wider kind takes it longer than a second product.
     """
     first = x.to(torch.float8_e4m3fn)
     return torch.stack((first, (x - first.float()).to(torch.float8_e4m3fn)))

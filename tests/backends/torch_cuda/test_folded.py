@@ -244,7 +244,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @eight_bits
 @pytest.mark.parametrize(
     ("rows", "own", "tail"),
-    [(1, 64, 16), (7, 80, 16), (37, 272, 48), (129, 784, 64), (66, 1040, 96), (5, 528, MOST_COLUMNS)],
+    [(1, 272, 16), (7, 80, 16), (37, 272, 48), (129, 784, 64), (66, 1040, 96), (5, 1040, MOST_COLUMNS)],
 )
 @pytest.mark.parametrize("gain", [0.1, 48.0], ids=["all fit", "too large"])
 def test_the_kernel_writes_the_same_codes(fused: Any, rows: int, own: int, tail: int, gain: float) -> None:
@@ -259,7 +259,7 @@ def test_the_kernel_writes_the_same_codes(fused: Any, rows: int, own: int, tail:
     assert bool((scales > coded(draw(1, rows, own), tail)[1].to(DEVICE)).any()) == (gain > 1)
     same = codes.view(torch.uint8) == wanted[0].view(torch.uint8)
     assert same[..., :own].all()
-    assert same.float().mean() > (0.99 if HAS_GPU else 0.999)  # sums in another order
+    assert same.float().mean() > (0.99 if HAS_GPU else 0.999)  # sums in another order, and in fewer bits
 
 
 @triton_only
