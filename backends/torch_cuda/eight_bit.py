@@ -8,6 +8,7 @@ later); elsewhere such weights are decoded, as any others (`packed.py`). LoRAs g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import Adapter
 from backends.torch_cuda.codes import Coded, Coder, PlainCoder, coded, multiplied
-from backends.torch_cuda.folded import MOST_COLUMNS, MOST_REACH, Folded, reach
+from backends.torch_cuda.folded import MOST_COLUMNS, MOST_REACH, Columns, Folded, columns_of
 from backends.torch_cuda.leaves import Linear, LinearMaker
 from backends.torch_cuda.packed import PackedWeight
 from flux_core.models.transformer import BLOCK_MATRIX
@@ -126,8 +127,9 @@ class EightBitLinear(Linear):
         assert isinstance(self.weight, EightBitWeight)
         weight, weight_scales = self.weight.operands()
         if self._folded is not None:
-            weight = self._folded.codes
-            self._coder.project(codes, scales, self._folded.down, self._folded.gains)
+            folded = self._folded
+            weight = folded.codes
+            self._coder.project(codes, scales, folded.down, folded.gains, folded.arrivals)
         bias = None if self.bias is None else self.bias[columns]
         return multiplied(codes, scales, weight[columns], weight_scales[columns], bias, dtype)
 
@@ -135,24 +137,32 @@ class EightBitLinear(Linear):
         if not isinstance(self.weight, EightBitWeight) or not self.weight.stays:
             return False
         with torch.inference_mode(False), torch.no_grad():  # so that a strength may be written in any mode
-            fitting = self._fitting(self.weight)
+            made = self._meet_new(self.weight)
+            fitting = self._fitting()
             before = () if self._folded is None else self._folded.adapters
             if fitting == before:
                 if self._folded is not None:
                     self._folded.weigh()
                 return False
             codes, scales = self.weight.operands()
-            self._folded = Folded(codes, scales, fitting) if fitting else None
+            self._folded = Folded(codes, scales, fitting, made) if fitting else None
             self.weight.lie_in(codes.contiguous() if self._folded is None else self._folded.own)
         return True
 
-    def _fitting(self, weight: EightBitWeight) -> tuple[Adapter, ...]:
+    def _meet_new(self, weight: EightBitWeight) -> dict[nn.Module, Columns]:
+        """The columns of adapters that came since the last time, which are asked for their reach once."""
+        scales, columns = weight.get_buffer("scale"), weight.shape[1]
+        new = [each for each in self.adapters if each not in self._reach]
+        made = {each: columns_of(each, scales, columns) for each in new}
+        fit = {each: parts for each, parts in made.items() if parts is not None}
+        found = torch.stack([parts.reach for parts in fit.values()]).tolist() if fit else []  # waits once
+        reached = dict(zip(fit, found, strict=True))
+        known = self._reach | {each: reached.get(each, math.inf) for each in new}
+        self._reach = {each: known[each] for each in self.adapters}
+        return fit
+
+    def _fitting(self) -> tuple[Adapter, ...]:
         """The adapters that go into the product, with the strengths that they have now."""
-        known, (_, columns) = self._reach, weight.shape
-        scales = weight.get_buffer("scale")
-        self._reach = {
-            each: known[each] if each in known else reach(each, scales, columns) for each in self.adapters
-        }
         fitting: list[Adapter] = []
         room = MOST_COLUMNS
         for each, reached in self._reach.items():

@@ -13,15 +13,14 @@ stays beside the product.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import Adapter, LowRankDelta
-from backends.torch_cuda.codes import LARGEST, empty_codes
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, empty_codes, in_two_parts
 
 MOST_REACH = 32.0
 """How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
@@ -37,7 +36,8 @@ class Folded(nn.Module):
     Args:
         codes: [N, K] float8_e4m3fn, the weight's own.
         scales: [N, 1] float32, of the weight.
-        adapters: That `reach` has found to fit; at least one.
+        adapters: Whose `Columns.reach` is found to fit; at least one.
+        made: The columns of those whose are known already.
 
     Attributes:
         adapters: As given.
@@ -47,31 +47,41 @@ class Folded(nn.Module):
     codes: Tensor
     """[N, K + T] float8_e4m3fn."""
     down: Tensor
-    """[T, K] float16; of each rank the largest is 1."""
+    """[2, T, K] float8_e4m3fn, the sum of two; of each rank the largest is LARGEST."""
     gains: Tensor
     """[T] float32, what down @ codes is multiplied by to be codes."""
+    arrivals: Tensor
+    """[ARRIVALS] int32 zeros, with which a kernel counts."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, adapters: Sequence[Adapter]) -> None:
+    def __init__(
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        adapters: Sequence[Adapter],
+        made: Mapping[nn.Module, Columns],
+    ) -> None:
         super().__init__()
         self.adapters = tuple(adapters)
-        ups, downs, self._gains = zip(*(_columns(each, scales) for each in adapters), strict=True)
+        found = [made.get(each) or _columns(each, scales) for each in adapters]
+        ups, downs, self._gains, _ = zip(*found, strict=True)
         (rows, own), rank = codes.shape, sum(map(len, downs))
         self.tail = -(-rank // _MULTIPLE) * _MULTIPLE
         wide = empty_codes((rows, own), self.tail, codes.device)
         wide[:, :own] = codes
         wide[:, own:] = 0.0
         wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)
-        down = torch.zeros((self.tail, own), dtype=torch.float16, device=codes.device)
-        down[:rank] = torch.cat(downs)
+        down = torch.zeros((2, self.tail, own), dtype=codes.dtype, device=codes.device)
+        down[:, :rank] = in_two_parts(torch.cat(downs))
         self.register_buffer("codes", wide)
         self.register_buffer("down", down)
         self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
+        self.register_buffer("arrivals", torch.zeros(ARRIVALS, dtype=torch.int32, device=codes.device))
         self.weigh()
 
     @property
     def own(self) -> Tensor:
         """The weight's own codes [N, K], where they lie now."""
-        return self.codes[:, : self.down.shape[1]]
+        return self.codes[:, : self.down.shape[2]]
 
     @torch.no_grad()
     def weigh(self) -> None:
@@ -82,8 +92,24 @@ class Folded(nn.Module):
             start += len(gains)
 
 
-def reach(adapter: nn.Module, scales: Tensor, columns: int) -> float:
-    """The longest row of gains * down with strength 1; infinite where an adapter is no plain low-rank matrix.
+class Columns(NamedTuple):
+    """One LoRA in the units of a weight's codes.
+
+    Attributes:
+        up: [N, r] float32.
+        down: [r, K] float32.
+        gains: [r] float32.
+        reach: [] float32, the longest row of gains * down with strength 1.
+    """
+
+    up: Tensor
+    down: Tensor
+    gains: Tensor
+    reach: Tensor
+
+
+def columns_of(adapter: nn.Module, scales: Tensor, columns: int) -> Columns | None:
+    """What a LoRA adds to a product's columns; None of an adapter that is no plain low-rank matrix.
 
     Args:
         adapter: Of a linear leaf.
@@ -91,31 +117,21 @@ def reach(adapter: nn.Module, scales: Tensor, columns: int) -> float:
         columns: K of the weight.
     """
     if not isinstance(adapter, Adapter) or not isinstance(adapter.delta, LowRankDelta):
-        return math.inf
+        return None
     if adapter.gain is not None or adapter.bias is not None or adapter.columns != columns:
-        return math.inf
-    parts = _columns(adapter, scales)
-    found = float((parts.gains * torch.linalg.vector_norm(parts.down, dim=1)).max())
-    return found if math.isfinite(found) else math.inf
+        return None
+    return _columns(adapter, scales)
 
 
-class _Columns(NamedTuple):
-    """One LoRA in the units of a weight's codes: up [N, r], down [r, K] and gains [r], float32."""
-
-    up: Tensor
-    down: Tensor
-    gains: Tensor
-
-
-def _columns(adapter: Adapter, scales: Tensor) -> _Columns:
+def _columns(adapter: Adapter, scales: Tensor) -> Columns:
     delta, (first, last) = adapter.delta, adapter.rows
     down = delta.down.float()
     up = torch.zeros((scales.shape[0], len(down)), dtype=torch.float32, device=scales.device)
-    up[first:last] = delta.up.float() / scales[first:last]
-    up_peaks, down_peaks = up.abs().amax(0), down.abs().amax(1)
-    up = up / up_peaks.clamp_min(_TINY) * LARGEST
-    down = down / down_peaks.clamp_min(_TINY)[:, None]
-    gains = up_peaks * down_peaks / LARGEST
+    torch.div(delta.up, scales[first:last], out=up[first:last])
+    up_peaks, down_peaks = up[first:last].abs().amax(0), down.abs().amax(1)
+    down = down / down_peaks.clamp_min(_TINY)[:, None] * LARGEST
+    gains = up_peaks * down_peaks / LARGEST**2
     reached = gains * torch.linalg.vector_norm(down, dim=1)
     spare = (1.0 / reached.clamp_min(_TINY)).clamp(1.0, LARGEST)
-    return _Columns(up / spare, down, gains * spare)
+    up = up / up_peaks.clamp_min(_TINY) * (LARGEST / spare)
+    return Columns(up, down, gains * spare, (reached * spare).max())

@@ -53,8 +53,8 @@ class FusedOps(FusedImageOps):
         assert rows.scales is not None
         return rows.codes, rows.scales
 
-    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
-        project(codes, scales, down, gains)
+    def project(self, codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor, arrivals: Tensor) -> None:
+        project(codes, scales, down, gains, arrivals)
 
     def modulated_norm(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         if not _is_plain_call(x):

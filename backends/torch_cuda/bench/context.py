@@ -46,10 +46,10 @@ class Bench:
         """A folder of models with one in it; written at the first call."""
         return write_model(self.base, self.sizes.spec)
 
-    def lora(self, rank: int) -> str:
+    def lora(self, rank: int, is_whole: bool = False) -> str:
         """The name of a LoRA on every matrix of the blocks, beside the models; written at the first call."""
-        name = f"every-matrix-{rank}"
-        write_lora(self.base / "loras" / f"{name}.safetensors", self.sizes.spec, rank)
+        name = f"every-matrix-{rank}{'-whole' if is_whole else ''}"
+        write_lora(self.base / "loras" / f"{name}.safetensors", self.sizes.spec, rank, is_whole)
         return name
 
 

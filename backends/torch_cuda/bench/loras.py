@@ -1,7 +1,9 @@
 """A LoRA on every matrix: how long hanging it on and another strength take, and what it costs a step.
 
 Once in the engine, as a person waits for it, and once around the step alone. There a step with it stands
-between steps without, in the same seconds, because clocks drift by more than what is looked for.
+between steps without, in the same seconds, because clocks drift by more than what is looked for. Files of two
+kinds are common: with one low-rank matrix for each of the model's, or with more, for queries, keys, values
+and MLP apart, whose ranks add up where the model multiplies with all of them at once.
 """
 
 from __future__ import annotations
@@ -56,13 +58,15 @@ def _steps(bench: Bench, precision: Precision) -> None:
     adapters = walked.backend.adapters(walked.leaves, precision)
     with walked.backend.session():
         for rank in bench.sizes.lora_ranks:
-            _rank(bench, walked, adapters, rank, f"rank {rank}, {name}")
+            _steps_with(bench, walked, adapters, bench.lora(rank), f"rank {rank}, {name}")
+            whole = bench.lora(rank, is_whole=True)
+            _steps_with(bench, walked, adapters, whole, f"rank {rank}, one a matrix, {name}")
 
 
-def _rank(bench: Bench, walked: Walked, adapters: Adapters, rank: int, what: str) -> None:
+def _steps_with(bench: Bench, walked: Walked, adapters: Adapters, lora: str, what: str) -> None:
     backend, model, arguments, _ = walked
     step = backend.graphs.ready(model.modulated)
-    use, dirs = LoraUse(name=bench.lora(rank)), (bench.base,)
+    use, dirs = LoraUse(name=lora), (bench.base,)
     seconds: dict[str, list[float]] = {}
 
     def took(name: str, call: Callable[[], Any]) -> None:

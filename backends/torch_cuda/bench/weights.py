@@ -23,7 +23,7 @@ from flux_core.conditioning.tokenize import CLIP_BEGIN, CLIP_END, T5_END, T5_PAD
 from flux_core.models.autoencoder import Decoder, Encoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder
-from flux_core.models.transformer import Transformer
+from flux_core.models.transformer import BLOCK_MATRIX, Transformer
 from flux_core.sampling import preview
 from flux_core.weights.expected import Build, expected_shapes
 from flux_core.weights.tensors import RawTensor, TensorInfo
@@ -70,13 +70,41 @@ def model_shapes(spec: ModelSpec) -> dict[str, Shapes]:
     }
 
 
-def write_lora(path: Path, spec: ModelSpec, rank: int, seed: int = 1) -> Path:
-    """A LoRA in diffusers' names for every matrix of every block, unless it is there.
+def write_lora(path: Path, spec: ModelSpec, rank: int, is_whole: bool = False, seed: int = 1) -> Path:
+    """A LoRA for every matrix of every block, unless it is there.
 
-    Queries, keys, values and the MLP of a single block have one each, so that leaves carry up to four.
+    Args:
+        path: Of the file.
+        spec: The model.
+        rank: Of each low-rank matrix.
+        is_whole: One for each of the model's matrices, as in BFL's files; else one each for queries, keys,
+            values and the MLP of a single block, as in diffusers', so that leaves carry up to four.
+        seed: Of the values.
     """
     if path.is_file():
         return path
+    sides = _whole_matrices(spec) if is_whole else _split_matrices(spec)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (out_dim, in_dim) in sides.items():
+        shapes[f"{name}.lora_A.weight"] = rank, in_dim
+        shapes[f"{name}.lora_B.weight"] = out_dim, rank
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, shapes, _pool(seed))
+    return path
+
+
+def _whole_matrices(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The matrices of the blocks [out, in] by BFL's names."""
+    shapes = model_shapes(spec)[spec.files.transformer]
+    return {
+        name.removesuffix(".weight"): shape
+        for name, shape in shapes.items()
+        if BLOCK_MATRIX.search(name) and name.endswith(".weight")
+    }
+
+
+def _split_matrices(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The same by diffusers' names, where queries, keys, values and MLPs are apart."""
     dim, mlp = spec.transformer.hidden_size, spec.transformer.mlp_hidden
     heads, added = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
     double = {f"attn.{name}": (dim, dim) for name in (*heads, *added, "to_out.0", "to_add_out")}
@@ -86,14 +114,11 @@ def write_lora(path: Path, spec: ModelSpec, rank: int, seed: int = 1) -> Path:
     single |= {"proj_mlp": (mlp, dim), "proj_out": (dim, dim + mlp)}
     blocks = [("transformer_blocks", spec.transformer.depth, double)]
     blocks += [("single_transformer_blocks", spec.transformer.depth_single, single)]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, depth, layers in blocks:
-        for i, (layer, (out_dim, in_dim)) in product(range(depth), layers.items()):
-            shapes[f"transformer.{name}.{i}.{layer}.lora_A.weight"] = rank, in_dim
-            shapes[f"transformer.{name}.{i}.{layer}.lora_B.weight"] = out_dim, rank
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, shapes, _pool(seed))
-    return path
+    return {
+        f"transformer.{name}.{i}.{layer}": shape
+        for name, depth, layers in blocks
+        for i, (layer, shape) in product(range(depth), layers.items())
+    }
 
 
 def write_file(path: Path, shapes: Shapes, pool: NDArray[np.uint16]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.codes import LARGEST, coded, project
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, coded, in_two_parts, project
 from backends.torch_cuda.eight_bit import EightBitLinear, EightBitWeight, computes_in_eight_bits
 from backends.torch_cuda.folded import MOST_COLUMNS
 from backends.torch_cuda.ops import TorchOps
@@ -206,14 +206,21 @@ def test_an_input_with_columns_behind_it_has_the_same_values_in_smaller_codes() 
     assert share(codes[:, :IN].float() * scales, alone[0].float() * alone[1]) < 1e-4
 
 
+def test_two_parts_of_codes_are_as_near_as_bfloat16() -> None:
+    x = LARGEST * draw(16, IN).clamp(-4, 4) / 4
+    parts = in_two_parts(x)
+    assert parts.dtype is torch.float8_e4m3fn
+    assert share(parts.float().sum(0), x) <= share(x.bfloat16().float(), x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_whose_columns_would_not_fit_becomes_smaller_as_a_whole(dtype: torch.dtype) -> None:
-    x, down, gains = draw(7, IN), draw(16, IN).half(), torch.full((16,), 0.1)
-    x[2] = down[3].float()  # as far along one rank as a row can be
+    x, down, gains = draw(7, IN), draw(16, IN), torch.full((16,), 0.1)
+    x[2] = down[3]  # as far along one rank as a row can be
     codes, scales = coded(x.to(dtype), 16)
     alone = codes[:, :IN].clone(), scales.clone()
     gains[3] = 24.0
-    project(codes, scales, down, gains)
+    project(codes, scales, in_two_parts(down), gains)
     shrink = alone[1] / scales
     assert shrink[2] < 1
     assert shrink.min() >= 2**-8
@@ -221,7 +228,7 @@ def test_a_row_whose_columns_would_not_fit_becomes_smaller_as_a_whole(dtype: tor
     assert (codes.float().abs() <= LARGEST).all()
     values = alone[0].float() * alone[1]
     assert share(codes[:, :IN].float() * scales, values) < 1e-3
-    assert share(codes[:, IN:].float() * scales, values @ down.float().T * gains) < 0.03
+    assert share(codes[:, IN:].float() * scales, values @ down.T * gains) < 0.03
 
 
 @pytest.fixture
@@ -235,19 +242,24 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @triton_only
 @eight_bits
-@pytest.mark.parametrize(("rows", "own", "tail"), [(1, 64, 16), (7, 80, 16), (37, 272, 48)])
+@pytest.mark.parametrize(
+    ("rows", "own", "tail"),
+    [(1, 272, 16), (7, 80, 16), (37, 272, 48), (129, 784, 64), (66, 1040, 96), (5, 1040, MOST_COLUMNS)],
+)
 @pytest.mark.parametrize("gain", [0.1, 48.0], ids=["all fit", "too large"])
 def test_the_kernel_writes_the_same_codes(fused: Any, rows: int, own: int, tail: int, gain: float) -> None:
     codes, scales = (each.to(DEVICE) for each in coded(draw(1, rows, own), tail))
-    down, gains = draw(tail, own, seed=1).half().to(DEVICE), gain * draw(tail, seed=2).to(DEVICE)
+    down, gains = in_two_parts(draw(tail, own, seed=1)).to(DEVICE), gain * draw(tail, seed=2).to(DEVICE)
     wanted = codes.clone(), scales.clone()
     project(*wanted, down, gains)
-    fused.project(codes, scales, down, gains)
+    arrivals = torch.zeros(ARRIVALS, dtype=torch.int32, device=DEVICE)
+    fused.project(codes, scales, down, gains, arrivals)
+    assert not arrivals.any()
     assert torch.equal(scales, wanted[1])
     assert bool((scales > coded(draw(1, rows, own), tail)[1].to(DEVICE)).any()) == (gain > 1)
     same = codes.view(torch.uint8) == wanted[0].view(torch.uint8)
     assert same[..., :own].all()
-    assert same.float().mean() > (0.99 if HAS_GPU else 0.999)  # sums in another order
+    assert same.float().mean() > (0.99 if HAS_GPU else 0.999)  # sums in another order, and in fewer bits
 
 
 @triton_only
