@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backends.torch_cuda.leaves import Linear
 from backends.torch_cuda.ops import TorchOps
 from flux_core.ops import HeadStream
 
@@ -77,14 +78,26 @@ class ProcessorOps(TorchOps):
         linear2: Any,
         attend: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        if not _is_plain(x):
+        cut = _bare(linear1), _bare(linear2)
+        if not _is_plain(x) or None in cut:
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
+        (weight1, bias1), (weight2, bias2) = cut
         dim = x.shape[2]
-        h = linear1(self.modulated_norm(x, shift, scale, eps))  # [B, L, 3*D + N]
-        joined = h.new_empty(*h.shape[:2], h.shape[2] - 2 * dim)  # [B, L, D + N]
-        joined[..., :dim] = attend(h[..., : 3 * dim])
-        _gelu(h[..., 3 * dim :], joined[..., dim:])
-        return linear2(joined)
+        h = self.modulated_norm(x, shift, scale, eps)
+        attn = attend(functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim]))
+        mlp = _product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :])
+        out = functional.linear(mlp, weight2[:, dim:], bias2)
+        out.flatten(0, 1).addmm_(attn.flatten(0, 1), weight2[:, :dim].t())
+        return out
+
+    def gated_mlp(
+        self, x: Tensor, gate: Tensor, y: Tensor, shift: Tensor, scale: Tensor, eps: float, up: Any, down: Any
+    ) -> tuple[Tensor, Tensor]:
+        bare = _bare(up)
+        if bare is None or not _is_plain(x):
+            return super().gated_mlp(x, gate, y, shift, scale, eps, up, down)
+        x = self.gated_add(x, gate, y)
+        return x, down(_product_then_gelu(self.modulated_norm(x, shift, scale, eps), *bare))
 
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
@@ -149,3 +162,15 @@ def _normed(qk: Tensor, stream: HeadStream, out: Tensor) -> None:
     square = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).square_()
     torch.mul(qk, gains[:, None], out=out)
     out.mul_(square.div_(qk.shape[-1]).add_(stream.q_norm.eps).rsqrt_())
+
+
+def _bare(linear: Any) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a leaf that is nothing more; None of any other."""
+    if not isinstance(linear, Linear) or linear.adapters or linear.bias is None:
+        return None
+    return linear.weight_in(torch.float32), linear.bias
+
+
+def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu_tanh(x @ weight^T + bias), with the GELU where the product leaves its registers."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
