@@ -25,7 +25,7 @@ _GELU_SLOPE = math.sqrt(8 / math.pi)
 _GELU_CURVE = 0.044715 * _GELU_SLOPE
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether this torch multiplies with oneDNN, which not every one does, and gives its fused products a name."""
+"""Whether this torch multiplies with oneDNN, which not every build does, and names its fused products."""
 
 _CACHED_VALUES = 2**17  # half a megabyte, which threads share
 
