@@ -160,11 +160,12 @@ def _is_plain(x: Tensor) -> bool:
 
 def _gelu(x: Tensor, out: Tensor) -> Tensor:
     """gelu_tanh as x sigmoid(2 u), which is the same: torch's sigmoid takes a third of its tanh's time."""
+    slope = x.new_full((), _GELU_SLOPE)
     rows, axis = max(_CACHED_VALUES // x.shape[-1], 1), max(x.ndim - 2, 0)
-    # Six passes over what stays in a processor's cache meanwhile; over all of it each would fetch it anew.
+    # Five passes over what stays in a processor's cache meanwhile; over all of it each would fetch it anew.
     for some, there in zip(x.split(rows, axis), out.split(rows, axis), strict=True):
         torch.mul(some, some, out=there)
-        there.mul_(_GELU_CURVE).add_(_GELU_SLOPE).mul_(some).sigmoid_().mul_(some)
+        torch.add(slope, there, alpha=_GELU_CURVE, out=there).mul_(some).sigmoid_().mul_(some)
     return out
 
 
