@@ -1,8 +1,8 @@
 """How long a step and a picture take on the processor, beside diffusers on the very same weights.
 
-Both engines live in one process and take turns, so whatever else the machine does slows both; a ratio is the
-median over the pairs of one turn. `memory` is a process of one engine alone that paints one picture. Every
-picture has words that neither has encoded before, and both must paint the same one.
+Both engines live in one process and take turns (bench_turns.py). `memory` is a process of one engine alone
+that paints one picture. Every picture has words that neither has encoded before, and both must paint the
+same one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +24,7 @@ import torch
 from backends.torch_cuda import diffusers_peer
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench_load import forget_peak, peak_bytes
+from backends.torch_cuda.bench_turns import OURS, THEIRS, Pair, Turns
 from backends.torch_cuda.engine import create
 from flux_core import catalog, machine
 from flux_core.conditioning.packing import pack, position_ids, rotary_table
@@ -34,38 +34,11 @@ from flux_core.request import Precision, Task, build_request
 from flux_core.sampling.noise import seeded_noise
 from flux_core.weights.components import load_transformer
 
-OURS, THEIRS = "flowbrush", "diffusers"
 _SEED = 7
 _PROMPT = "a red apple on a blue background, picture {}"
 
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Seconds of the same thing, several times."""
-
-    min_s: float
-    median_s: float
-    max_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One thing that both did in turn.
-
-    Attributes:
-        what: Of which kind, and how large.
-        ratio: Ours to theirs, the median over the turns; None without diffusers.
-        ratio_low, ratio_high: The middle half of the turns' ratios lies between them.
-        largest_difference: Of any value (0 to 255) of the two first pictures; None where nothing is painted.
-    """
-
-    what: str
-    ours: Spread
-    theirs: Spread | None
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
-    largest_difference: int | None = None
+Watcher = Callable[[str, str, float], None]
+"""Told what is measured, how far that is, and how much of everything is done, in [0, 1]."""
 
 
 class Ours:
@@ -159,21 +132,43 @@ def measure(
     model: str,
     models_dirs: tuple[Path, ...],
     sides_px: list[int],
-    step_counts: list[int],
-    repeats: int,
+    pictures: list[tuple[int, int]],
+    seconds: float,
     has_peer: bool = True,
+    tell: Watcher = lambda what, detail, done: None,
 ) -> list[Pair]:
-    """Steps and pictures of every size; `repeats` turns of a picture, four times as many of a step."""
+    """Steps of every size and pictures, each for about `seconds`, but FEWEST_TURNS at least.
+
+    Args:
+        model: Its id.
+        models_dirs: Where it is.
+        sides_px: Of the steps.
+        pictures: Side in pixels and number of steps of each.
+        seconds: For each of them.
+        has_peer: Whether diffusers is there.
+        tell: Called before each turn.
+    """
+    tell("Loading", "", 0.0)
     ours = Ours(model, models_dirs)
+    things = [("step", side_px, 0) for side_px in sides_px] + [("picture", *picture) for picture in pictures]
     found: list[Pair] = []
+    warm: set[tuple[str, int]] = set()
     with torch.inference_mode():
         theirs = Theirs(ours) if has_peer else None
-        for side_px in sides_px:
+        for place, (kind, side_px, num_steps) in enumerate(things):
             size = f"{side_px}x{side_px}"
+            what = f"step {size}" if kind == "step" else f"picture {size}, {num_steps} steps"
+
+            def watch(detail: str, done: float, what: str = what, place: int = place) -> None:
+                tell(what.capitalize(), detail, (place + done) / len(things))
+
+            turns = Turns(seconds, (kind, side_px) not in warm, watch)
             found.append(
-                _pair(f"step {size}", ours.step(side_px), theirs and theirs.step(side_px), 4 * repeats)
+                turns.pair(what, ours.step(side_px), theirs and theirs.step(side_px))
+                if kind == "step"
+                else _pictures(what, turns, ours, theirs, side_px, num_steps)
             )
-            found += [_pictures(ours, theirs, side_px, count, repeats) for count in step_counts]
+            warm.add((kind, side_px))
     return found
 
 
@@ -189,56 +184,26 @@ def memory(who: str, model: str, models_dirs: tuple[Path, ...], side_px: int, nu
     return peak_bytes()
 
 
-def _pictures(ours: Ours, theirs: Theirs | None, side_px: int, num_steps: int, repeats: int) -> Pair:
-    made: dict[str, list[np.ndarray]] = {OURS: [], THEIRS: []}
+def _pictures(
+    what: str, turns: Turns, ours: Ours, theirs: Theirs | None, side_px: int, num_steps: int
+) -> Pair:
+    """Every picture of other words; the first two are compared."""
+    firsts: dict[str, np.ndarray] = {}
 
     def painter(name: str, paint: Callable[[int, int, str], np.ndarray]) -> Callable[[], None]:
+        numbers = count()
+
         def next_one() -> None:
-            pictures = made[name]
-            pictures.append(
-                paint(side_px, num_steps, _PROMPT.format(f"{side_px} {num_steps} {len(pictures)}"))
-            )
+            picture = paint(side_px, num_steps, _PROMPT.format(f"{side_px} {num_steps} {next(numbers)}"))
+            firsts.setdefault(name, picture)
 
         return next_one
 
-    pair = _pair(
-        f"picture {side_px}x{side_px}, {num_steps} steps",
-        painter(OURS, ours.paint),
-        painter(THEIRS, theirs.paint) if theirs else None,
-        repeats,
-    )
+    pair = turns.pair(what, painter(OURS, ours.paint), painter(THEIRS, theirs.paint) if theirs else None)
     if theirs is None:
         return pair
-    first, peers = made[OURS][0].astype(int), made[THEIRS][0].astype(int)
-    return replace(pair, largest_difference=int(np.abs(first - peers).max()))
-
-
-def _pair(what: str, ours: Callable[[], Any], theirs: Callable[[], Any] | None, turns: int) -> Pair:
-    """Both once to warm up, then in turn; who goes first alternates."""
-    runs = {OURS: ours} if theirs is None else {OURS: ours, THEIRS: theirs}
-    took: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for turn in range(turns):
-        for name in list(runs) if turn % 2 == 0 else reversed(runs):
-            started = time.perf_counter()
-            runs[name]()
-            took[name].append(time.perf_counter() - started)
-    return pair_of(what, took[OURS], took.get(THEIRS))
-
-
-def pair_of(what: str, ours_s: list[float], theirs_s: list[float] | None) -> Pair:
-    """The figures of the turns, in their order."""
-    if theirs_s is None:
-        return Pair(what, _spread(ours_s), None, None, None, None)
-    ratios = sorted(a / b for a, b in zip(ours_s, theirs_s, strict=True))
-    quarter = (len(ratios) - 1) // 4
-    low, high = ratios[quarter], ratios[-1 - quarter]
-    return Pair(what, _spread(ours_s), _spread(theirs_s), statistics.median(ratios), low, high)
-
-
-def _spread(seconds: list[float]) -> Spread:
-    return Spread(min(seconds), statistics.median(seconds), max(seconds))
+    difference = np.abs(firsts[OURS].astype(int) - firsts[THEIRS].astype(int)).max()
+    return replace(pair, largest_difference=int(difference))
 
 
 def _noise(ours: Ours, side_px: int) -> torch.Tensor:
@@ -261,17 +226,19 @@ def main() -> None:
     )
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--models", type=Path, action="append", required=True)
-    parser.add_argument("--side", type=int, action="append", required=True, help="in pixels")
-    parser.add_argument("--steps", type=int, action="append", required=True)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--side", type=int, action="append", default=[], help="of steps, in pixels")
+    parser.add_argument(
+        "--picture", type=int, nargs=2, action="append", required=True, help="side in pixels, and steps"
+    )
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each step and picture")
     options = parser.parse_args()
     models_dirs = tuple(options.models)
+    pictures: list[tuple[int, int]] = [tuple(picture) for picture in options.picture]
     if options.what == "memory":
-        peak = memory(options.who, options.model, models_dirs, options.side[0], options.steps[0])
-        found: dict[str, Any] = {"peak_bytes": peak}
+        found: dict[str, Any] = {"peak_bytes": memory(options.who, options.model, models_dirs, *pictures[0])}
     else:
         pairs = measure(
-            options.model, models_dirs, options.side, options.steps, options.repeats, options.who == THEIRS
+            options.model, models_dirs, options.side, pictures, options.seconds, options.who == THEIRS, _tell
         )
         found = {
             "threads": torch.get_num_threads(),
@@ -279,7 +246,17 @@ def main() -> None:
             "processor": machine.processor_name(),
             "pairs": [asdict(pair) for pair in pairs],
         }
-    sys.stdout.write(json.dumps(found) + "\n")
+    _write({"found": found})
+
+
+def _tell(what: str, detail: str, done: float) -> None:
+    _write({"what": what, "detail": detail, "done": done})
+
+
+def _write(line: dict[str, Any]) -> None:
+    """Progress is an object a line, and so is what was found, in the end."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backends.torch_cuda.leaves import Linear
 from backends.torch_cuda.ops import TorchOps
 from flux_core.ops import HeadStream
 
 _GELU_SLOPE = math.sqrt(8 / math.pi)
 _GELU_CURVE = 0.044715 * _GELU_SLOPE
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this torch multiplies with oneDNN, which not every build does, and names its fused products."""
 
 _CACHED_VALUES = 2**17  # half a megabyte, which threads share
 
@@ -49,6 +53,14 @@ class ProcessorOps(TorchOps):
             return super().norm_silu(x, norm)
         return functional.silu(norm(x), inplace=True)
 
+    def res_block(
+        self, x: Tensor, norm1: Any, conv1: Any, norm2: Any, conv2: Any, shortcut: Any | None
+    ) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().res_block(x, norm1, conv1, norm2, conv2, shortcut)
+        h = conv2(self.norm_silu(conv1(self.norm_silu(x, norm1)), norm2))
+        return h.add_(x if shortcut is None else shortcut(x))
+
     def upsample_conv(self, x: Tensor, conv: Any) -> Tensor:
         """Four 2x2 convolutions of the small picture, one for each place in a doubled pixel.
 
@@ -67,6 +79,15 @@ class ProcessorOps(TorchOps):
                 out[:, :, i, :, j] = y[:, :, i : i + height, j : j + width].permute(0, 2, 3, 1)
         return out.reshape(batch, 2 * height, 2 * width, -1)
 
+    def gated_mlp(
+        self, x: Tensor, gate: Tensor, y: Tensor, shift: Tensor, scale: Tensor, eps: float, up: Any, down: Any
+    ) -> tuple[Tensor, Tensor]:
+        bare = _bare(up)
+        if bare is None or not _is_plain(x):
+            return super().gated_mlp(x, gate, y, shift, scale, eps, up, down)
+        x = self.gated_add(x, gate, y)
+        return x, down(_product_then_gelu(self.modulated_norm(x, shift, scale, eps), *bare))
+
     def parallel_mlp(
         self,
         x: Tensor,
@@ -80,11 +101,21 @@ class ProcessorOps(TorchOps):
         if not _is_plain(x):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
         dim = x.shape[2]
-        h = linear1(self.modulated_norm(x, shift, scale, eps))  # [B, L, 3*D + N]
-        joined = h.new_empty(*h.shape[:2], h.shape[2] - 2 * dim)  # [B, L, D + N]
-        joined[..., :dim] = attend(h[..., : 3 * dim])
-        _gelu(h[..., 3 * dim :], joined[..., dim:])
-        return linear2(joined)
+        h = self.modulated_norm(x, shift, scale, eps)
+        bare1, bare2 = _bare(linear1), _bare(linear2)
+        if bare1 is None or bare2 is None:
+            h = linear1(h)  # [B, L, 3*D + N]
+            joined = h.new_empty(*h.shape[:2], h.shape[2] - 2 * dim)  # [B, L, D + N]
+            joined[..., :dim] = attend(h[..., : 3 * dim])
+            _gelu(h[..., 3 * dim :], joined[..., dim:])
+            return linear2(joined)
+        # With weights cut in two nothing is joined, and GELU is no pass of its own.
+        (weight1, bias1), (weight2, bias2) = bare1, bare2
+        attn = attend(functional.linear(h, weight1[: 3 * dim], bias1[: 3 * dim]))
+        mlp = _product_then_gelu(h, weight1[3 * dim :], bias1[3 * dim :])
+        out = functional.linear(mlp, weight2[:, dim:], bias2)
+        out.flatten(0, 1).addmm_(attn.flatten(0, 1), weight2[:, :dim].t())
+        return out
 
     def joint_heads(
         self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor
@@ -129,11 +160,12 @@ def _is_plain(x: Tensor) -> bool:
 
 def _gelu(x: Tensor, out: Tensor) -> Tensor:
     """gelu_tanh as x sigmoid(2 u), which is the same: torch's sigmoid takes a third of its tanh's time."""
+    slope = x.new_full((), _GELU_SLOPE)
     rows, axis = max(_CACHED_VALUES // x.shape[-1], 1), max(x.ndim - 2, 0)
-    # Six passes over what stays in a processor's cache meanwhile; over all of it each would fetch it anew.
+    # Five passes over what stays in a processor's cache meanwhile; over all of it each would fetch it anew.
     for some, there in zip(x.split(rows, axis), out.split(rows, axis), strict=True):
         torch.mul(some, some, out=there)
-        there.mul_(_GELU_CURVE).add_(_GELU_SLOPE).mul_(some).sigmoid_().mul_(some)
+        torch.add(slope, there, alpha=_GELU_CURVE, out=there).mul_(some).sigmoid_().mul_(some)
     return out
 
 
@@ -149,3 +181,18 @@ def _normed(qk: Tensor, stream: HeadStream, out: Tensor) -> None:
     square = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).square_()
     torch.mul(qk, gains[:, None], out=out)
     out.mul_(square.div_(qk.shape[-1]).add_(stream.q_norm.eps).rsqrt_())
+
+
+def _bare(linear: Any) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a leaf that is nothing more; None of any other."""
+    if type(linear) is not Linear or linear.adapters or linear.bias is None:
+        return None
+    return linear.weight_in(torch.float32), linear.bias
+
+
+def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu_tanh(x @ weight^T + bias); oneDNN applies the GELU where the product leaves its registers."""
+    if not HAS_ONEDNN:
+        y = functional.linear(x, weight, bias)
+        return _gelu(y, torch.empty_like(y))
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")

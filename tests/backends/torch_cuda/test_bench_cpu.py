@@ -1,4 +1,4 @@
-"""The arithmetic of turns, and that both engines are really given the same."""
+"""Both engines are really given the same."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ import pytest
 import torch
 
 from backends.torch_cuda import bench_cpu
-from backends.torch_cuda.bench_cpu import Ours, Theirs, pair_of
+from backends.torch_cuda.bench_cpu import Ours, Theirs
 
 MODELS = (Path(__file__).parents[3] / "resources" / "models",)
-
-
-def test_a_ratio_is_the_median_over_the_turns_and_a_slow_machine_slows_both():
-    pair = pair_of("step", [1.0, 8.0, 1.0, 1.0, 3.0], [2.0, 16.0, 1.0, 2.0, 2.0])
-    assert (pair.ours.min_s, pair.ours.median_s, pair.ours.max_s) == (1.0, 1.0, 8.0)
-    assert (pair.ratio_low, pair.ratio, pair.ratio_high) == (0.5, 0.5, 1.0)
-
-
-def test_without_a_peer_there_is_no_ratio():
-    pair = pair_of("step", [1.0, 2.0], None)
-    assert (pair.theirs, pair.ratio) == (None, None)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +33,22 @@ def test_both_paint_the_same_picture(both):
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_who_goes_first_alternates():
-    order: list[str] = []
-    bench_cpu._pair("x", lambda: order.append("ours"), lambda: order.append("theirs"), 3)
-    assert order == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+def test_every_figure_says_what_it_is_of_and_every_picture_is_compared():
+    told: list[tuple[str, float]] = []
+    found = bench_cpu.measure(
+        "tiny",
+        MODELS,
+        [64],
+        [(64, 1), (64, 2)],
+        0.0,
+        tell=lambda what, detail, done: told.append((what, done)),
+    )
+    assert [pair.what for pair in found] == ["step 64x64", "picture 64x64, 1 steps", "picture 64x64, 2 steps"]
+    assert found[0].largest_difference is None
+    assert all(pair.largest_difference in (0, 1) for pair in found[1:])
+    assert all(pair.cpu.ours.min_s > 0 for pair in found)
+    assert [done for _, done in told] == sorted(done for _, done in told)
+    assert list(dict.fromkeys(what for what, _ in told)) == [
+        "Loading",
+        *(pair.what.capitalize() for pair in found),
+    ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backends.torch_cuda import processor
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.leaves import Conv2d, GroupNorm, Linear, RMSNorm
 from backends.torch_cuda.ops import TorchOps
@@ -35,6 +36,11 @@ def rms_norm(seed: int) -> RMSNorm:
 
 def linear(out_dim: int, in_dim: int) -> Linear:
     return Linear(nn.Parameter(normal(out_dim, in_dim) / in_dim**0.5), nn.Parameter(normal(out_dim)))
+
+
+def conv(out_dim: int, kernel: int) -> Conv2d:
+    weight = nn.Parameter(normal(out_dim, DIM, kernel, kernel) / (kernel * kernel * DIM) ** 0.5)
+    return Conv2d(weight, nn.Parameter(normal(out_dim)), stride=1, padding=(kernel // 2, kernel // 2))
 
 
 def modulation(batch: int) -> tuple[Tensor, Tensor]:
@@ -83,6 +89,13 @@ def parallel(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Tens
     return [ops.parallel_mlp(x, shift, scale, 1e-6, linear1, linear2, attend), *attended]
 
 
+def gated(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Tensor]:
+    shift, scale = (each.to(dtype) for each in modulation(batch))
+    up, down = linear(WIDE, DIM).to(dtype), linear(DIM, WIDE).to(dtype)
+    x, y = normal(batch, length, DIM).to(dtype), normal(batch, DIM, length).mT.to(dtype)
+    return list(ops.gated_mlp(x, modulation(batch)[0].to(dtype), y, shift, scale, 1e-6, up, down))
+
+
 def norm_silu(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Tensor]:
     leaf = GroupNorm(nn.Parameter(normal(DIM)), nn.Parameter(normal(DIM)), groups=HEADS, eps=1e-6).to(dtype)
     x = normal(batch, length, 5, DIM).to(dtype)
@@ -93,12 +106,25 @@ def norm_silu(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Ten
 
 
 def upsampled(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Tensor]:
-    weight = nn.Parameter(normal(7, DIM, 3, 3) / (9 * DIM) ** 0.5)
-    leaf = Conv2d(weight, nn.Parameter(normal(7)), stride=1, padding=(1, 1)).to(dtype)
-    return [ops.upsample_conv(normal(batch, length, 5, DIM).to(dtype), leaf)]
+    return [ops.upsample_conv(normal(batch, length, 5, DIM).to(dtype), conv(7, 3).to(dtype))]
 
 
-ALL = (norm, add, gelu, heads_of_one, heads_of_two, parallel, norm_silu, upsampled)
+def residual(ops: Any, dtype: torch.dtype, batch: int, length: int) -> list[Tensor]:
+    norms = [
+        GroupNorm(nn.Parameter(normal(DIM)), nn.Parameter(normal(DIM) + i), groups=HEADS, eps=1e-6).to(dtype)
+        for i in range(2)
+    ]
+    convs = [conv(DIM, kernel).to(dtype) for kernel in (3, 3, 1)]
+    x = normal(batch, length, 5, DIM).to(dtype)
+    before = x.detach().clone()
+    blocks = [
+        ops.res_block(x, norms[0], convs[0], norms[1], convs[1], shortcut) for shortcut in (None, convs[2])
+    ]
+    assert torch.equal(x, before)
+    return blocks
+
+
+ALL = (norm, add, gelu, gated, heads_of_one, heads_of_two, parallel, norm_silu, residual, upsampled)
 
 
 @pytest.mark.parametrize("length", [1, 13, 64])
@@ -109,6 +135,15 @@ def test_a_fused_operation_differs_from_the_plain_one_by_rounding_alone(run, bat
         for ours, plain in zip(
             run(FUSED, torch.float32, batch, length), run(PLAIN, torch.float32, batch, length), strict=True
         ):
+            torch.testing.assert_close(ours, plain, rtol=2e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("run", [gated, parallel], ids=lambda run: run.__name__)
+def test_without_onednn_it_is_the_same(run, monkeypatch):
+    with torch.inference_mode():
+        true = run(PLAIN, torch.float32, 2, 13)
+        monkeypatch.setattr(processor, "HAS_ONEDNN", False)
+        for ours, plain in zip(run(FUSED, torch.float32, 2, 13), true, strict=True):
             torch.testing.assert_close(ours, plain, rtol=2e-6, atol=4e-6)
 
 
@@ -145,10 +180,42 @@ def _learnt(run: Any, ops: Any) -> list[Tensor]:
     return [each.grad for each in seen if each.grad is not None]
 
 
+FAR = torch.tensor([-1e4, -30.0, -9.0, -0.0, 0.0, 9.0, 30.0, 1e4])
+
+
 def test_gelu_is_itself_far_from_zero():
-    x = torch.tensor([-1e4, -30.0, -9.0, -0.0, 0.0, 9.0, 30.0, 1e4])
     with torch.inference_mode():
-        torch.testing.assert_close(FUSED.gelu_tanh(x), PLAIN.gelu_tanh(x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(FUSED.gelu_tanh(FAR), PLAIN.gelu_tanh(FAR), rtol=1e-6, atol=1e-6)
+
+
+def test_so_it_is_where_it_comes_out_of_a_product():
+    same = Linear(nn.Parameter(torch.eye(len(FAR))), nn.Parameter(torch.zeros(len(FAR))))
+    row = FAR[None, None]
+    nothing = torch.zeros(1, 1, len(FAR))
+    with torch.inference_mode():  # with a scale of 1 - 1, what is normed is the shift
+        _, y = FUSED.gated_mlp(nothing, nothing, nothing, row, nothing - 1, 1e-6, same, same)
+        torch.testing.assert_close(y, PLAIN.gelu_tanh(row), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [gated, parallel], ids=lambda run: run.__name__)
+def test_what_hangs_beside_a_weight_is_heard(run, monkeypatch):
+    def adapted(out_dim: int, in_dim: int) -> Linear:
+        leaf = plain(out_dim, in_dim)
+        leaf.adapters.append(Doubled())
+        return leaf
+
+    plain = linear
+    monkeypatch.setitem(globals(), "linear", adapted)
+    with torch.inference_mode():
+        for ours, true in zip(run(FUSED, torch.float32, 1, 5), run(PLAIN, torch.float32, 1, 5), strict=True):
+            torch.testing.assert_close(ours, true, rtol=2e-6, atol=2e-5)
+
+
+class Doubled(nn.Module):
+    """An adapter that adds the product once more."""
+
+    def forward(self, leaf: Linear, x: Tensor, y: Tensor) -> Tensor:
+        return 2 * y
 
 
 @pytest.mark.parametrize("shape", [(2, 301, 1000), (3, 2**17 + 5)])

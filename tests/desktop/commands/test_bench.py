@@ -164,26 +164,34 @@ def test_small_sizes_are_a_table_for_people_and_one_object_for_machines(flowbrus
 
 
 def test_the_processor_is_measured_from_start_to_picture_beside_diffusers(flowbrush):
-    said = flowbrush("bench", "cpu", "--size", 64, "--steps", 1, "--repeats", 1, "--json")
+    said = flowbrush("bench", "cpu", "--size", 64, "--steps", 1, "--seconds", 0, "--json")
     assert said.code == 0, said.err
     found = said.json
     step, picture = found["pairs"]
     assert (step["what"], picture["what"]) == ("step 64x64", "picture 64x64, 1 steps")
-    assert all(each["ratio"] > 0 for each in found["pairs"])
+    assert all(each[clock]["ratio"] > 0 for each in found["pairs"] for clock in ("wall", "cpu"))
     assert picture["largest_difference"] <= 1
     assert 0 < found["peak_memory_bytes"]["flowbrush"] < found["peak_memory_bytes"]["diffusers"]
     start = found["start"]
     assert 0 < start["warm_min_s"] <= start["warm_s"] < start["cold_s"]
 
 
-def test_without_diffusers_the_processor_is_measured_alone(flowbrush, monkeypatch):
+def test_without_diffusers_the_processor_is_measured_alone_and_who_waits_is_told(flowbrush, monkeypatch):
     monkeypatch.setattr(bench_cpu, "find_spec", lambda name: None)
-    said = flowbrush("bench", "cpu", "--size", 64, "--steps", 1, "--repeats", 1, "--no-start")
+    said = flowbrush("bench", "cpu", "--size", 64, "--steps", 1, "--seconds", 0, "--no-start")
     assert said.code == 0, said.err
     lines = {line[:14]: line for line in said.out.splitlines()}
     assert "ms" in lines["step 64x64    "]
     assert "MB" in lines["memory of a pr"]
     assert "start" not in said.out
+    told = said.err.splitlines()
+    assert told[0] == "Loading"
+    assert [line[:12] for line in told[1:]] == ["Step 64x64 w", "Picture 64x6", "Memory of fl"]
+
+
+def test_by_default_the_first_size_is_also_painted_in_many_steps_and_all_in_few():
+    assert bench_cpu.what_to_measure(None, None) == ([256, 512], [(256, 4), (256, 20), (512, 4)])
+    assert bench_cpu.what_to_measure([64], [8, 2]) == ([64], [(64, 2), (64, 8)])
 
 
 def test_a_model_that_is_not_there_cannot_be_measured(flowbrush):
