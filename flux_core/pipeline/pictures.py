@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,7 @@ class Pictures:
         key = _decoder(job)
         if key.component is Component.FAST_DECODER and self._bench.parts.has(key):
             decoder = self._bench.parts.get(key)
-            return lambda tokens: preview.picture_to_webp_base64(self._painted(decoder, job, tokens))
+            return lambda tokens: partial(preview.picture_to_webp_base64, self._painted(decoder, job, tokens))
         matrix = self._latent_rgb(job)
         if matrix is None:
             return None
@@ -102,10 +104,10 @@ class Pictures:
             job.check_tile,
         )
 
-    def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> str:
+    def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> Callable[[], str]:
         latents = self._bench.backend.to_numpy(self._latents(job, tokens))[0]
         height, width = (-(-side // SCALE_FACTOR) for side in (job.request.height_px, job.request.width_px))
-        return preview.to_webp_base64(latents[:height, :width], matrix)
+        return partial(preview.to_webp_base64, latents[:height, :width], matrix)
 
     def _latent_rgb(self, job: Job) -> Floats | None:
         """The autoencoder's preview map; None if there is none and its decoder is not loaded yet."""
