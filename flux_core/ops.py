@@ -30,6 +30,35 @@ class HeadStream(NamedTuple):
     k_norm: Any
 
 
+class Sum(NamedTuple):
+    """x + gate * y, for whoever reads it to add up beside what else it does with it.
+
+    Attributes:
+        x: [B, L, D].
+        gate: [B, 1, D].
+        y: [B, L, D]; None where x is all.
+    """
+
+    x: Any
+    gate: Any = None
+    y: Any = None
+
+
+class Modulated(NamedTuple):
+    """One stream on its way into a joint attention: linear((1 + scale) * LayerNorm(x) + shift).
+
+    Attributes:
+        x: [B, L, D], or a Sum of such.
+        shift, scale: [B, 1, D].
+        linear: A leaf from D.
+    """
+
+    x: Any
+    shift: Any
+    scale: Any
+    linear: Any
+
+
 class Ops(Protocol):
     """Operations without weights. All keep the dtype of their first array argument.
 
@@ -120,8 +149,17 @@ class Ops(Protocol):
         ...
 
     # --- compositions: of the above by default (ComposedOps), fused where a backend can -----------
+    @property
+    def adds_late(self) -> bool:
+        """Whether a Sum is better added up by who reads it than at once."""
+        ...
+
     def modulated_linear(self, x: Any, shift: Any, scale: Any, eps: float, linear: Any) -> Any:
         """linear(modulated_norm(x)): [B, L, D] -> [B, L, out]."""
+        ...
+
+    def modulated_linears(self, streams: Sequence[Modulated], eps: float) -> list[tuple[Any, Any]]:
+        """x' and modulated_linear(x') of each stream: [B, L, D], its Sum added up, and [B, L, out]."""
         ...
 
     def gated_mlp(
@@ -145,6 +183,21 @@ class Ops(Protocol):
         linear1(modulated_norm(x)) is cut into qkv [B, L, 3*D] and mlp [B, L, N];
         linear2(concat([attend(qkv), gelu_tanh(mlp)])) is the result.
         """
+        ...
+
+    def gated_parallel_mlp(
+        self,
+        x: Any,
+        gate: Any,
+        y: Any,
+        shift: Any,
+        scale: Any,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Any], Any],
+    ) -> tuple[Any, Any]:
+        """x' = gated_add(x, gate, y), and parallel_mlp(x', ...); each [B, L, D]."""
         ...
 
     def norm_silu(self, x: Any, norm: Any) -> Any:
@@ -176,8 +229,19 @@ class Ops(Protocol):
 class ComposedOps(Ops, Protocol):
     """What the compositions of `Ops` mean, in its other operations; a backend overrides what it has fused."""
 
+    @property
+    def adds_late(self) -> bool:
+        return False
+
     def modulated_linear(self, x: Any, shift: Any, scale: Any, eps: float, linear: Any) -> Any:
         return linear(self.modulated_norm(x, shift, scale, eps))
+
+    def modulated_linears(self, streams: Sequence[Modulated], eps: float) -> list[tuple[Any, Any]]:
+        found: list[tuple[Any, Any]] = []
+        for each in streams:
+            x = added_up(self, each.x)
+            found.append((x, self.modulated_linear(x, each.shift, each.scale, eps, each.linear)))
+        return found
 
     def gated_mlp(
         self, x: Any, gate: Any, y: Any, shift: Any, scale: Any, eps: float, up: Any, down: Any
@@ -210,6 +274,21 @@ class ComposedOps(Ops, Protocol):
         qkv, mlp = self.split(h, [qkv_dim, int(h.shape[2]) - qkv_dim], axis=2)
         return linear2(self.concat([attend(qkv), self.gelu_tanh(mlp)], axis=2))
 
+    def gated_parallel_mlp(
+        self,
+        x: Any,
+        gate: Any,
+        y: Any,
+        shift: Any,
+        scale: Any,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Any], Any],
+    ) -> tuple[Any, Any]:
+        x = self.gated_add(x, gate, y)
+        return x, self.parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
+
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Any) -> tuple[Any, Any, Any]:
         parts: list[tuple[Any, Any, Any]] = []
         start = 0
@@ -229,6 +308,13 @@ class ComposedOps(Ops, Protocol):
     ) -> Any:
         q, k, v = self.joint_heads(streams, num_heads, pe)
         return self.attention(q, k, v, scale=scale, bias=bias)
+
+
+def added_up(ops: Ops, x: Any) -> Any:
+    """[B, L, D] of a Sum; of an array itself."""
+    if not isinstance(x, Sum):
+        return x
+    return x.x if x.y is None else ops.gated_add(x.x, x.gate, x.y)
 
 
 def split_heads(ops: Ops, qkv: Any, num_heads: int) -> list[Any]:
@@ -332,6 +418,10 @@ class Backend(Protocol):
 
     def to_numpy(self, x: Any) -> NDArray[np.float32]:
         """Device array -> float32 NumPy array; waits for the device."""
+        ...
+
+    def to_bytes(self, image: Any) -> NDArray[np.uint8]:
+        """Device array, -1 to 1 -> bytes of the same shape, 0 to 255, the nearest; waits for the device."""
         ...
 
     def evaluate(self, *arrays: Any) -> None:

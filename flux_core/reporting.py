@@ -69,10 +69,19 @@ class Report:
         self._fraction = max(self._fraction, begin + (end - begin) * done)
         self._say(Progress(stage=stage, fraction=self._fraction, step=step, num_steps=num_steps))
 
-    def preview(self, step: int, make: Callable[[], str]) -> None:
-        """Sends the preview that `make` gives (base64 WebP), unless the last one is too fresh."""
+    def preview(self, step: int, begin: Callable[[], Callable[[], str]]) -> Callable[[], None] | None:
+        """Begins the preview of a step, unless the last one is too fresh.
+
+        Args:
+            step: That it shows.
+            begin: Takes what is to be seen from the device; what it gives makes base64 WebP of that.
+
+        Returns:
+            What makes and sends it, for when the device is busy with something else; None if it is not due.
+        """
         now = self._clock()
         if self._last_preview is not None and now - self._last_preview < PREVIEW_INTERVAL_S:
-            return
+            return None
         self._last_preview = now
-        self._say(Preview(webp_base64=make(), step=step))
+        make = begin()
+        return lambda: self._say(Preview(webp_base64=make(), step=step))

@@ -74,6 +74,10 @@ class MlxBackend:
     def to_numpy(self, x: mx.array) -> NDArray[np.float32]:
         return np.array(x.astype(mx.float32))
 
+    def to_bytes(self, image: mx.array) -> NDArray[np.uint8]:
+        values = (mx.clip(image.astype(mx.float32), -1.0, 1.0) * 0.5 + 0.5) * 255.0
+        return np.array(mx.round(values).astype(mx.uint8))
+
     def evaluate(self, *arrays: mx.array) -> None:
         mx.eval(*arrays)
 

@@ -160,6 +160,10 @@ class TorchBackend:
     def to_numpy(self, x: Tensor) -> NDArray[np.float32]:
         return x.detach().float().cpu().numpy()
 
+    def to_bytes(self, image: Tensor) -> NDArray[np.uint8]:
+        values = image.detach().float().clamp(-1.0, 1.0).mul_(0.5).add_(0.5).mul_(255.0).round_()
+        return values.to(torch.uint8).cpu().numpy()
+
     def evaluate(self, *arrays: Tensor) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

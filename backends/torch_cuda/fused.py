@@ -32,7 +32,7 @@ from backends.torch_cuda.kernels.rows import (
 from backends.torch_cuda.kernels.tails import project
 from backends.torch_cuda.leaves import Linear, RMSNorm
 from backends.torch_cuda.offload.stream import StreamedWeight
-from flux_core.ops import HeadStream
+from flux_core.ops import HeadStream, Modulated, Sum
 
 _ATTENTION_ORDER = [
     SDPBackend.CUDNN_ATTENTION,
@@ -71,6 +71,20 @@ class FusedOps(FusedImageOps):
             return super().modulated_linear(x, shift, scale, eps, linear)
         return _applied(linear, modulated(x, shift, scale, eps, _forms(linear)), x.dtype)
 
+    @property
+    def adds_late(self) -> bool:
+        return not torch.is_grad_enabled()
+
+    def modulated_linears(self, streams: Sequence[Modulated], eps: float) -> list[tuple[Tensor, Tensor]]:
+        if torch.is_grad_enabled():
+            return super().modulated_linears(streams, eps)
+        made = [_added_and_modulated(each, eps) for each in streams]
+        linears = [each.linear for each in streams]
+        outs = _products_side_by_side(linears, [rows for _, rows in made])
+        if outs is None:
+            outs = [_applied(linear, rows, x.dtype) for linear, (x, rows) in zip(linears, made, strict=True)]
+        return [(x, out) for (x, _), out in zip(made, outs, strict=True)]
+
     def gated_mlp(
         self, x: Tensor, gate: Tensor, y: Tensor, shift: Tensor, scale: Tensor, eps: float, up: Any, down: Any
     ) -> tuple[Tensor, Tensor]:
@@ -96,6 +110,23 @@ class FusedOps(FusedImageOps):
         if not _is_plain_call(x):
             return super().parallel_mlp(x, shift, scale, eps, linear1, linear2, attend)
         return self._parallel(modulated(x, shift, scale, eps, _forms(linear1)), x, linear1, linear2, attend)
+
+    def gated_parallel_mlp(
+        self,
+        x: Tensor,
+        gate: Tensor,
+        y: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        linear1: Any,
+        linear2: Any,
+        attend: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        if not _is_plain_call(x):
+            return super().gated_parallel_mlp(x, gate, y, shift, scale, eps, linear1, linear2, attend)
+        x, rows = gated_modulated(x, gate, y, shift, scale, eps, _forms(linear1))
+        return x, self._parallel(rows, x, linear1, linear2, attend)
 
     def joint_attention(
         self,
@@ -233,6 +264,33 @@ def _applied(linear: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
     for adapter in linear.beside:
         y = adapter(linear, rows.plain, y)
     return y
+
+
+def _added_and_modulated(stream: Modulated, eps: float) -> tuple[Tensor, Rows]:
+    """x [B, L, D] of a stream, its sum added up, and what its leaf takes."""
+    x, gate, y = stream.x if isinstance(stream.x, Sum) else Sum(stream.x)
+    forms = _forms(stream.linear)
+    if y is None:
+        return x, modulated(x, stream.shift, stream.scale, eps, forms)
+    return gated_modulated(x, gate, y, stream.shift, stream.scale, eps, forms)
+
+
+def _products_side_by_side(linears: Sequence[Any], rows: Sequence[Rows]) -> list[Tensor] | None:
+    """[1, L, N] of each stream of one picture, one behind the other in memory, as attention reads them.
+
+    None where there are several pictures, or leaves that are more than a weight and a bias.
+    """
+    leaves = [leaf for leaf in map(_bare, linears) if leaf is not None]
+    inputs = [each.plain for each in rows if each.plain is not None]
+    is_plain = len(leaves) == len(inputs) == len(linears)
+    if not is_plain or inputs[0].shape[0] != 1 or len({bias.shape for _, bias in leaves}) != 1:
+        return None
+    lengths = [each.shape[1] for each in inputs]
+    out = inputs[0].new_empty((1, sum(lengths), leaves[0][1].shape[0]))
+    parts = list(out.split(lengths, dim=1))
+    for x, (weight, bias), part in zip(inputs, leaves, parts, strict=True):
+        torch.addmm(bias, x[0], weight.t(), out=part[0])
+    return parts
 
 
 def _plain(rows: Rows) -> Tensor:

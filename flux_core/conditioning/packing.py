@@ -74,9 +74,11 @@ def rotary_table(ids: NDArray[Any], axes_dim: Sequence[int], theta: float) -> ND
 
     Source: Su et al. 2021 (RoPE), one axis after the other.
     """
-    angles = [
-        ids[:, axis, None].astype(np.float64) * theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-        for axis, dim in enumerate(axes_dim)
-    ]
-    table = np.concatenate(angles, axis=-1)  # [L, D/2]
-    return np.stack([np.cos(table), np.sin(table)], axis=-1).astype(np.float32)
+    parts: list[NDArray[np.float32]] = []
+    for axis, dim in enumerate(axes_dim):
+        # Tokens share rows and columns: a place's angles are computed once for all tokens in it.
+        places, of_token = np.unique(ids[:, axis], return_inverse=True)
+        frequencies = theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+        angles = places[:, None].astype(np.float64) * frequencies  # [places, dim/2]
+        parts.append(np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)[of_token])
+    return np.concatenate(parts, axis=1)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STRIP_ROWS = 64
-_MAX_THREADS = 8
+_MAX_THREADS = 16
 _LEVEL = 1
 _SUB = 1  # the filter that takes the pixel to the left away
 _COLOUR_TYPES = {3: 2, 4: 6}

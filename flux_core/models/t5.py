@@ -99,11 +99,11 @@ def relative_buckets(length: int, config: T5Config) -> NDArray[np.int32]:
     """
     half = config.num_buckets // 2
     exact = half // 2
-    position = np.arange(length)
-    relative = position[None, :] - position[:, None]  # key - query
+    relative = np.arange(1 - length, length)  # key - query, every one that there is
     distance = np.abs(relative)
     far = exact + (
         np.log(np.maximum(distance, 1) / exact) / np.log(config.max_distance / exact) * (half - exact)
     ).astype(np.int64)
     bucket = np.where(distance < exact, distance, np.minimum(far, half - 1))
-    return (bucket + np.where(relative > 0, half, 0)).astype(np.int32)
+    line = (bucket + np.where(relative > 0, half, 0)).astype(np.int32)
+    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(line, length)[::-1])

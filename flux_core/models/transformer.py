@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from flux_core.catalog import TransformerConfig
 from flux_core.models.modulation import DoubleModulation, Modulation, Modulations, Modulator, cut
-from flux_core.ops import HeadStream, LeafFactory, Ops, split_heads
+from flux_core.ops import HeadStream, LeafFactory, Modulated, Ops, Sum, added_up, split_heads
 
 LAYER_NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-6
@@ -226,19 +226,34 @@ class Transformer:
         """The image stream after every block but the first, [B, L_img, D]."""
         ops = self.ops
         txt_len = int(txt.shape[1])
+        img, txt = _late(ops, img), _late(ops, txt)
         for i in range(1, self.config.depth):
             img, txt = self._double(i, img, txt, given)
-        z = ops.concat([txt, img], axis=1)  # [B, L, D]
+        z = _late(ops, ops.concat([added_up(ops, txt), added_up(ops, img)], axis=1))  # [B, L, D]
         for i, block in enumerate(self.single_blocks):
             z = block(z, given.mods.single[i], given.pe, given.bias)
             for control in given.residuals:
                 added = control.after_single(i, self.config.depth_single)
                 z = z if added is None else _steered(ops, z, added, txt_len)
-        return z[:, txt_len:]
+        return added_up(ops, _tokens_from(z, txt_len))
+
+
+def _late(ops: Ops, x: Any) -> Any:
+    """x [B, L, D] as the blocks best take it: what comes out of them is a Sum where x is one."""
+    return Sum(x) if ops.adds_late else x
+
+
+def _tokens_from(x: Any, start: int) -> Any:
+    """The tokens of x [B, L, D], or of a Sum, from `start` on."""
+    if not isinstance(x, Sum):
+        return x[:, start:]
+    return Sum(x.x[:, start:], x.gate, None if x.y is None else x.y[:, start:])
 
 
 def _steered(ops: Ops, x: Any, added: Any, start: int) -> Any:
     """x [B, L, D] with `added` [B, N, D] on its tokens from `start` on; those before and behind stay."""
+    if isinstance(x, Sum):
+        return Sum(_steered(ops, added_up(ops, x), added, start))
     end = start + int(added.shape[1])
     parts = [x[:, :start], x[:, start:end] + added, x[:, end:]]
     parts = [part for part in parts if part.shape[1]]
@@ -265,11 +280,13 @@ class DoubleBlock:
         image_prompts: Sequence[ImagePrompt] = (),
         bias: Any | None = None,
     ) -> tuple[Any, Any]:
-        """img [B, L_img, D], txt [B, L_txt, D] -> both streams, updated."""
-        ops, scale = self.ops, self.img_attn.scale
+        """img [B, L_img, D], txt [B, L_txt, D] -> both streams, updated; Sums where they were Sums."""
+        ops, scale, is_late = self.ops, self.img_attn.scale, isinstance(img, Sum)
+        (txt, txt_qkv), (img, img_qkv) = ops.modulated_linears(
+            [_modulated(txt, mod.txt1, self.txt_attn.qkv), _modulated(img, mod.img1, self.img_attn.qkv)],
+            LAYER_NORM_EPS,
+        )
         txt_len = int(txt.shape[1])
-        img_qkv = _modulated(ops, img, mod.img1, self.img_attn.qkv)
-        txt_qkv = _modulated(ops, txt, mod.txt1, self.txt_attn.qkv)
         streams = [self.txt_attn.stream(txt_qkv), self.img_attn.stream(img_qkv)]
         attn = ops.joint_attention(streams, self.num_heads, pe, scale=scale, bias=bias)  # [B, L, D]
 
@@ -280,18 +297,18 @@ class DoubleBlock:
             img_q = self.img_attn.norm.query_norm(img_q)  # not rotated: a prompt has no place
             for prompt in image_prompts:
                 seen = ops.attention(img_q, prompt.k, prompt.v, scale=scale)
-                img = img + seen * prompt.scale
-        return img, txt
+                img = Sum(added_up(ops, img) + seen * prompt.scale)
+        return (img, txt) if is_late else (added_up(ops, img), added_up(ops, txt))
 
     def _updated(
         self, x: Any, mod1: Modulation, mod2: Modulation, own: SelfAttention, attn: Any, mlp: Mlp
-    ) -> Any:
+    ) -> Sum:
         """A stream [B, L, D] with its share of the attention added, then its MLP."""
         ops = self.ops
         x, y = ops.gated_mlp(
             x, mod1.gate, own.proj(attn), mod2.shift, mod2.scale, LAYER_NORM_EPS, mlp.up, mlp.down
         )
-        return ops.gated_add(x, mod2.gate, y)
+        return Sum(x, mod2.gate, y)
 
 
 class SingleBlock:
@@ -307,15 +324,21 @@ class SingleBlock:
         self.norm = QKNorm(make, f"{name}.norm", dim // config.num_heads)
 
     def __call__(self, z: Any, mod: Modulation, pe: Any, bias: Any | None = None) -> Any:
-        """z [B, L, D] -> z, updated."""
+        """z [B, L, D] -> z, updated; a Sum where it was one."""
         ops = self.ops
 
         def attend(qkv: Any) -> Any:
             stream = HeadStream(qkv, self.norm.query_norm, self.norm.key_norm)
             return ops.joint_attention([stream], self.num_heads, pe, scale=self.scale, bias=bias)  # [B, L, D]
 
-        y = ops.parallel_mlp(z, mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend)
-        return ops.gated_add(z, mod.gate, y)
+        then = mod.shift, mod.scale, LAYER_NORM_EPS, self.linear1, self.linear2, attend
+        x, gate, y = z if isinstance(z, Sum) else Sum(z)
+        if y is None:
+            y = ops.parallel_mlp(x, *then)
+        else:
+            x, y = ops.gated_parallel_mlp(x, gate, y, *then)
+        out = Sum(x, mod.gate, y)
+        return out if isinstance(z, Sum) else added_up(ops, out)
 
 
 class FinalLayer:
@@ -362,5 +385,5 @@ class Mlp:
         self.down = make.linear(f"{name}.2", config.mlp_hidden, config.hidden_size)
 
 
-def _modulated(ops: Ops, x: Any, mod: Modulation, linear: Any) -> Any:
-    return ops.modulated_linear(x, mod.shift, mod.scale, LAYER_NORM_EPS, linear)
+def _modulated(x: Any, mod: Modulation, linear: Any) -> Modulated:
+    return Modulated(x, mod.shift, mod.scale, linear)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,10 @@ from flux_core.request import Decoder
 from flux_core.sampling import preview
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 _FULL = PartKey(Component.VAE_DECODER)
+_WHEN = "when a picture was decoded"
 
 
 class Pictures:
@@ -48,10 +52,7 @@ class Pictures:
         with self._bench.part(job, *_decoder(job)) as decoder:
             for index, tokens in enumerate(walked):
                 with report.stage(Stage.DECODING):
-                    image = self._decode(decoder, job, self._latents(job, tokens))
-                    job.check_finite(image, "when a picture was decoded")
-                    cut = pixels.model_to_image(image, request.width_px, request.height_px)
-                    png = fast_png.encode(cut)
+                    png = fast_png.encode(self._painted(decoder, job, tokens))
                     images.append(EngineImage(png, request.width_px, request.height_px, job.seed(index)))
                     report.progress(Stage.DECODING, (index + 1) / len(walked))
         return tuple(images)
@@ -61,7 +62,7 @@ class Pictures:
         key = _decoder(job)
         if key.component is Component.FAST_DECODER and self._bench.parts.has(key):
             decoder = self._bench.parts.get(key)
-            return lambda tokens: self._shown(job, self._decode(decoder, job, self._latents(job, tokens)))
+            return lambda tokens: partial(preview.picture_to_webp_base64, self._painted(decoder, job, tokens))
         matrix = self._latent_rgb(job)
         if matrix is None:
             return None
@@ -69,6 +70,19 @@ class Pictures:
 
     def _latents(self, job: Job, tokens: Any) -> Any:
         return unpack(self._bench.backend.ops, tokens, *job.latent_size)
+
+    def _painted(self, decoder: Any, job: Job, tokens: Any) -> Bytes:
+        """The picture of final tokens [1, L, 64], [height_px, width_px, 3]."""
+        backend, request = self._bench.backend, job.request
+        latents = self._latents(job, tokens)
+        if job.is_tiled:
+            image = self._decode(decoder, job, latents)
+            job.check_finite(image, _WHEN)
+            return pixels.model_to_image(image, request.width_px, request.height_px)
+        image = decoder(backend.cast(latents, job.precision))  # [1, H', W', 3]
+        # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
+        job.check_finite(backend.to_numpy((image - image).sum()), _WHEN)
+        return backend.to_bytes(image)[0, : request.height_px, : request.width_px]
 
     def _decode(self, decoder: Any, job: Job, latents: Any) -> Floats:
         """Latents [1, h, w, C] -> image [1, 8h, 8w, 3] on the host; a large picture tile by tile."""
@@ -90,15 +104,10 @@ class Pictures:
             job.check_tile,
         )
 
-    def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> str:
+    def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> Callable[[], str]:
         latents = self._bench.backend.to_numpy(self._latents(job, tokens))[0]
         height, width = (-(-side // SCALE_FACTOR) for side in (job.request.height_px, job.request.width_px))
-        return preview.to_webp_base64(latents[:height, :width], matrix)
-
-    def _shown(self, job: Job, image: Floats) -> str:
-        return preview.picture_to_webp_base64(
-            pixels.model_to_image(image, job.request.width_px, job.request.height_px)
-        )
+        return partial(preview.to_webp_base64, latents[:height, :width], matrix)
 
     def _latent_rgb(self, job: Job) -> Floats | None:
         """The autoencoder's preview map; None if there is none and its decoder is not loaded yet."""
@@ -112,7 +121,7 @@ class Pictures:
 
             def decode(latents: Floats) -> Floats:
                 image = self._decode(decoder, job, self._bench.backend.from_numpy(latents))
-                job.check_finite(image, "when a picture was decoded")
+                job.check_finite(image, _WHEN)
                 return image
 
             matrix = preview.fit_from_decoder(decode, channels)

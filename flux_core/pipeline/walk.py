@@ -28,8 +28,8 @@ from flux_core.sampling.solvers import walk
 from flux_core.sampling.step_cache import PRESETS, BlockCache, Sparing
 
 Floats = NDArray[np.float32]
-Preview = Callable[[Any], str]
-"""Denoised tokens -> a small picture."""
+Preview = Callable[[Any], Callable[[], str]]
+"""Denoised tokens -> what makes a small picture of them without the device."""
 Ready = Callable[[Callable[..., Any]], Callable[..., Any]]
 """A method that is called often with arrays of the same shapes -> the same, quicker where a backend can."""
 
@@ -250,14 +250,13 @@ def _walk(
     steps = job.num_steps - first
     total = steps * job.request.num_images
 
-    def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> None:
+    def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None] | None:
         # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
         job.check_finite(backend.to_numpy((x - x).sum()), f"after step {step + 1} of {job.num_steps}")
         done = index * steps + step - first + 1
         report.progress(Stage.DENOISING, done / total, done, total)
-        if preview is not None:
-            report.preview(done, lambda show=preview: show(denoised()))
         report.check()
+        return None if preview is None else report.preview(done, lambda show=preview: show(denoised()))
 
     velocity.begin()
     return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step)

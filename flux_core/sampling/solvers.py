@@ -16,8 +16,8 @@ from flux_core.sampling.known import KnownRegion
 from flux_core.sampling.multistep import DpmSolver2M, UniPC
 from flux_core.sampling.steps import Course, Euler, Heun, Stepper, Taken, Velocity
 
-OnStep = Callable[[int, Any, Callable[[], Any]], None]
-"""(index of the step, x after it, gives the denoised estimate)."""
+OnStep = Callable[[int, Any, Callable[[], Any]], Callable[[], None] | None]
+"""(index of the step, x after it, gives the denoised estimate) -> what may be done beside the next step."""
 
 _STEPPERS: dict[Solver, Callable[[Course], Stepper]] = {
     Solver.EULER: Euler,
@@ -47,19 +47,24 @@ def walk(
         sigmas: Noise levels of the whole run, falling strictly to 0.
         first: Index of the level that x is at.
         known: What must stay.
-        on_step: Called after each step; whatever it raises ends the walk.
+        on_step: Called after each step; whatever it raises ends the walk. What it gives is called when the
+            device is busy with the next step, or when there is none.
 
     Returns:
         [B, L, C] float32 at the last noise level.
     """
     course = Course(backend, velocity, tuple(float(sigma) for sigma in sigmas), known)
     stepper = _STEPPERS[solver](course)
+    meanwhile: Callable[[], None] | None = None
     for step in range(first, len(course.levels) - 1):
         taken = stepper.take(step, x)
         x = taken.x
+        if meanwhile is not None:
+            meanwhile()
         backend.evaluate(x)
-        if on_step is not None:
-            on_step(step, x, partial(_denoised, course, step, taken))
+        meanwhile = on_step(step, x, partial(_denoised, course, step, taken)) if on_step is not None else None
+    if meanwhile is not None:
+        meanwhile()
     return x
 
 

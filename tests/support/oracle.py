@@ -180,6 +180,9 @@ class OracleBackend:
     def to_numpy(self, x: Array) -> Array:
         return x
 
+    def to_bytes(self, image: Array) -> Array:
+        return np.round((np.clip(image, -1.0, 1.0) * 0.5 + 0.5) * 255.0).astype(np.uint8)
+
     def evaluate(self, *arrays: Array) -> None:
         pass
 

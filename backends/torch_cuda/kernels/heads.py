@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,16 +32,17 @@ def joint_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor) -> tup
     """q, k and v of all streams, each [B, H, L, D], D a power of two; pe [L, D/2, 2] float32, contiguous.
 
     In memory they are [B, L, H, D], so that the attention's answer is [B, L, H*D] without a copy. The v of
-    a single stream stays where it is.
+    projections that lie one behind the other in memory, as that of a single one, stays where it is.
     """
-    first = streams[0].qkv
+    first, whole = streams[0].qkv, _as_one([each.qkv for each in streams])
     batch, _, width = first.shape
     length, dim = pe.shape[0], width // 3 // num_heads
-    q, k, v = (first.new_empty((batch, length, num_heads, dim)) for _ in range(3))
-    is_joint = len(streams) > 1
-    _write(streams, num_heads, pe, (q, k, v), num_heads, 0, is_joint)
-    if not is_joint:
-        v = first[:, :, 2 * num_heads * dim :].unflatten(2, (num_heads, dim))
+    q, k = (first.new_empty((batch, length, num_heads, dim)) for _ in range(2))
+    if whole is None:
+        v = torch.empty_like(q)
+    else:
+        v = whole[:, :, 2 * num_heads * dim :].unflatten(2, (num_heads, dim))
+    _write(streams, num_heads, pe, (q, k, v), num_heads, 0, copies_v=whole is None)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
@@ -66,16 +68,41 @@ def _write(
     q, k, v = out
     batch, length, dim = streams[0].qkv.shape[0], pe.shape[0], pe.shape[1] * 2
     start = 0
-    for qkv, q_weight, k_weight, eps in streams:
+    for qkv, first, second, border in _passes(streams):
         qkv = qkv if qkv.stride(2) == 1 else qkv.contiguous()
         count = qkv.shape[1]
         grid = (batch * count, triton.cdiv(num_heads, _HEADS_AT_ONCE))
         _heads[grid](
-            qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads,
-            qkv.stride(0), qkv.stride(1), q.stride(-3), eps, own, copies_v, heads, _HEADS_AT_ONCE, dim,
+            qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe, q, k, v,
+            count, border, start, length, num_heads, qkv.stride(0), qkv.stride(1), q.stride(-3), first.eps,
+            own, first is not second, copies_v, heads, _HEADS_AT_ONCE, dim,
             num_warps=4,
         )  # fmt: skip
         start += count
+
+
+def _passes(streams: Sequence[Projected]) -> list[tuple[Tensor, Projected, Projected, int]]:
+    """Rows [B, L, 3*H*D] that are read at once, and whose weights the first `border` take and the others."""
+    first, last = streams[0], streams[-1]
+    if len(streams) == 2 and first.eps == last.eps:
+        whole = _as_one([first.qkv, last.qkv])
+        if whole is not None:
+            return [(whole, first, last, first.qkv.shape[1])]
+    return [(each.qkv, each, each, each.qkv.shape[1]) for each in streams]
+
+
+def _as_one(parts: Sequence[Tensor]) -> Tensor | None:
+    """[B, L_i, W] each as one [B, L, W] where each lies right behind the one before; else None."""
+    first = parts[0]
+    at = first.data_ptr()
+    for part in parts:
+        is_same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not is_same or part.data_ptr() != at or part.stride() != first.stride():
+            return None
+        at += part.shape[1] * part.stride(1) * part.element_size()
+    return first.as_strided(
+        (first.shape[0], sum(part.shape[1] for part in parts), first.shape[2]), first.stride()
+    )
 
 
 @triton.jit
@@ -87,10 +114,20 @@ def _rotated(x, weight, cos, sin, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
     return tl.reshape(turned, (HEADS, DIM))
 
 
-@triton.jit(do_not_specialize=["count", "start", "length", "own"])  # one compilation for all sizes
+@triton.jit
+def _weight(first, second, is_first, within, HAS_SECOND: tl.constexpr):
+    """[DIM] float32 of the stream that a row belongs to."""
+    if HAS_SECOND:
+        of_first = tl.load(first + within, is_first, 0.0).to(tl.float32)
+        return of_first + tl.load(second + within, ~is_first, 0.0).to(tl.float32)
+    return tl.load(first + within).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["count", "border", "start", "length", "own"])  # one compilation for all sizes
 def _heads(
-    qkv, q_weight, k_weight, pe, q, k, v, count, start, length, num_heads, qkv_batch, qkv_row, out_row, eps,
-    own, COPIES_V: tl.constexpr, ABREAST: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    qkv, q_weight, k_weight, q_weight2, k_weight2, pe, q, k, v, count, border, start, length, num_heads,
+    qkv_batch, qkv_row, out_row, eps, own, HAS_SECOND: tl.constexpr, COPIES_V: tl.constexpr,
+    ABREAST: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // count, row % count
@@ -108,11 +145,12 @@ def _heads(
     half = tl.arange(0, DIM // 2)
     angles = pe + (start + place) * DIM + 2 * half
     cos, sin = tl.load(angles)[None, :], tl.load(angles + 1)[None, :]
-    q_in = tl.load(source, mask, 0.0).to(tl.float32)
-    q_out = _rotated(q_in, tl.load(q_weight + within).to(tl.float32), cos, sin, eps, HEADS, DIM)
+    is_first = (within >= 0) & (place < border)
+    q_gain = _weight(q_weight, q_weight2, is_first, within, HAS_SECOND)
+    q_out = _rotated(tl.load(source, mask, 0.0).to(tl.float32), q_gain, cos, sin, eps, HEADS, DIM)
     tl.store(q + target, q_out.to(q.dtype.element_ty), mask)
-    k_in = tl.load(source + width, mask, 0.0).to(tl.float32)
-    k_out = _rotated(k_in, tl.load(k_weight + within).to(tl.float32), cos, sin, eps, HEADS, DIM)
+    k_gain = _weight(k_weight, k_weight2, is_first, within, HAS_SECOND)
+    k_out = _rotated(tl.load(source + width, mask, 0.0).to(tl.float32), k_gain, cos, sin, eps, HEADS, DIM)
     tl.store(k + target, k_out.to(k.dtype.element_ty), mask)
     if COPIES_V:
         tl.store(v + target, tl.load(source + 2 * width, mask, 0.0), mask)

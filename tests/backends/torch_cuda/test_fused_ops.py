@@ -13,7 +13,7 @@ from backends.torch_cuda.eight_bit import EightBitLinear, EightBitWeight, comput
 from backends.torch_cuda.leaves import Linear, RMSNorm
 from backends.torch_cuda.ops import TorchOps
 from flux_core.conditioning.packing import position_ids, rotary_table
-from flux_core.ops import HeadStream
+from flux_core.ops import HeadStream, Modulated, Sum
 from tests.support.fused import DEVICE, HAS_GPU, Draw, mend_interpreter, triton_only
 
 pytestmark = triton_only
@@ -120,8 +120,9 @@ def test_compositions_with_products(
         ("modulated_linear", (x, shift, scale, 1e-6, up)),
         ("gated_mlp", (x, gate, y, shift, scale, 1e-6, up, down)),
         ("parallel_mlp", (x, shift, scale, 1e-6, linear1, linear2, attend)),
+        ("gated_parallel_mlp", (x, gate, y, shift, scale, 1e-6, linear1, linear2, attend)),
     )
-    for ops, (name, inputs) in (*((fused, call) for call in calls), (elsewhere(fused), calls[-1])):
+    for ops, (name, inputs) in (*((fused, call) for call in calls), (elsewhere(fused), calls[2])):
         found, wanted = getattr(ops, name)(*inputs), getattr(PLAIN, name)(*inputs)
         found, wanted = (each if isinstance(each, tuple) else (each,) for each in (found, wanted))
         for one, other in zip(found, wanted, strict=True):
@@ -151,6 +152,50 @@ def test_heads_of_several_streams(
 
 
 @DTYPES
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("in_eight_bits", [False, True], ids=["plain", "eight bits"])
+@pytest.mark.parametrize("is_adapted", [False, True], ids=["", "with LoRA"])
+def test_streams_on_their_way_into_a_joint_attention(
+    fused: Any, dtype: torch.dtype, batch: int, in_eight_bits: bool, is_adapted: bool
+) -> None:
+    if in_eight_bits and not (HAS_EIGHT_BITS and (dtype is torch.bfloat16 or not HAS_GPU)):
+        pytest.skip("NOT TESTED HERE: this GPU does not multiply eight-bit floats into this dtype")
+    draw, dim = Layers(dtype), 64
+    streams: list[Modulated] = []
+    for length, is_sum in ((3, True), (6, False)):
+        mods, linear = draw(batch, 3, dim), draw.linear(dim, 3 * dim, in_eight_bits)
+        if is_adapted:
+            linear.adapters.append(Adapter())
+        x = draw.wide(batch, length, dim)
+        x = Sum(x, mods[:, 2:], draw.wide(batch, length, dim)) if is_sum else Sum(x)
+        streams.append(Modulated(x, mods[:, :1], mods[:, 1:2], linear))
+    found, wanted = (ops.modulated_linears(streams, 1e-6) for ops in (fused, PLAIN))
+    share = (4e-3 if dtype is torch.float32 else 4e-2) if in_eight_bits else NEAR[dtype]
+    for (x, out), (wanted_x, wanted_out) in zip(found, wanted, strict=True):
+        assert_near(x, wanted_x, NEAR[dtype])
+        assert_near(out, wanted_out, share)
+
+
+@DTYPES
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("lengths", [(4, 9), (1, 6, 2)])
+def test_values_of_projections_that_lie_one_behind_the_other_are_not_copied(
+    fused: Any, dtype: torch.dtype, batch: int, lengths: tuple[int, ...]
+) -> None:
+    draw, num_heads, head_dim = Layers(dtype), 3, 32
+    whole = draw.wide(batch, sum(lengths), 3 * num_heads * head_dim)
+    streams = [
+        HeadStream(part, draw.norm(head_dim), draw.norm(head_dim)) for part in whole.split(lengths, dim=1)
+    ]
+    pe = torch.from_numpy(rotary_table(position_ids(0, 2, 2 * sum(lengths)), (8, 8, 16), 10_000.0)).to(DEVICE)
+    found, wanted = (ops.joint_heads(streams, num_heads, pe) for ops in (fused, PLAIN))
+    for one, other in zip(found, wanted, strict=True):
+        assert_near(one, other, NEAR[dtype])
+    assert found[2].untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    assert found[0].untyped_storage().data_ptr() != whole.untyped_storage().data_ptr()
+
+
+@DTYPES
 @pytest.mark.parametrize("lengths", [(9,), (3, 4)])
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_heads_lie_by_the_ranks_that_attend_with_them(
@@ -176,5 +221,8 @@ def test_with_gradients_the_plain_operations_run() -> None:
 
     draw = Layers(torch.float32)
     x = draw(1, 3, 32).requires_grad_()
-    out = FusedOps().gated_add(x, draw(1, 1, 32), draw(1, 3, 32))
-    assert out.requires_grad
+    ops, mods = FusedOps(), draw(1, 3, 32)
+    assert ops.gated_add(x, mods[:, :1], draw(1, 3, 32)).requires_grad
+    assert not ops.adds_late
+    streams = [Modulated(Sum(x), mods[:, 1:2], mods[:, 2:], draw.linear(32, 96))] * 2
+    assert all(out.requires_grad for _, out in ops.modulated_linears(streams, 1e-6))

@@ -36,7 +36,7 @@ from flux_core.models.siglip import SiglipVision
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.taef1 import Taef1Decoder, Taef1Encoder
 from flux_core.models.transformer import Transformer
-from flux_core.ops import HeadStream
+from flux_core.ops import HeadStream, Modulated, Sum
 from flux_core.request import Precision
 from flux_core.weights.expected import Recorder
 from tests.support.numerics import BACKENDS, ArraySource, distance, make_backend, random_weights, to_bf16
@@ -113,6 +113,32 @@ def beside_attention(ops: Any, leaves: Any) -> Callable[..., Any]:
     return lambda x, shift, scale: ops.parallel_mlp(x, shift, scale, 1e-6, linear1, linear2, attend)
 
 
+def two_streams(ops: Any, leaves: Any) -> Callable[..., Any]:
+    """modulated_linears of a sum and of an array, all results in one array."""
+    linears = [leaves.linear(name, 24, 24) for name in ("first", "second")]
+
+    def run(x: Any, gate: Any, y: Any, other: Any, shift: Any, scale: Any) -> Any:
+        pairs = zip((Sum(x, gate, y), other), linears, strict=True)
+        streams = [Modulated(each, shift, scale, linear) for each, linear in pairs]
+        return ops.concat([part for pair in ops.modulated_linears(streams, 1e-6) for part in pair], axis=1)
+
+    return run
+
+
+def beside_attention_after_a_sum(ops: Any, leaves: Any) -> Callable[..., Any]:
+    linear1, linear2 = leaves.linear("linear1", 24, 3 * 24 + 40), leaves.linear("linear2", 24 + 40, 24)
+
+    def run(x: Any, gate: Any, y: Any, shift: Any, scale: Any) -> Any:
+        def attend(qkv: Any) -> Any:
+            return ops.split(qkv, [24, 48], axis=2)[0]
+
+        return ops.concat(
+            list(ops.gated_parallel_mlp(x, gate, y, shift, scale, 1e-6, linear1, linear2, attend)), axis=2
+        )
+
+    return run
+
+
 def joint_heads(ops: Any, leaves: Any) -> Callable[..., Any]:
     norms = [leaves.rms_norm(name, 12, 1e-6, key="scale") for name in ("q1", "k1", "q2", "k2")]
 
@@ -181,6 +207,16 @@ OPS = (
         "gated_mlp", modulated(40, 24), (X, normal(2, 1, 24, seed=2), normal(2, 5, 24, seed=3), *MODULATION)
     ),
     Case("parallel_mlp", beside_attention, (3 + X, *MODULATION)),
+    Case(
+        "gated_parallel_mlp",
+        beside_attention_after_a_sum,
+        (X, normal(2, 1, 24, seed=2), normal(2, 5, 24, seed=3), *MODULATION),
+    ),
+    Case(
+        "modulated_linears",
+        two_streams,
+        (X, normal(2, 1, 24, seed=2), normal(2, 5, 24, seed=3), normal(2, 3, 24), *MODULATION),
+    ),
     Case("joint_heads", joint_heads, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
     Case("joint_attention", joint_attention, (normal(2, 3, 72), normal(2, 6, 72)), (PE,)),
     Case("pack", lambda ops, _: lambda x: pack(ops, x), (normal(2, 4, 6, 16),)),

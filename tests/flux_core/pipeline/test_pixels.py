@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_core.conditioning.pixels import image_to_model, mask_to_freedom, model_to_image, padded_px
+from tests.support.numerics import BACKENDS, make_backend
+from tests.support.oracle import OracleBackend
 
 SIDES = st.integers(1, 70)
 
@@ -24,6 +27,15 @@ def test_any_picture_goes_to_the_model_and_back_unchanged(width: int, height: in
 def test_transparent_pixels_are_white_paper() -> None:
     image = image_to_model(np.zeros((16, 16, 4), dtype=np.uint8))
     assert (image == 1.0).all()
+
+
+@pytest.mark.parametrize("name", [*BACKENDS, "oracle"])
+def test_a_device_makes_the_same_bytes(name: str) -> None:
+    backend = OracleBackend() if name == "oracle" else make_backend(name)
+    image = np.random.default_rng(0).normal(0, 0.7, (1, 16, 32, 3)).astype(np.float32)
+    found = backend.to_bytes(backend.from_numpy(image))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[0, :9, :30], model_to_image(image, 30, 9))
 
 
 def test_values_beyond_the_range_are_cut_not_wrapped() -> None:

@@ -55,7 +55,9 @@ def test_at_most_three_previews_a_second() -> None:
     clock = Clock()
     report, said = make(clock)
     for step in range(100):
-        report.preview(step, lambda: "")
+        send = report.preview(step, lambda: lambda: "")
+        if send is not None:
+            send()
         clock.now += 0.05  # five seconds in all
     assert 2 <= len(said) <= 15
     assert said[0] == Preview(webp_base64="", step=0)
@@ -63,8 +65,11 @@ def test_at_most_three_previews_a_second() -> None:
 
 def test_a_preview_that_is_not_due_is_not_made() -> None:
     report, said = make(Clock())
-    report.preview(1, lambda: "")
-    report.preview(2, lambda: pytest.fail("made a preview that nobody sees"))
+    send = report.preview(1, lambda: lambda: "")
+    assert report.preview(2, lambda: pytest.fail("made a preview that nobody sees")) is None
+    assert said == []
+    assert send is not None
+    send()
     assert len(said) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,25 @@ def test_a_walk_that_starts_late_takes_only_the_remaining_steps(solver: Solver, 
     assert steps == [5, 6, 7]
     assert set(levels) == set(LEVELS[5:-1])
     assert len(levels) == evaluations_of(solver, STEPS - 5)
+
+
+def test_what_a_step_leaves_to_do_is_done_when_the_next_is_on_its_way(
+    solver: Solver, backend: Backend
+) -> None:
+    said: list[str] = []
+
+    def velocity(x: Any, sigma: float) -> Any:
+        said.append("model")
+        return x * 0.0
+
+    def on_step(step: int, x: Any, denoised: Any) -> Callable[[], None]:
+        said.append(f"step {step}")
+        return lambda: said.append(f"beside {step}")
+
+    walk(solver, backend, velocity, tokens(backend, 1), LEVELS, first=6, on_step=on_step)
+    order = [word for word in said if word != "model"]
+    assert order == ["step 6", "beside 6", "step 7", "beside 7"]
+    assert said[said.index("beside 6") - 1] == "model"
 
 
 def test_a_walk_that_starts_late_is_a_walk_over_the_remaining_levels(
