@@ -134,11 +134,11 @@ def test_what_is_added_alone_comes_where_the_words_say_or_to_the_middle(sampler)
 
 def test_a_piece_round_a_hole_shows_all_of_it_and_is_enlarged_at_most_twice(sampler, trained):
     _, run = trained
-    arrays = to_device(pairs.fill_pairs(sampler, Words(), Random(7), 48, "around"), run.device)
-    whole = lessons.show_fill(run.source, arrays, (384, 384))
+    arrays = to_device(pairs.fill_pairs(sampler, Words(), Random(7), 24, "around"), run.device)
+    whole = lessons.show_fill(run.source, arrays, (288, 288))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        near = lessons.nearer(whole, (256, 256))
+        near = lessons.nearer(whole, (192, 192))
     share_whole, share_near = (shown.mask.flatten(1).mean(1) for shown in (whole, near))
     enlarged = (share_near / share_whole).sqrt()
     assert float(enlarged.min()) > 0.97
