@@ -24,10 +24,9 @@ run: $(RUN_STAMP) ## Open the window; without a display, run the same job as `fl
 setup: $(DEV_STAMP) ## Install everything for development into .venv
 
 # The tests start many processes: none compiles again what another has compiled, whatever the shell says.
-# A worker that has done its half takes over some of the other's, so that neither ends long before the other.
 test: $(DEV_STAMP) ## Run the tests
 	@QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
-	  $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 check: $(DEV_STAMP) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .
