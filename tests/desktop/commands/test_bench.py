@@ -113,9 +113,7 @@ def test_what_is_missing_for_the_family_is_one_sentence_with_the_next_step(famil
     assert all(word in said.out for word in words)
 
 
-def test_a_pack_or_a_judge_that_is_none_is_told_before_anything_is_painted(
-    family, pack, flowbrush, tmp_path
-):
+def test_a_pack_or_a_judge_that_is_none_is_told_before_anything_is_painted(family, pack, flowbrush, tmp_path):
     said = flowbrush(
         "bench", "family", "--pack", "none.npz", "--into", "out", "--judge", pack, "--only", "two"
     )
