@@ -23,8 +23,10 @@ run: $(RUN_STAMP) ## Open the window; without a display, run the same job as `fl
 
 setup: $(DEV_STAMP) ## Install everything for development into .venv
 
+# The tests start many processes: none compiles again what another has compiled, whatever the shell says.
 test: $(DEV_STAMP) ## Run the tests
-	@QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	@QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 check: $(DEV_STAMP) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .

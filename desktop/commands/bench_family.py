@@ -69,8 +69,10 @@ def family(
     into.mkdir(parents=True, exist_ok=True)
     folders = models_dirs()
     common = ["--pack", str(pack.absolute()), "--folder", str(into.absolute()), "--count", str(count)]
-    _child("compose", *common, "--only", ",".join(painted))
-    answers = _paint(into, screen, backend)
+    answers = _Answers()
+    if painted and judge is not None:
+        _child("compose", *common, "--only", ",".join(painted), "--judge", str(judge.absolute()))
+        answers = _paint(into, screen, backend)
     wanted = [*common, "--only", ",".join(answers.sections)]
     wanted += ["--judge", str(judge.absolute())] if judge is not None else []
     if "autoencoder" in sections:

@@ -113,7 +113,7 @@ def test_what_is_missing_for_the_family_is_one_sentence_with_the_next_step(famil
     assert all(word in said.out for word in words)
 
 
-def test_a_pack_or_a_judge_that_is_none_is_told(family, pack, flowbrush):
+def test_a_pack_or_a_judge_that_is_none_is_told_before_anything_is_painted(family, pack, flowbrush, tmp_path):
     said = flowbrush(
         "bench", "family", "--pack", "none.npz", "--into", "out", "--judge", pack, "--only", "two"
     )
@@ -121,6 +121,7 @@ def test_a_pack_or_a_judge_that_is_none_is_told(family, pack, flowbrush):
     said = family("--judge", pack, "--into", "out", "--only", "two", "--count", 2)
     assert said.code == 2
     assert "is not a judge" in said.out
+    assert not (tmp_path / "out" / "exercises.json").exists()  # nothing was painted for it
 
 
 def test_pictures_of_the_trained_look_are_no_way_from_it_and_others_are():

@@ -1,7 +1,7 @@
 """The two ends of `flowbrush bench family` that need torch; between them the command lines are run.
 
-`python -m backends.torch_cuda.training.bench compose` writes exercises, `measure` judges the pictures that
-came and prints the figures as JSON, with sheets beside them.
+`python -m backends.torch_cuda.training.bench compose` writes exercises, once the judge is known to be one;
+`measure` judges the pictures that came and prints the figures as JSON, with sheets beside them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where exercises and sheets go")
     parser.add_argument("--count", type=int, default=40, help="prompts of a large section")
     parser.add_argument("--only", required=True, help="sections, with commas; may be none")
-    parser.add_argument("--judge", type=Path, help="with measure: weights of the judge")
+    parser.add_argument("--judge", type=Path, help="weights of the judge")
     parser.add_argument("--models", type=Path, action="append", default=[], help="with measure")
     arguments = parser.parse_args()
     try:
@@ -45,6 +45,8 @@ def main() -> int:
 
 
 def _compose(pack: Pack, arguments: argparse.Namespace) -> dict[str, object]:
+    if arguments.judge is not None:
+        _judge(arguments.judge)  # now, rather than when everything is painted
     arguments.folder.mkdir(parents=True, exist_ok=True)
     maker = exercises.Maker(pack, arguments.folder, arguments.count)
     for name, write in exercises.SECTIONS.items():
@@ -55,8 +57,8 @@ def _compose(pack: Pack, arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _measure(pack: Pack, arguments: argparse.Namespace) -> dict[str, object]:
-    wanted = arguments.only.split(",")
-    asked = [one for one in exercises.read(arguments.folder) if one.section in wanted]
+    wanted = [name for name in arguments.only.split(",") if name]
+    asked = [one for one in exercises.read(arguments.folder) if one.section in wanted] if wanted else []
     out: dict[str, object] = {}
     if asked:
         composer = Composer(pack, exercises.CPU)

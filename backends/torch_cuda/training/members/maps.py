@@ -33,7 +33,7 @@ def masks(hole: Tensor, box: Tensor, grow: Tensor, covered: Tensor) -> Tensor:
     _, rows, columns, _ = covered.shape
     inside = box_masks(box, rows, columns)
     shape = (covered > 0.1).float().permute(0, 3, 1, 2)
-    choices = torch.stack([_grown(shape, px) for px in _GROWTHS_PX])
+    choices = torch.stack(_grown(shape))
     which = (grow * len(_GROWTHS_PX)).long().clamp(0, len(_GROWTHS_PX) - 1)
     grown = choices[which, torch.arange(len(hole), device=hole.device)][:, 0]  # [B, H, W]
     down, across = grown.amax(2, keepdim=True), grown.amax(1, keepdim=True)
@@ -44,10 +44,18 @@ def masks(hole: Tensor, box: Tensor, grow: Tensor, covered: Tensor) -> Tensor:
     return out[..., None]
 
 
-def _grown(shape: Tensor, px: int) -> Tensor:
-    """A shape [B, 1, H, W] grown by so many pixels to all sides, one axis after the other, which is quick."""
-    down = functional.max_pool2d(shape, (2 * px + 1, 1), 1, (px, 0))
-    return functional.max_pool2d(down, (1, 2 * px + 1), 1, (0, px))
+def _grown(shape: Tensor) -> list[Tensor]:
+    """A shape [B, 1, H, W] grown by each of _GROWTHS_PX to all sides.
+
+    Each is the one before it grown by the rest, and one axis comes after the other, which is quick.
+    """
+    grown, reached = [shape], 0
+    for px in _GROWTHS_PX:
+        more = px - reached
+        down = functional.max_pool2d(grown[-1], (2 * more + 1, 1), 1, (more, 0))
+        grown.append(functional.max_pool2d(down, (1, 2 * more + 1), 1, (0, more)))
+        reached = px
+    return grown[1:]
 
 
 def box_masks(box: Tensor, rows: int, columns: int) -> Tensor:

@@ -165,7 +165,8 @@ def test_articles_fit_the_next_word(told: list[tuple[Scene, str]]) -> None:
 def test_captions_vary_and_stay_short(told: list[tuple[Scene, str]]) -> None:
     texts = Counter(text for _, text in told)
     assert len(texts) > 0.95 * COUNT
-    assert all(Words().fits(text) for text in texts)
+    ids = Words()
+    assert all(ids.fits(text) for text in texts)
 
 
 def test_a_complete_caption_leaves_out_nothing(sampler: Sampler) -> None:

@@ -15,7 +15,7 @@ from backends.torch_cuda.training.data import edits, pairs
 from backends.torch_cuda.training.data.feed import LABELS
 from backends.torch_cuda.training.data.scenes import Sampler
 from backends.torch_cuda.training.data.word_ids import Words
-from backends.torch_cuda.training.members import lessons, maps, measures, tools
+from backends.torch_cuda.training.members import evaluate, lessons, maps, measures, tools
 from backends.torch_cuda.training.members.few_steps import FewSteps
 from backends.torch_cuda.training.members.lowrank import LowRank
 from backends.torch_cuda.training.members.pictures import FastDecoding, ReduxTraining
@@ -40,7 +40,7 @@ TOOL = ToolTraining(
 )  # fmt: skip
 PLAN = MemberPlan(
     **dict.fromkeys(("judge_s", "fast_s", "fill_s", "kontext_s", "schnell_s", "canny_s", "depth_s"), 0.05),
-    redux_s=0.05, evaluate_s=1.0, start_s=0.1, held_out=6, fill=TOOL, kontext=TOOL, canny=TOOL, depth=TOOL,
+    redux_s=0.05, evaluate_s=1.0, start_s=0.1, held_out=3, fill=TOOL, kontext=TOOL, canny=TOOL, depth=TOOL,
     schnell=FewSteps(
         rank=4, fine_steps=2, small_count=2, large_count=2, texts=2, texts_chunk=2,
         sizes_px=((64, 64), (64, 96)),
@@ -51,6 +51,7 @@ PLAN = MemberPlan(
     fast=FastDecoding(width=8, batch_size=4, side_px=64),
     base=Plan(batch_large=4, held_out=2),
 )  # fmt: skip
+CHANGED = "live/img_in.lora_B.weight"
 STAGES = ("judge", "fast", "fill", "kontext", "schnell", "canny", "depth", "redux")
 
 
@@ -134,11 +135,11 @@ def test_what_is_added_alone_comes_where_the_words_say_or_to_the_middle(sampler)
 
 def test_a_piece_round_a_hole_shows_all_of_it_and_is_enlarged_at_most_twice(sampler, trained):
     _, run = trained
-    arrays = to_device(pairs.fill_pairs(sampler, Words(), Random(7), 48, "around"), run.device)
-    whole = lessons.show_fill(run.source, arrays, (384, 384))
+    arrays = to_device(pairs.fill_pairs(sampler, Words(), Random(7), 24, "around"), run.device)
+    whole = lessons.show_fill(run.source, arrays, (288, 288))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        near = lessons.nearer(whole, (256, 256))
+        near = lessons.nearer(whole, (192, 192))
     share_whole, share_near = (shown.mask.flatten(1).mean(1) for shown in (whole, near))
     enlarged = (share_near / share_whole).sqrt()
     assert float(enlarged.min()) > 0.97
@@ -223,12 +224,16 @@ def test_a_cut_stage_goes_on_and_one_that_had_its_time_does_not(trained):
     try:
         stage_s = run.numbers.share("canny", ("canny",), 600.0)
         assert stage_s == 5.0
-        run.numbers = dataclasses.replace(PLAN, canny_s=0.4)
-        run.canny()
+        later = after
+        for longer_s in (0.4, 1.6, 6.4):  # a busy machine needs more for a single step
+            run.numbers = dataclasses.replace(PLAN, canny_s=longer_s)
+            run.canny()
+            later = load_file(folder / "work" / "canny.safetensors")
+            if not torch.equal(before[CHANGED], later[CHANGED]):
+                break
     finally:
         run.numbers = PLAN
-    later = load_file(folder / "work" / "canny.safetensors")
-    assert not torch.equal(before["live/img_in.lora_B.weight"], later["live/img_in.lora_B.weight"])
+    assert not torch.equal(before[CHANGED], later[CHANGED])
 
 
 def test_too_little_time_shortens_all_members_alike():
@@ -241,7 +246,8 @@ def test_too_little_time_shortens_all_members_alike():
     assert sum(half) + 2 * plan.start_s + plan.evaluate_s == pytest.approx(478.0)
 
 
-def test_members_that_are_there_are_measured(trained):
+def test_members_that_are_there_are_measured(trained, monkeypatch):
+    monkeypatch.setattr(evaluate, "NUM_STEPS", 2)
     folder, run = trained
     for other in ("kontext", "schnell", "canny", "depth", "redux"):
         shutil.move(folder / "work" / f"{other}.safetensors", folder / f"{other}.safetensors")

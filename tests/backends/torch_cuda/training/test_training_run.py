@@ -52,8 +52,8 @@ PLAN = Plan(
     pool_chunk=2,
     held_out=2,
     mend_s=0.1,
-    mend=mend.Mending(batch_size=2, other_sides_px=(128, 384)),
-    autoencoder=AutoencoderTraining(batch_size=4, crop_px=64),
+    mend=mend.Mending(batch_size=2, side_px=128, other_sides_px=(64, 192)),
+    autoencoder=AutoencoderTraining(batch_size=2, crop_px=64),
     distil=Distillation(
         small_count=3,
         large_count=3,
