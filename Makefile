@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 RUN_STAMP := $(VENV)/.run-installed
 DEV_STAMP := $(VENV)/.dev-installed
+TRITON := $(VENV)/triton
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench package clean
+.PHONY: help setup run test kernels check format bench package clean
 
 help: ## What each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +28,11 @@ setup: $(DEV_STAMP) ## Install everything for development into .venv
 test: $(DEV_STAMP) ## Run the tests
 	@QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+# triton is 700 MB, which the other tests do not need; kept apart, because with it they would run these, too.
+kernels: $(TRITON) ## Run the tests of the GPU's kernels in Triton's interpreter (Linux)
+	@PYTHONPATH=$(TRITON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+	  $$(grep -rl --include='test_*.py' triton_only tests)
 
 check: $(DEV_STAMP) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .
@@ -56,3 +62,7 @@ $(RUN_STAMP): pyproject.toml packaging/setup.sh
 $(DEV_STAMP): pyproject.toml packaging/setup.sh
 	@packaging/setup.sh $(PYTHON) $(VENV) dev
 	@touch $@ $(RUN_STAMP)
+
+$(TRITON): $(DEV_STAMP)
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --target $@ triton==3.7.1
+	@touch $@

@@ -18,7 +18,7 @@ DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 
 triton_only = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="NOT TESTED HERE: the fused operations need the package triton (`pip install triton`)",
+    reason="NOT TESTED HERE: the fused operations need the package triton (`make kernels`)",
 )
 
 
