@@ -133,7 +133,18 @@ def test_what_is_added_alone_comes_where_the_words_say_or_to_the_middle(sampler)
     assert placed > 20
 
 
-def test_a_piece_round_a_hole_shows_all_of_it_and_is_enlarged_at_most_twice(sampler, trained):
+def test_a_piece_round_a_small_hole_is_enlarged_twice_and_no_more():
+    truth = torch.rand(16, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(16, 64, 64, 1)
+    mask[:, 28:36, 28:36] = 1
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        near = lessons.nearer(lessons.Shown(truth, truth * (1 - mask), mask), (64, 64))
+    assert near.mask is not None
+    assert set(near.mask.flatten(1).sum(1).sqrt().tolist()) == {8.0, 16.0}  # whole, and a piece
+
+
+def test_a_piece_round_a_hole_shows_all_of_it(sampler, trained):
     _, run = trained
     arrays = to_device(pairs.fill_pairs(sampler, Words(), Random(7), 24, "around"), run.device)
     whole = lessons.show_fill(run.source, arrays, (288, 288))
