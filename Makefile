@@ -7,9 +7,14 @@ JOBS ?= 2
 RUN_STAMP := $(VENV)/.run-installed
 DEV_STAMP := $(VENV)/.dev-installed
 TRITON := $(VENV)/triton
+# What the product is made and measured with: long tests, which change seldom with anything else.
+WORKSHOP := $(addprefix tests/,$(addprefix backends/torch_cuda/,bench training test_bench_cpu.py test_bench_turns.py) \
+  $(addprefix desktop/commands/,test_bench.py test_train_command.py))
+# The tests start many processes: none compiles again what another has compiled, whatever the shell says.
+PYTEST := QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test kernels check format bench package clean
+.PHONY: help setup run test workshop kernels check format bench package clean
 
 help: ## What each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,15 +29,15 @@ run: $(RUN_STAMP) ## Open the window; without a display, run the same job as `fl
 
 setup: $(DEV_STAMP) ## Install everything for development into .venv
 
-# The tests start many processes: none compiles again what another has compiled, whatever the shell says.
-test: $(DEV_STAMP) ## Run the tests
-	@QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
-	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+test: $(DEV_STAMP) ## Run the tests of the product, or those named: make test TESTS=tests/flux_core
+	@$(PYTEST) --dist loadfile $(or $(TESTS),$(WORKSHOP:%=--ignore=%))
+
+workshop: $(DEV_STAMP) ## Run the tests of training and measuring
+	@$(PYTEST) --dist loadfile $(WORKSHOP)
 
 # triton is 700 MB, which the other tests do not need; kept apart, because with it they would run these, too.
 kernels: $(TRITON) ## Run the tests of the GPU's kernels in Triton's interpreter (Linux)
-	@PYTHONPATH=$(TRITON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
-	  $$(grep -rl --include='test_*.py' triton_only tests)
+	@PYTHONPATH=$(TRITON) $(PYTEST) --dist worksteal $$(grep -rl --include='test_*.py' triton_only tests)
 
 check: $(DEV_STAMP) ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .
