@@ -75,9 +75,8 @@ class TorchBackend:
         self.device = torch.device(device)
         if free_bytes is None and self.device.type == "cuda":
             free_bytes = self._free_bytes_of_gpu
-        if (
-            self.device.type == "cuda"
-        ):  # who asks for float32 wants its digits; convolutions would have ten bits
+        if self.device.type == "cuda":
+            # Who asks for float32 wants its digits; by default convolutions would have ten bits.
             torch.backends.cudnn.allow_tf32 = False
         self._free_bytes = free_bytes
         self.name = f"torch-{self.device.type}"
