@@ -54,6 +54,7 @@ PIECES: dict[str, Piece] = {
     "family-cache": cached.family_cache,
 }
 """In the order in which they are run."""
+_PROGRAM = "python -m backends.torch_cuda.bench"
 NO_DEVICE = 3
 """The exit status where there is no CUDA device."""
 
@@ -65,7 +66,7 @@ def main() -> None:
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
     wanted = sizes.SMALL if options.tiny else sizes.FULL
     sizes.put_into_catalog(wanted)
-    results = Results(options.output, " ".join(["flowbrush bench h200", *sys.argv[1:]]), machine(device))
+    results = Results(options.output, " ".join([_PROGRAM, *sys.argv[1:]]), machine(device))
     with tempfile.TemporaryDirectory(prefix="flowbrush-bench-") as base:
         bench = Bench(
             device=device,

@@ -6,7 +6,6 @@ the picture to edit, maps, the reference, and the words of each text encoder alo
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def paint(engine: TorchEngine, prompt: str = "", **fields: Any) -> np.ndarray:
     return run(engine, **usual | {"prompt": prompt} | fields).pixels.astype(int)
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def red_on_blue(engine: TorchEngine) -> np.ndarray:
     """What several tests begin with."""
     return paint(engine, "a red apple on a blue background")
@@ -93,12 +92,11 @@ def test_every_row_of_the_family_ships() -> None:
 # Prompts
 
 
-def test_an_apple_is_red_and_its_background_blue_when_that_is_asked_for(engine: TorchEngine) -> None:
-    picture = red_on_blue(engine)
-    red, green, blue = middle(picture)
+def test_an_apple_is_red_and_its_background_blue_when_that_is_asked_for(red_on_blue: np.ndarray) -> None:
+    red, green, blue = middle(red_on_blue)
     assert red > green + 60
     assert red > blue + 60
-    assert is_blue(border(picture))
+    assert is_blue(border(red_on_blue))
 
 
 def test_a_thing_has_its_own_colour_and_shape_when_no_colour_is_named(engine: TorchEngine) -> None:
@@ -151,7 +149,7 @@ def test_four_steps_are_enough_for_schnell(engine: TorchEngine) -> None:
     fields = {"model": "tiny-schnell", "num_steps": 4}
     picture = paint(engine, "a red apple on a blue background", **fields)
     assert middle(picture)[0] > max(middle(picture)[1:]) + 60
-    assert is_blue(border(picture))
+    assert is_blue(border(red_on_blue))
     row, column = centre(is_yellow(paint(engine, STAR, **fields)))
     assert row < 128 < column
 
@@ -247,9 +245,9 @@ def test_what_is_near_on_a_depth_map_is_where_the_thing_is(engine: TorchEngine) 
 # Redux
 
 
-def test_without_words_a_picture_is_like_its_reference(engine: TorchEngine) -> None:
+def test_without_words_a_picture_is_like_its_reference(engine: TorchEngine, red_on_blue: np.ndarray) -> None:
     yellow_on_purple = paint(engine, "a yellow banana on a purple background")
-    references = [picture.astype(np.uint8) for picture in (red_on_blue(engine), yellow_on_purple)]
+    references = [picture.astype(np.uint8) for picture in (red_on_blue, yellow_on_purple)]
     like = [
         paint(engine, task=Task.VARY, pictures=[{"image": reference}], seed=3) for reference in references
     ]
@@ -260,7 +258,7 @@ def test_without_words_a_picture_is_like_its_reference(engine: TorchEngine) -> N
     assert psnr_db(like[0].astype(np.uint8), like[1].astype(np.uint8)) < 20
 
 
-def test_the_fast_decoder_shows_the_same_picture(engine: TorchEngine) -> None:
-    whole = red_on_blue(engine).astype(np.uint8)
+def test_the_fast_decoder_shows_the_same_picture(engine: TorchEngine, red_on_blue: np.ndarray) -> None:
+    whole = red_on_blue.astype(np.uint8)
     fast = paint(engine, "a red apple on a blue background", decoder="fast").astype(np.uint8)
     assert psnr_db(whole, fast) > 22
