@@ -149,7 +149,7 @@ def test_four_steps_are_enough_for_schnell(engine: TorchEngine) -> None:
     fields = {"model": "tiny-schnell", "num_steps": 4}
     picture = paint(engine, "a red apple on a blue background", **fields)
     assert middle(picture)[0] > max(middle(picture)[1:]) + 60
-    assert is_blue(border(red_on_blue))
+    assert is_blue(border(picture))
     row, column = centre(is_yellow(paint(engine, STAR, **fields)))
     assert row < 128 < column
 
