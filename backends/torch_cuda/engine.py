@@ -70,6 +70,7 @@ class TorchEngine(FluxEngine):
             helpers=TorchHelpers(backend.device, models_dirs),
             has_fp8=backend.has_fp8,
             ready=backend.graphs.ready if self._team is None else self._team.ready,
+            ready_in_time=backend.graphs.ready_in_time,
         )
 
     def run(

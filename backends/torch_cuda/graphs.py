@@ -4,6 +4,9 @@ The first call of a kind is recorded in pieces, and while the device computes on
 calls copy their arrays into the graph's own and replay it. In a process that has computed nothing yet, the
 first call computes as always, because it loads its kernels on the way, and is recorded right behind. So a
 graph costs nobody much of a wait. What cannot be recorded runs as it did before: other devices, or a failure.
+
+One thread records, because plans of attention are kept for the thread that made them: what it has planned
+beforehand is there when it records.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -33,9 +38,21 @@ MIN_FREE_SHARE = 0.1
 """Of a device's memory; a recording keeps what its step needed."""
 
 PAUSES_IN_A_PIECE = 8
-"""Of a step that is computed while it is recorded: a block has one pause, a step of FLUX.1 has 57."""
+"""Of a step that is computed while it is recorded: a block has one pause, a step of FLUX.1 has 57. The first
+pieces have fewer, 1, 1, 2 and 4, so that the device soon has something to do."""
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_NOTHING_LEFT = object()
+
+
+class _Met:
+    """Says of a kind of call that there was one, which was not recorded."""
+
+
+_MET = _Met()
+_Kept = OrderedDict[Hashable, "Recording | _Met | None"]
+"""By kind of call; None of one that cannot be recorded."""
 
 
 class Graphs:
@@ -48,19 +65,20 @@ class Graphs:
         streams: What brings weights that do not stay on the device; recordings bring them, too.
         era: Grows whenever everything is forgotten.
         is_warm: Whether a step was computed in this process, or a block of one, so that kernels are there.
-        meanwhile: What this thread is to do once, behind the next replay, while the device is busy with it.
+        meanwhile: What the thread that replays is to do, piece by piece, while the device is busy with that.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.is_able = device.type == "cuda"
         self._device = device
-        self._kept: WeakKeyDictionary[Any, OrderedDict[Hashable, Recording | None]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
         self._pool: Any = None
         self.streams: WeakSet[Stream] = WeakSet()
         self.era = 0
         self.is_warm = False
-        self.meanwhile: Callable[[], None] | None = None
+        self.meanwhile: Iterator[object] | None = None
         self._pauses = Pauses()
+        self._recorder = ThreadPoolExecutor(1, "recorder")
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -68,9 +86,28 @@ class Graphs:
         Args:
             method: Of an object; its graphs go with the object. It gives tensors and changes nothing.
         """
-        if not self.is_able or not isinstance(method, MethodType):
-            return method
-        return lambda *args, **kwargs: self._call(method, args, kwargs)
+        return self._made_ready(method, is_urgent=True)
+
+    def ready_in_time(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """As `ready` for what is called now and then: only the second call of a kind is recorded.
+
+        A first picture waits for nothing that only later ones gain from.
+        """
+        return self._made_ready(method, is_urgent=False)
+
+    def aside(self, work: Callable[[], _T]) -> Future[_T]:
+        """Does something in the thread that records, in the mode and stream of this one.
+
+        What that thread was given before is done before.
+        """
+        stream = torch.cuda.current_stream(self._device) if self.is_able else None
+        mode = torch.is_inference_mode_enabled()
+
+        def run() -> _T:
+            with torch.cuda.stream(stream), torch.inference_mode(mode):
+                return work()
+
+        return self._recorder.submit(run)
 
     def forget(self) -> None:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
@@ -78,41 +115,72 @@ class Graphs:
         self._pool = None
         self.era += 1
 
-    def _call(self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _made_ready(self, method: Callable[..., Any], is_urgent: bool) -> Callable[..., Any]:
+        if not self.is_able or not isinstance(method, MethodType):
+            return method
+        return lambda *args, **kwargs: self._call(method, args, kwargs, is_urgent)
+
+    def _call(
+        self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], is_urgent: bool
+    ) -> Any:
         arrays: list[Tensor] = []
         try:
             key = method.__name__, shape_of((args, kwargs), arrays)
         except TypeError:
             return method(*args, **kwargs)  # it is given more than arrays and plain values
         graphs = self._kept.setdefault(method.__self__, OrderedDict())
-        if key in graphs:
-            graphs.move_to_end(key)
-            found = graphs[key]
-            if found is None:
-                return method(*args, **kwargs)
-            out = found.replay(arrays)
+        if key not in graphs and not is_urgent:
+            return self._kept_as(graphs, key, _MET, method(*args, **kwargs))
+        found = graphs.get(key, _MET)
+        if isinstance(found, _Met):
+            return self._first(method, args, kwargs, arrays, graphs, key)
+        graphs.move_to_end(key)
+        if found is None:
+            return method(*args, **kwargs)
+        out = found.replay(arrays)
+        if is_urgent:
             self._use_the_wait()
-            return out
+        return out
+
+    def _first(
+        self,
+        method: MethodType,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        arrays: list[Tensor],
+        graphs: _Kept,
+        key: Hashable,
+    ) -> Any:
+        """A call that is recorded, if that can be."""
         found = self._recorded(method, args, kwargs, arrays, self._pauses) if self._runs_at_once else None
         if found is not None:
-            out = found.outputs()
-        else:
-            out = method(*args, **kwargs)
-            found = self._recorded(method, args, kwargs, arrays)
-            self.is_warm = True
+            return self._kept_as(graphs, key, found, found.outputs())
+        out = method(*args, **kwargs)
+        found = self._recorded(method, args, kwargs, arrays)
+        self.is_warm = True
+        return self._kept_as(graphs, key, found, out)
+
+    def _kept_as(self, graphs: _Kept, key: Hashable, found: Recording | _Met | None, out: Any) -> Any:
+        """What a call gave, and what is known of its kind from now on."""
         graphs[key] = found
+        graphs.move_to_end(key)
         if len(graphs) > MAX_GRAPHS:
             graphs.popitem(last=False)
         return out
 
     def _use_the_wait(self) -> None:
-        """The device is busy for a while, and this thread would only wait for it."""
-        use, self.meanwhile = self.meanwhile, None
-        if use is None:
+        """The device is busy with a replay, and this thread would only wait for it."""
+        if self.meanwhile is None:
             return
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self._device))
         try:
-            use()
+            while not done.query():
+                if next(self.meanwhile, _NOTHING_LEFT) is _NOTHING_LEFT:
+                    self.meanwhile = None
+                    return
         except RuntimeError as err:
+            self.meanwhile = None
             _log.info("What was to be done beside a step went wrong: %s", str(err).splitlines()[0])
 
     @property
@@ -144,10 +212,10 @@ class Graphs:
             self._pool = torch.cuda.graph_pool_handle()
         inputs = [array.clone() for array in arrays]
         args, kwargs = with_arrays((args, kwargs), iter(inputs))
+        call = partial(method, *args, **kwargs)
+        make = partial(Recording, call, inputs, self._pool, self._device, [*self.streams], pauses)
         try:
-            return Recording(
-                lambda: method(*args, **kwargs), inputs, self._pool, self._device, [*self.streams], pauses
-            )
+            return self.aside(make).result()
         except RuntimeError as err:
             _log.info("A step could not be recorded and runs without a graph: %s", str(err).splitlines()[0])
             return None
@@ -258,7 +326,8 @@ class Recording:
 
     def _pause(self) -> None:
         self._num_pauses += 1
-        if self._num_pauses % PAUSES_IN_A_PIECE == 0:
+        first, count = self._num_pauses < PAUSES_IN_A_PIECE, self._num_pauses
+        if count & (count - 1) == 0 if first else count % PAUSES_IN_A_PIECE == 0:
             self._end()
             self._graphs.append(torch.cuda.CUDAGraph())
             self._begin()

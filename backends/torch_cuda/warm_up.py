@@ -1,33 +1,36 @@
 """What a process does for the first time, done beside what must be waited for anyway.
 
-Libraries are opened, kernels come from triton's cache, each product's kernel is loaded at its first call, and
-chosen anew for every number of tokens. A block of every network at the model's widths is called once at the
-picture's size, in a thread that mostly waits for libraries, while the main thread waits for the disk; a block
-of the transformer at every later size, while the main thread encodes words. Results do not matter.
+Libraries are opened, kernels come from triton's cache, and each product's kernel is loaded at its first call.
+A block of every network at the model's widths is called once at the picture's size, in the thread that
+records and mostly waits for libraries, while the main thread waits for the disk. Attention is planned anew
+for every number of tokens, which that thread does while the main thread encodes words. Results do not matter.
 
 The decoder's convolutions are planned anew for every size, and plans are kept for the thread that made them.
-So the engine's own thread calls a small decoder of the picture's size while the device is busy with a step.
+So the engine's own thread calls them one by one while the device is busy with a step.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.leaves import TorchLeaves
+from backends.torch_cuda.leaves import Conv2d, TorchLeaves
 from backends.torch_cuda.memory import free_and_total_bytes
+from backends.torch_cuda.ops import TorchOps
 from flux_core.catalog import ModelSpec
 from flux_core.models.autoencoder import Decoder
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.transformer import Transformer
+from flux_core.ops import HeadStream
 from flux_core.pipeline.job import WHOLE_PX
 from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision, StepCache, Task
 
@@ -53,7 +56,7 @@ class WarmUp:
         self._decoded: set[Size] = set()
         self._lengths: set[int] = set()
 
-    def begin(self, request: GenerationRequest, spec: ModelSpec) -> threading.Thread | None:
+    def begin(self, request: GenerationRequest, spec: ModelSpec) -> Future[None] | None:
         """Begins with what a request will need; does nothing where that is not worth it.
 
         Args:
@@ -61,7 +64,7 @@ class WarmUp:
             spec: The row of its model.
 
         Returns:
-            The thread that warms up beside it; None if nothing is new.
+            Is done when nothing is left to be warmed up beside it; None if nothing is new.
         """
         backend, precision = self._backend, request.precision
         if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
@@ -75,17 +78,13 @@ class WarmUp:
         has_long_steps = request.step_cache is StepCache.OFF
         if size not in self._decoded and is_whole and has_long_steps:
             self._decoded.add(size)
-            backend.graphs.meanwhile = partial(_decode, backend, precision, spec, [size])
+            backend.graphs.meanwhile = decoder_plans(backend, precision, spec, size)
         if length in self._lengths:
             return None
         is_first = not self._lengths
         self._lengths.add(length)
-        work = partial(warm_up, sizes=[size, OTHER_LATENTS]) if is_first else partial(_step, sizes=[size])
-        thread = threading.Thread(
-            target=_tried, args=(work, backend, precision, spec), name="warm-up", daemon=True
-        )
-        thread.start()
-        return thread
+        work = partial(warm_up, sizes=[size, OTHER_LATENTS]) if is_first else partial(_attend, size=size)
+        return backend.graphs.aside(partial(_tried, work, backend, precision, spec))
 
 
 def _tried(work: Work, backend: TorchBackend, precision: Precision, spec: ModelSpec) -> None:
@@ -145,6 +144,20 @@ def _step(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: S
         model.modulated(img, txt, rows, angles)
 
 
+def _attend(backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size) -> None:
+    """Calls a block's attention at a picture's size."""
+    device, dtype, config = backend.device, _dtype(backend, precision), like.transformer
+    head_dim = config.hidden_size // config.num_heads
+    make = _Zeros(None, device, dtype, norms_feed_codes=backend.norms_feed_codes(precision))
+    norm = make.rms_norm("", head_dim, 1e-6)
+    height, width = size
+    tokens = like.t5_tokens + height * width // 4
+    qkv = torch.zeros((1, tokens, 3 * config.hidden_size), dtype=dtype, device=device)
+    angles = torch.zeros((tokens, head_dim // 2, 2), device=device)
+    streams = [HeadStream(qkv, norm, norm)]
+    backend.ops.joint_attention(streams, config.num_heads, angles, scale=head_dim**-0.5)
+
+
 def _decode(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
     """Calls a decoder with one block a level, which has every convolution of the whole one."""
     device, dtype = backend.device, _dtype(backend, precision)
@@ -154,12 +167,46 @@ def _decode(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
         decoder(torch.zeros((1, height, width, config.latent_channels), dtype=dtype, device=device))
 
 
+def decoder_plans(
+    backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size
+) -> Generator[None]:
+    """Calls each kind of convolution of a decoder, and then its attention, one after the other.
+
+    One at a time needs less memory than a decoder does, and the next may wait for another step.
+    """
+    device, dtype = backend.device, _dtype(backend, precision)
+    config, (height, width) = like.autoencoder, size
+    seen: dict[tuple[Any, ...], tuple[Conv2d, torch.Size]] = {}
+
+    def see(leaf: Conv2d, given: tuple[Tensor]) -> None:
+        seen.setdefault((leaf.weight.shape, given[0].shape), (leaf, given[0].shape))
+
+    leaves = TorchLeaves(device="meta", dtype=dtype)
+    decoder = Decoder(TorchOps(), leaves, replace(config, num_res_blocks=0))
+    for leaf in leaves.modules.values():
+        if isinstance(leaf, Conv2d):
+            leaf.register_forward_pre_hook(see)
+    decoder(torch.empty((1, height, width, config.latent_channels), dtype=dtype, device="meta"))
+    yield
+    make = _Zeros(None, device, dtype)
+    for leaf, shape in seen.values():
+        make.like(leaf).without_bias(torch.empty(shape, dtype=dtype, device=device))
+        yield
+    wide = torch.zeros((1, 1, height * width, decoder.mid.attn_1.width), dtype=dtype, device=device)
+    backend.ops.attention(wide, wide, wide, scale=1.0)
+
+
 def _dtype(backend: TorchBackend, precision: Precision) -> torch.dtype:
     return backend.cast(torch.zeros(1), precision).dtype
 
 
 class _Zeros(TorchLeaves):
     """Leaves of zeros, which need no time to be made."""
+
+    def like(self, conv: Conv2d) -> Conv2d:
+        """A convolution of the same kind."""
+        weight = self._parameter("", tuple(conv.weight.shape), None)
+        return Conv2d(weight, None, conv.stride, (conv.symmetric, conv.symmetric))
 
     def _parameter(self, name: str, shape: tuple[int, ...], deviation: float | None) -> nn.Parameter:
         values = torch.zeros(shape, device=self._device, dtype=self._dtype)

@@ -23,9 +23,9 @@ from flux_core.pipeline.helpers import Helpers, NoHelpers
 from flux_core.pipeline.job import Job, prepare
 from flux_core.pipeline.obeyed import check_look
 from flux_core.pipeline.pictures import Pictures
-from flux_core.pipeline.walk import Ready, as_it_is, walk_all
+from flux_core.pipeline.walk import walk_all
 from flux_core.pipeline.words import Words
-from flux_core.pipeline.workbench import Workbench
+from flux_core.pipeline.workbench import Ready, Workbench, as_it_is
 from flux_core.plan import Component
 from flux_core.reporting import Report
 from flux_core.request import GenerationRequest, Precision
@@ -44,6 +44,7 @@ class FluxEngine:
         memory_budget_bytes: Weights that may stay in memory between jobs.
         helpers: What it has beside FLUX.1.
         ready: Makes the model ready for the many evaluations of a walk.
+        ready_in_time: Makes a text encoder that stays ready for being called now and then.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FluxEngine:
         helpers: Helpers | None = None,
         has_fp8: bool = False,
         ready: Ready = as_it_is,
+        ready_in_time: Ready = as_it_is,
     ) -> None:
         self.name = name
         self._backend = backend
@@ -64,7 +66,7 @@ class FluxEngine:
         self._list_devices = list_devices
         self._auto_precision = auto_precision
         self._has_fp8 = has_fp8
-        self._bench = Workbench(backend, memory_budget_bytes)
+        self._bench = Workbench(backend, memory_budget_bytes, ready_in_time)
         self._words = Words(self._bench)
         self._helpers = helpers or NoHelpers()
         self._conditions = ConditionMaker(self._bench, self._words, self._helpers)

@@ -22,6 +22,7 @@ from flux_core.pipeline.conditions import Branch, Conditions, Steering, rotary
 from flux_core.pipeline.job import Job, Span
 from flux_core.pipeline.told import Told
 from flux_core.pipeline.windows import Window, windows_of
+from flux_core.pipeline.workbench import Ready, as_it_is
 from flux_core.sampling.known import KnownRegion, noised
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.solvers import walk
@@ -30,13 +31,6 @@ from flux_core.sampling.step_cache import PRESETS, BlockCache, Sparing
 Floats = NDArray[np.float32]
 Preview = Callable[[Any], Callable[[], str]]
 """Denoised tokens -> what makes a small picture of them without the device."""
-Ready = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""A method that is called often with arrays of the same shapes -> the same, quicker where a backend can."""
-
-
-def as_it_is(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The `Ready` of a backend that can do nothing about it."""
-    return method
 
 
 class Velocity:

@@ -118,7 +118,8 @@ class Words:
             _check_vocabulary(tokenizer.vocab_size, spec.clip.vocab_size, folder)
             ids, end = tokenizer(prompt)
             positions = backend.from_numpy(np.arange(spec.clip_tokens, dtype=np.int32))
-            vec = clip(backend.from_numpy(ids), positions, backend.from_numpy(end))
+            encode = self._bench.ready(job, Component.CLIP, clip.__call__)
+            vec = encode(backend.from_numpy(ids), positions, backend.from_numpy(end))
             backend.evaluate(vec)
             return vec
 
@@ -129,7 +130,8 @@ class Words:
             tokenizer = T5Tokenizer(folder, job.t5_tokens)
             _check_vocabulary(tokenizer.vocab_size, spec.t5.vocab_size, folder)
             ids = backend.from_numpy(tokenizer(prompt))
-            txt = t5(ids, backend.from_numpy(relative_buckets(job.t5_tokens, spec.t5)))
+            encode = self._bench.ready(job, Component.T5, t5.__call__)
+            txt = encode(ids, backend.from_numpy(relative_buckets(job.t5_tokens, spec.t5)))
             backend.evaluate(txt)
             return txt
 

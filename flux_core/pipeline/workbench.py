@@ -17,6 +17,13 @@ from flux_core.pipeline.job import Job
 from flux_core.plan import Component, PartKey
 
 MAX_REMEMBERED = 32
+Ready = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""A method that is called with arrays of the same shapes again -> the same, quicker where a backend can."""
+
+
+def as_it_is(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The `Ready` of a backend that can do nothing about it."""
+    return method
 
 
 class Workbench:
@@ -25,12 +32,14 @@ class Workbench:
     Args:
         backend: The device's operations.
         budget_bytes: Weights that may stay in memory between jobs.
+        ready: Makes a part that stays ready for being called now and then.
     """
 
-    def __init__(self, backend: Backend, budget_bytes: int) -> None:
+    def __init__(self, backend: Backend, budget_bytes: int, ready: Ready = as_it_is) -> None:
         self.backend = backend
         self.parts = Parts(backend)
         self._budget_bytes = budget_bytes
+        self._ready = ready
         self._remembered: OrderedDict[Any, Any] = OrderedDict()
 
     def clear(self) -> None:
@@ -87,6 +96,11 @@ class Workbench:
         finally:
             if not self.is_resident(job):
                 self.parts.free(key)
+
+    def ready(self, job: Job, component: Component, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of a part; where the part stays, with all its weights, ready for being called again."""
+        stays = self.is_resident(job) and not self.parts.streamed_bytes.get(PartKey(component))
+        return self._ready(method) if stays else method
 
     def knows(self, key: Any) -> bool:
         """Whether something encoded is remembered."""

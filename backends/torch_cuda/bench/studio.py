@@ -26,7 +26,7 @@ from flux_core import machine
 from flux_core.imaging import codec
 from flux_core.looking import Embed, Look, Score
 from flux_core.pipeline import FluxEngine
-from flux_core.pipeline.walk import Ready
+from flux_core.pipeline.workbench import Ready
 from flux_core.request import Precision, Task, build_request
 
 MODELS_DIR = Path(__file__).parents[3] / "resources" / "models"

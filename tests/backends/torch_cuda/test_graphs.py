@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench.weights import RandomSource
 from backends.torch_cuda.engine import TorchEngine
-from backends.torch_cuda.graphs import MAX_GRAPHS, PAUSES_IN_A_PIECE, Graphs
+from backends.torch_cuda.graphs import MAX_GRAPHS, PAUSES_IN_A_PIECE, Graphs, Recording
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
 from flux_core import catalog
@@ -58,6 +58,7 @@ class Refused:
         self.free_bytes = 100
         self.refused = 0
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
         memory = "backends.torch_cuda.graphs.free_and_total_bytes"
         monkeypatch.setattr(memory, lambda device: (self.free_bytes, 100))
 
@@ -135,28 +136,89 @@ def test_a_step_has_a_pause_in_every_block_for_the_thread_that_asked() -> None:
     assert len(used) == CONFIG.depth + CONFIG.depth_single
 
 
-def test_what_is_to_be_done_meanwhile_is_done_once_behind_a_replay_and_may_go_wrong(
+class Recorded:
+    """A recording that keeps a device busy for as long as it is asked for twice."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self._asked = 0
+        monkeypatch.setattr(torch.cuda, "Event", lambda: self)
+
+    def replay(self, arrays: list[Tensor]) -> Tensor:
+        self.done.append("replay")
+        self._asked = 0
+        return arrays[0]
+
+    def record(self, stream: Any) -> None: ...
+
+    def query(self) -> bool:
+        self._asked += 1
+        return self._asked > 2
+
+
+def test_pieces_of_work_are_done_as_long_as_the_device_is_busy_with_a_replay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done: list[str] = []
+    recorded = Recorded(monkeypatch)
 
-    class Recorded:
-        def replay(self, arrays: list[Tensor]) -> Tensor:
-            done.append("replay")
-            return arrays[0]
+    def work() -> Generator[None]:
+        for piece in "abc":
+            recorded.done.append(piece)
+            yield
 
-    def work() -> None:
-        done.append("work")
+    model, graphs = Model(), Refused(monkeypatch).graphs
+    step, x = graphs.ready(model.step), torch.ones(2)
+    graphs.meanwhile = work()
+    step(x)  # the first call, which is not replayed, keeps the thread busy itself
+    kept: Any = graphs._kept[model]
+    kept.update(dict.fromkeys(kept, recorded))
+    assert [step(x).tolist() for _ in range(3)] == [[1.0, 1.0]] * 3
+    assert recorded.done == ["replay", "a", "b", "replay", "c", "replay"]
+    assert graphs.meanwhile is None
+
+
+def test_work_beside_a_replay_may_go_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(monkeypatch)
+
+    def work() -> Generator[None]:
+        recorded.done.append("work")
+        yield
         raise RuntimeError("no room for that")
 
     model, graphs = Model(), Refused(monkeypatch).graphs
     step, x = graphs.ready(model.step), torch.ones(2)
-    graphs.meanwhile = work
-    step(x)  # the first call, which is not replayed, keeps the thread busy itself
+    step(x)
+    graphs.meanwhile = work()
     kept: Any = graphs._kept[model]
-    kept.update(dict.fromkeys(kept, Recorded()))
+    kept.update(dict.fromkeys(kept, recorded))
     assert [step(x).tolist() for _ in range(2)] == [[1.0, 1.0]] * 2
-    assert done == ["replay", "work", "replay"]
+    assert recorded.done == ["replay", "work", "replay"]
+
+
+def test_what_is_called_now_and_then_is_recorded_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused, model = Refused(monkeypatch), Model()
+    encode = refused.graphs.ready_in_time(model.step)
+    tried: list[int] = []
+    for count in (1, 2, 1, 2, 2):
+        assert encode(torch.ones(count)).tolist() == [2.0] * count
+        tried.append(refused.refused)
+    assert tried == [0, 0, 1, 3, 3]  # behind the second of one element; the other's at once, then behind it
+    assert model.calls == 5
+
+
+def test_work_aside_is_done_by_one_thread_in_order_and_in_the_mode_of_who_gave_it() -> None:
+    graphs = Graphs(torch.device("cpu"))
+    found: list[tuple[int, bool]] = []
+
+    def note() -> None:
+        found.append((threading.get_ident(), torch.is_inference_mode_enabled()))
+
+    with torch.inference_mode():
+        first = graphs.aside(note)
+    graphs.aside(note).result()
+    assert first.done()
+    assert [mode for _, mode in found] == [True, False]
+    assert len({thread for thread, _ in found} | {threading.get_ident()}) == 2
 
 
 @gpu
@@ -245,8 +307,8 @@ def test_a_step_of_another_shape_is_computed_while_it_is_recorded_in_pieces() ->
             for seed in range(3):
                 arguments = _arguments(model, img, 32, seed)
                 assert torch.equal(step(*arguments), model.modulated(*arguments))
-    found = [each for each in backend.graphs._kept[model].values() if each is not None]
-    assert [len(each._graphs) for each in found] == [1, 3, 3]
+    found = [each for each in backend.graphs._kept[model].values() if isinstance(each, Recording)]
+    assert [len(each._graphs) for each in found] == [1, 6, 6]  # up to blocks 1, 2, 4, 8 and 16, and the rest
 
 
 @gpu

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from backends.torch_cuda import warm_up
 from backends.torch_cuda.backend import TorchBackend
@@ -43,55 +42,72 @@ def test_where_memory_is_short_nothing_is_warmed_up(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device that is none: the thread ends, and nobody hears of it but the log."""
+    """On a device that is none: nobody hears of it but the log."""
     monkeypatch.setattr(warm_up, "warm_up", _fail)
-    thread = WarmUp(_as_if_on_a_gpu(monkeypatch)).begin(build_request(), TINY)
-    assert isinstance(thread, threading.Thread)
-    thread.join(10)
-    assert not thread.is_alive()
+    begun = WarmUp(_as_if_on_a_gpu(monkeypatch)).begin(build_request(), TINY)
+    assert begun is not None
+    assert begun.result(10) is None
 
 
 def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[str, Any]] = []
     monkeypatch.setattr(warm_up, "warm_up", lambda *given, sizes: done.append(("all", sizes)))
-    monkeypatch.setattr(warm_up, "_step", lambda *given, sizes: done.append(("a step", sizes)))
+    monkeypatch.setattr(warm_up, "_attend", lambda *given, size: done.append(("attention", size)))
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
 
     def begin(width_px: int, height_px: int, **fields: Any) -> bool:
         """Whether a decoder is to run beside a step."""
         backend.graphs.meanwhile = None
-        thread = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), MICRO)
-        if thread is not None:
-            thread.join(10)
+        begun = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), MICRO)
+        if begun is not None:
+            begun.result(10)
         return backend.graphs.meanwhile is not None
 
     assert [begin(64, 96), begin(64, 96), begin(96, 64), begin(128, 96)] == [True, False, True, True]
-    assert done == [("all", [(12, 8), warm_up.OTHER_LATENTS]), ("a step", [(12, 16)])]
+    assert done == [("all", [(12, 8), warm_up.OTHER_LATENTS]), ("attention", (12, 16))]
     assert not begin(128, 128, step_cache=StepCache.FAST)
     assert begin(128, 128)
     side_px = 16 * (math.isqrt(WHOLE_PX) // 16 + 1)
     assert not begin(side_px, side_px)  # it is decoded in tiles
 
 
-def test_a_decoder_with_one_block_a_level_has_every_convolution_of_the_whole_one() -> None:
-    def convolutions(num_res_blocks: int) -> set[tuple[Any, ...]]:
-        seen: set[tuple[Any, ...]] = set()
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP8])
+def test_attention_of_a_size_is_called_alone(precision) -> None:
+    backend = TorchBackend("cpu")
+    with backend.session():
+        warm_up._attend(backend, precision, MICRO, SIZES[1])
 
-        leaves = TorchLeaves()
-        config = replace(MICRO.autoencoder, num_res_blocks=num_res_blocks)
-        decoder = Decoder(TorchOps(), leaves, config)
-        for leaf in leaves.modules.values():
-            if isinstance(leaf, Conv2d):
-                weight = tuple(leaf.weight.shape)
-                leaf.register_forward_pre_hook(
-                    lambda _, given, weight=weight: seen.add((weight, tuple(given[0].shape)))
-                )
-        with torch.inference_mode():
-            decoder(torch.zeros(1, 8, 12, config.latent_channels))
-        return seen
 
-    assert convolutions(0) == convolutions(MICRO.autoencoder.num_res_blocks)
+def test_every_convolution_of_a_decoder_and_its_attention_is_called_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    attended: list[torch.Size] = []
+    convolved, attention = Conv2d._convolved, TorchOps.attention
+
+    def see(conv: Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
+        if x.device.type == "cpu":
+            seen.add((conv.weight.shape, conv.symmetric, x.shape))
+        return convolved(conv, x, bias)
+
+    def attend(ops: Any, q: Tensor, *given: Any, **options: Any) -> Tensor:
+        if q.device.type == "cpu":
+            attended.append(q.shape)
+        return attention(ops, q, *given, **options)
+
+    backend = TorchBackend("cpu")
+    monkeypatch.setattr(Conv2d, "_convolved", see)
+    monkeypatch.setattr(TorchOps, "attention", attend)
+    with backend.session():
+        pieces = len(list(warm_up.decoder_plans(backend, Precision.FP32, MICRO, SIZES[1])))
+        planned, planned_heads = set(seen), list(attended)
+        seen.clear()
+        attended.clear()
+        Decoder(TorchOps(), TorchLeaves(), MICRO.autoencoder)(torch.zeros(1, *SIZES[1], 16))
+    assert planned == seen
+    assert pieces == len(planned) + 1
+    assert planned_heads == attended != []
 
 
 def _as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 2**40) -> TorchBackend:

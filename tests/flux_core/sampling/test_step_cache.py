@@ -15,7 +15,7 @@ from flux_core.conditioning.packing import pack, position_ids, rotary_table, unp
 from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer
 from flux_core.models.t5 import relative_buckets
 from flux_core.models.transformer import ImagePrompt, Residuals, Transformer
-from flux_core.pipeline.walk import as_it_is
+from flux_core.pipeline.workbench import as_it_is
 from flux_core.request import Precision, Solver, StepCache
 from flux_core.sampling.noise import seeded_noise
 from flux_core.sampling.schedule import sigmas
