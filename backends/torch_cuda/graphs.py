@@ -5,8 +5,8 @@ calls copy their arrays into the graph's own and replay it. In a process that ha
 first call computes as always, because it loads its kernels on the way, and is recorded right behind. So a
 graph costs nobody much of a wait. What cannot be recorded runs as it did before: other devices, or a failure.
 
-One thread records, because plans of attention are kept for the thread that made them: what it has planned
-beforehand is there when it records.
+One thread computes for the first time and records, because libraries keep handles and plans of attention for
+the thread that made them: what it has planned beforehand is there when it records.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Graphs:
         found = self._recorded(method, args, kwargs, arrays, self._pauses) if self._runs_at_once else None
         if found is not None:
             return self._kept_as(graphs, key, found, found.outputs())
-        out = method(*args, **kwargs)
+        out = self.aside(partial(method, *args, **kwargs)).result()  # so that plans and handles are there
         found = self._recorded(method, args, kwargs, arrays)
         self.is_warm = True
         return self._kept_as(graphs, key, found, out)

@@ -1,9 +1,9 @@
 """What a process does for the first time, done beside what must be waited for anyway.
 
 Libraries are opened, kernels come from triton's cache, and each product's kernel is loaded at its first call.
-A block of every network at the model's widths is called once at the picture's size, in the thread that
-records and mostly waits for libraries, while the main thread waits for the disk. Attention is planned anew
-for every number of tokens, which that thread does while the main thread encodes words. Results do not matter.
+A block of every network at the model's widths is called once at the picture's size, in a thread that mostly
+waits for libraries, while the main thread waits for the disk. Attention is planned anew for every number of
+tokens, by the thread that records, while the main thread encodes words. Results do not matter.
 
 The decoder's convolutions are planned anew for every size, and plans are kept for the thread that made them.
 So the engine's own thread calls them one by one while the device is busy with a step.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -53,10 +53,11 @@ class WarmUp:
 
     def __init__(self, backend: TorchBackend) -> None:
         self._backend = backend
+        self._own = ThreadPoolExecutor(1, "warm-up")
         self._decoded: set[Size] = set()
         self._lengths: set[int] = set()
 
-    def begin(self, request: GenerationRequest, spec: ModelSpec) -> Future[None] | None:
+    def begin(self, request: GenerationRequest, spec: ModelSpec) -> list[Future[None]]:
         """Begins with what a request will need; does nothing where that is not worth it.
 
         Args:
@@ -64,11 +65,11 @@ class WarmUp:
             spec: The row of its model.
 
         Returns:
-            Is done when nothing is left to be warmed up beside it; None if nothing is new.
+            Each is done when something is warmed up; none if nothing is new.
         """
         backend, precision = self._backend, request.precision
         if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
-            return None
+            return []
         sides = request.height_px, request.width_px
         is_whole = sides[0] * sides[1] <= WHOLE_PX and request.task is not Task.UPSCALE
         if not is_whole:  # a piece of it
@@ -80,11 +81,15 @@ class WarmUp:
             self._decoded.add(size)
             backend.graphs.meanwhile = decoder_plans(backend, precision, spec, size)
         if length in self._lengths:
-            return None
+            return []
         is_first = not self._lengths
         self._lengths.add(length)
-        work = partial(warm_up, sizes=[size, OTHER_LATENTS]) if is_first else partial(_attend, size=size)
-        return backend.graphs.aside(partial(_tried, work, backend, precision, spec))
+        attend = partial(_tried, partial(_attend, size=size), backend, precision, spec)
+        begun = [backend.graphs.aside(attend)]
+        if is_first:
+            every = partial(warm_up, sizes=[size, OTHER_LATENTS])
+            begun.append(self._own.submit(_tried, every, backend, precision, spec))
+        return begun
 
 
 def _tried(work: Work, backend: TorchBackend, precision: Precision, spec: ModelSpec) -> None:

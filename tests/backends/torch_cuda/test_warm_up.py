@@ -32,12 +32,12 @@ def test_a_block_of_every_network_runs_once(spec, precision) -> None:
 
 
 def test_a_processor_is_not_warmed_up() -> None:
-    assert WarmUp(TorchBackend("cpu")).begin(build_request(), TINY) is None
+    assert WarmUp(TorchBackend("cpu")).begin(build_request(), TINY) == []
 
 
 def test_where_memory_is_short_nothing_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = _as_if_on_a_gpu(monkeypatch, free_bytes=2**30)
-    assert WarmUp(backend).begin(build_request(), TINY) is None
+    assert WarmUp(backend).begin(build_request(), TINY) == []
     assert backend.graphs.meanwhile is None
 
 
@@ -45,14 +45,14 @@ def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> 
     """On a device that is none: nobody hears of it but the log."""
     monkeypatch.setattr(warm_up, "warm_up", _fail)
     begun = WarmUp(_as_if_on_a_gpu(monkeypatch)).begin(build_request(), TINY)
-    assert begun is not None
-    assert begun.result(10) is None
+    assert [each.result(10) for each in begun] == [None, None]
 
 
 def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[tuple[str, Any]] = []
-    monkeypatch.setattr(warm_up, "warm_up", lambda *given, sizes: done.append(("all", sizes)))
-    monkeypatch.setattr(warm_up, "_attend", lambda *given, size: done.append(("attention", size)))
+    called: list[Any] = []
+    attended: list[Any] = []
+    monkeypatch.setattr(warm_up, "warm_up", lambda *given, sizes: called.append(sizes))
+    monkeypatch.setattr(warm_up, "_attend", lambda *given, size: attended.append(size))
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
 
@@ -60,12 +60,13 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
         """Whether a decoder is to run beside a step."""
         backend.graphs.meanwhile = None
         begun = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), MICRO)
-        if begun is not None:
-            begun.result(10)
+        for each in begun:
+            each.result(10)
         return backend.graphs.meanwhile is not None
 
     assert [begin(64, 96), begin(64, 96), begin(96, 64), begin(128, 96)] == [True, False, True, True]
-    assert done == [("all", [(12, 8), warm_up.OTHER_LATENTS]), ("attention", (12, 16))]
+    assert called == [[(12, 8), warm_up.OTHER_LATENTS]]
+    assert attended == [(12, 8), (12, 16)]  # (8, 12) has as many tokens as (12, 8)
     assert not begin(128, 128, step_cache=StepCache.FAST)
     assert begin(128, 128)
     side_px = 16 * (math.isqrt(WHOLE_PX) // 16 + 1)
