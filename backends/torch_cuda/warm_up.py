@@ -1,22 +1,23 @@
 """What a process does for the first time, done beside what must be waited for anyway.
 
 Libraries are opened, kernels come from triton's cache, and each product's kernel is loaded at its first call.
-A block of every network at the model's widths is called once at the picture's size, in a thread that mostly
-waits for libraries, while the main thread waits for the disk. Attention is planned anew for every number of
-tokens, by the thread that records, while the main thread encodes words. Results do not matter.
+Blocks of every network at the model's widths are called once at the picture's size, in threads that mostly
+wait for libraries, while the main thread waits for the disk. For every later size kernels of products are
+chosen and attention is planned, while the main thread encodes words; plans are kept for the thread that made
+them, so the one that records does that. Results do not matter.
 
-The decoder's convolutions are planned anew for every size, and plans are kept for the thread that made them.
-So the engine's own thread calls them one by one while the device is busy with a step.
+The decoder's convolutions are planned anew for every size, too. The engine's own thread decodes, so it calls
+them one by one while the device is busy with a step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,12 @@ from torch import Tensor, nn
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.leaves import Conv2d, TorchLeaves
 from backends.torch_cuda.memory import free_and_total_bytes
-from backends.torch_cuda.ops import TorchOps
-from flux_core.catalog import ModelSpec
-from flux_core.models.autoencoder import Decoder
+from flux_core.catalog import AutoencoderConfig, ModelSpec
+from flux_core.models.autoencoder import Decoder, ImageAttention
 from flux_core.models.clip import ClipText
 from flux_core.models.t5 import T5Encoder, relative_buckets
 from flux_core.models.transformer import Transformer
-from flux_core.ops import HeadStream
+from flux_core.ops import HeadStream, Ops
 from flux_core.pipeline.job import WHOLE_PX
 from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision, StepCache, Task
 
@@ -41,7 +41,6 @@ OTHER_LATENTS = 144, 112
 
 _log = logging.getLogger(__name__)
 Size = tuple[int, int]
-Work = Callable[[TorchBackend, Precision, ModelSpec], None]
 
 
 class WarmUp:
@@ -54,6 +53,7 @@ class WarmUp:
     def __init__(self, backend: TorchBackend) -> None:
         self._backend = backend
         self._own = ThreadPoolExecutor(1, "warm-up")
+        self._kinds: dict[AutoencoderConfig, Sequence[Convolution]] = {}
         self._decoded: set[Size] = set()
         self._lengths: set[int] = set()
 
@@ -79,29 +79,42 @@ class WarmUp:
         has_long_steps = request.step_cache is StepCache.OFF
         if size not in self._decoded and is_whole and has_long_steps:
             self._decoded.add(size)
-            backend.graphs.meanwhile = decoder_plans(backend, precision, spec, size)
+            backend.graphs.meanwhile = self._decoder_plans(precision, spec, size)
         if length in self._lengths:
             return []
         is_first = not self._lengths
         self._lengths.add(length)
-        attend = partial(_tried, partial(_attend, size=size), backend, precision, spec)
-        begun = [backend.graphs.aside(attend)]
+        run = partial(_tried, backend)
         if is_first:
-            every = partial(warm_up, sizes=[size, OTHER_LATENTS])
-            begun.append(self._own.submit(_tried, every, backend, precision, spec))
-        return begun
+            sizes = [size, OTHER_LATENTS]
+            return [
+                backend.graphs.aside(partial(run, partial(warm_up, backend, precision, spec, sizes))),
+                self._own.submit(run, partial(self._decode, precision, spec, sizes)),
+            ]
+        return [
+            backend.graphs.aside(partial(run, partial(_attend, backend, precision, spec, size))),
+            self._own.submit(run, partial(_multiply, backend, precision, spec, size)),
+        ]
+
+    def _decode(self, precision: Precision, spec: ModelSpec, sizes: Sequence[Size]) -> None:
+        self._kinds[spec.autoencoder] = decode(self._backend, precision, spec, sizes)
+
+    def _decoder_plans(self, precision: Precision, spec: ModelSpec, size: Size) -> Generator[None]:
+        kinds = self._kinds.get(spec.autoencoder)
+        if kinds is not None:
+            yield from decoder_plans(self._backend, precision, spec, size, kinds)
 
 
-def _tried(work: Work, backend: TorchBackend, precision: Precision, spec: ModelSpec) -> None:
+def _tried(backend: TorchBackend, work: Callable[[], None]) -> None:
     try:
         with backend.session():
-            work(backend, precision, spec)
+            work()
     except Exception as err:  # noqa: BLE001 # the job itself will say what is wrong, if anything is
         _log.info("Warming up went wrong: %s", err)
 
 
 def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
-    """Calls one block of every network of a model.
+    """Calls one block of every network that a walk needs.
 
     Args:
         backend: Where they run.
@@ -110,9 +123,8 @@ def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes:
         sizes: Heights and widths in latents, even, in this order.
     """
     _encode(backend, precision, like)
-    _step(backend, precision, like, sizes)
+    _step(backend, backend.ops, precision, like, sizes)
     backend.graphs.is_warm = True
-    _decode(backend, precision, like, sizes)
     backend.evaluate()
 
 
@@ -128,8 +140,10 @@ def _encode(backend: TorchBackend, precision: Precision, like: ModelSpec) -> Non
     ClipText(backend.ops, make, clip)(ids[:, : like.clip_tokens], places, ids[0, :1])
 
 
-def _step(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
-    """Calls a transformer with a block of each kind."""
+def _step(
+    backend: TorchBackend, ops: Ops, precision: Precision, like: ModelSpec, sizes: Sequence[Size]
+) -> None:
+    """Calls a transformer with a block of each kind, on a backend's operations or such as stand for them."""
     device, dtype, words = backend.device, _dtype(backend, precision), like.t5_tokens
     config = replace(like.transformer, depth=1, depth_single=1)
     make = _Zeros(
@@ -139,7 +153,7 @@ def _step(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: S
         make_linear=backend.linear_maker(precision),
         norms_feed_codes=backend.norms_feed_codes(precision),
     )
-    model = Transformer(backend.ops, make, config)
+    model = Transformer(ops, make, config)
     one = torch.ones(1, device=device)
     rows = model.modulations(torch.zeros((1, config.vec_in_dim), dtype=dtype, device=device), one, one)
     txt = torch.zeros((1, words, config.context_in_dim), dtype=dtype, device=device)
@@ -163,42 +177,75 @@ def _attend(backend: TorchBackend, precision: Precision, like: ModelSpec, size: 
     backend.ops.joint_attention(streams, config.num_heads, angles, scale=head_dim**-0.5)
 
 
-def _decode(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
-    """Calls a decoder with one block a level, which has every convolution of the whole one."""
-    device, dtype = backend.device, _dtype(backend, precision)
+def _multiply(backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size) -> None:
+    """Calls what a block has beside its attention at a picture's size."""
+    ops: Any = _WithoutAttention(backend.ops)
+    _step(backend, ops, precision, like, [size])
+
+
+class _WithoutAttention:
+    """Operations that do not attend."""
+
+    def __init__(self, ops: Ops) -> None:
+        self._ops = ops
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def joint_attention(self, streams: Sequence[HeadStream], *given: Any, **options: Any) -> Tensor:
+        batch, _, width = streams[0].qkv.shape
+        return streams[0].qkv.new_zeros((batch, sum(each.qkv.shape[1] for each in streams), width // 3))
+
+
+class Convolution(NamedTuple):
+    """A kind of convolution in a decoder.
+
+    Attributes:
+        weight: Shape of its weight.
+        padding: On each side.
+        factor: Height of its input over that of the latents.
+    """
+
+    weight: tuple[int, ...]
+    padding: int
+    factor: int
+
+
+def decode(
+    backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]
+) -> Sequence[Convolution]:
+    """Calls a decoder with one block a level.
+
+    Returns:
+        Every kind of convolution of the whole one outside its attention.
+    """
+    notes = _Notes()
+    make = _Watched(notes, backend.device, _dtype(backend, precision))
     config = replace(like.autoencoder, num_res_blocks=0)
-    decoder = Decoder(backend.ops, _Zeros(None, device, dtype), config)
+    decoder = Decoder(backend.ops, make, config)
     for height, width in sizes:
-        decoder(torch.zeros((1, height, width, config.latent_channels), dtype=dtype, device=device))
+        notes.height = height
+        decoder(make.empty((1, height, width, config.latent_channels)))
+    return list(notes.kinds)
 
 
 def decoder_plans(
-    backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size
+    backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size, kinds: Iterable[Convolution]
 ) -> Generator[None]:
-    """Calls each kind of convolution of a decoder, and then its attention, one after the other.
+    """Calls a decoder's attention and then each kind of convolution, one after the other.
 
     One at a time needs less memory than a decoder does, and the next may wait for another step.
     """
-    device, dtype = backend.device, _dtype(backend, precision)
     config, (height, width) = like.autoencoder, size
-    seen: dict[tuple[Any, ...], tuple[Conv2d, torch.Size]] = {}
-
-    def see(leaf: Conv2d, given: tuple[Tensor]) -> None:
-        seen.setdefault((leaf.weight.shape, given[0].shape), (leaf, given[0].shape))
-
-    leaves = TorchLeaves(device="meta", dtype=dtype)
-    decoder = Decoder(TorchOps(), leaves, replace(config, num_res_blocks=0))
-    for leaf in leaves.modules.values():
-        if isinstance(leaf, Conv2d):
-            leaf.register_forward_pre_hook(see)
-    decoder(torch.empty((1, height, width, config.latent_channels), dtype=dtype, device="meta"))
+    make = _Zeros(None, backend.device, _dtype(backend, precision))
+    channels = config.channels * config.channel_multipliers[-1]
+    attention = ImageAttention(backend.ops, make, "", channels, config)
+    attention(make.empty((1, height, width, channels)))
     yield
-    make = _Zeros(None, device, dtype)
-    for leaf, shape in seen.values():
-        make.like(leaf).without_bias(torch.empty(shape, dtype=dtype, device=device))
+    for kind in kinds:
+        conv = Conv2d(make.zeros(kind.weight), None, 1, (kind.padding, kind.padding))
+        conv(make.empty((1, kind.factor * height, kind.factor * width, kind.weight[1])))
         yield
-    wide = torch.zeros((1, 1, height * width, decoder.mid.attn_1.width), dtype=dtype, device=device)
-    backend.ops.attention(wide, wide, wide, scale=1.0)
 
 
 def _dtype(backend: TorchBackend, precision: Precision) -> torch.dtype:
@@ -208,13 +255,52 @@ def _dtype(backend: TorchBackend, precision: Precision) -> torch.dtype:
 class _Zeros(TorchLeaves):
     """Leaves of zeros, which need no time to be made."""
 
-    def like(self, conv: Conv2d) -> Conv2d:
-        """A convolution of the same kind."""
-        weight = self._parameter("", tuple(conv.weight.shape), None)
-        return Conv2d(weight, None, conv.stride, (conv.symmetric, conv.symmetric))
-
-    def _parameter(self, name: str, shape: tuple[int, ...], deviation: float | None) -> nn.Parameter:
+    def zeros(self, shape: tuple[int, ...]) -> nn.Parameter:
         values = torch.zeros(shape, device=self._device, dtype=self._dtype)
         if len(shape) == 4:
             values = values.contiguous(memory_format=torch.channels_last)
         return nn.Parameter(values, requires_grad=False)
+
+    def empty(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, device=self._device, dtype=self._dtype)
+
+    def _parameter(self, name: str, shape: tuple[int, ...], deviation: float | None) -> nn.Parameter:
+        return self.zeros(shape)
+
+
+@dataclass
+class _Notes:
+    """Which convolutions are called.
+
+    Attributes:
+        height: Of the latents that are decoded.
+        kinds: In the order in which they were met.
+    """
+
+    height: int = 0
+    kinds: dict[Convolution, None] = field(default_factory=dict[Convolution, None])
+
+
+class _Watched(_Zeros):
+    """Leaves whose convolutions are noted, but those of an attention."""
+
+    def __init__(self, notes: _Notes, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(None, device, dtype)
+        self._notes = notes
+
+    def conv2d(self, name: str, *given: Any, **options: Any) -> nn.Module:
+        conv = super().conv2d(name, *given, **options)
+        if ".attn_" in name or not isinstance(conv, Conv2d):
+            return conv
+        return self._keep(name, _WatchedConv2d(self._notes, conv))
+
+
+class _WatchedConv2d(Conv2d):
+    def __init__(self, notes: _Notes, conv: Conv2d) -> None:
+        super().__init__(conv.weight, conv.bias, conv.stride, (conv.symmetric, conv.symmetric))
+        self._notes = notes
+
+    def _convolved(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        factor = x.shape[1] // self._notes.height
+        self._notes.kinds.setdefault(Convolution(tuple(self.weight.shape), self.symmetric, factor))
+        return super()._convolved(x, bias)

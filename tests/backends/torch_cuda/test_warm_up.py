@@ -44,6 +44,7 @@ def test_where_memory_is_short_nothing_is_warmed_up(monkeypatch: pytest.MonkeyPa
 def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that is none: nobody hears of it but the log."""
     monkeypatch.setattr(warm_up, "warm_up", _fail)
+    monkeypatch.setattr(warm_up, "decode", _fail)
     begun = WarmUp(_as_if_on_a_gpu(monkeypatch)).begin(build_request(), TINY)
     assert [each.result(10) for each in begun] == [None, None]
 
@@ -51,8 +52,11 @@ def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     attended: list[Any] = []
-    monkeypatch.setattr(warm_up, "warm_up", lambda *given, sizes: called.append(sizes))
-    monkeypatch.setattr(warm_up, "_attend", lambda *given, size: attended.append(size))
+    multiplied: list[Any] = []
+    monkeypatch.setattr(warm_up, "warm_up", lambda *given: called.append(given[-1]))
+    monkeypatch.setattr(warm_up, "decode", lambda *given: called.append(given[-1]))
+    monkeypatch.setattr(warm_up, "_attend", lambda *given: attended.append(given[-1]))
+    monkeypatch.setattr(warm_up, "_multiply", lambda *given: multiplied.append(given[-1]))
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
 
@@ -65,8 +69,8 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
         return backend.graphs.meanwhile is not None
 
     assert [begin(64, 96), begin(64, 96), begin(96, 64), begin(128, 96)] == [True, False, True, True]
-    assert called == [[(12, 8), warm_up.OTHER_LATENTS]]
-    assert attended == [(12, 8), (12, 16)]  # (8, 12) has as many tokens as (12, 8)
+    assert called == [[(12, 8), warm_up.OTHER_LATENTS]] * 2
+    assert attended == multiplied == [(12, 16)]  # (8, 12) has as many tokens as (12, 8)
     assert not begin(128, 128, step_cache=StepCache.FAST)
     assert begin(128, 128)
     side_px = 16 * (math.isqrt(WHOLE_PX) // 16 + 1)
@@ -74,10 +78,25 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP8])
-def test_attention_of_a_size_is_called_alone(precision) -> None:
+def test_attention_of_a_size_is_called_alone_and_all_else_without_it(
+    precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attended: list[torch.Size] = []
+    attention = TorchOps.attention
+
+    def attend(ops: Any, q: Tensor, *given: Any, **options: Any) -> Tensor:
+        attended.append(q.shape)
+        return attention(ops, q, *given, **options)
+
+    monkeypatch.setattr(TorchOps, "attention", attend)
     backend = TorchBackend("cpu")
     with backend.session():
+        warm_up._multiply(backend, precision, MICRO, SIZES[1])
+        assert attended == []
         warm_up._attend(backend, precision, MICRO, SIZES[1])
+    config = MICRO.transformer
+    head_dim = config.hidden_size // config.num_heads
+    assert attended == [torch.Size((1, config.num_heads, MICRO.t5_tokens + 24, head_dim))]
 
 
 def test_every_convolution_of_a_decoder_and_its_attention_is_called_by_itself(
@@ -88,27 +107,42 @@ def test_every_convolution_of_a_decoder_and_its_attention_is_called_by_itself(
     convolved, attention = Conv2d._convolved, TorchOps.attention
 
     def see(conv: Conv2d, x: Tensor, bias: Tensor | None) -> Tensor:
-        if x.device.type == "cpu":
-            seen.add((conv.weight.shape, conv.symmetric, x.shape))
+        seen.add((conv.weight.shape, conv.symmetric, x.shape))
         return convolved(conv, x, bias)
 
     def attend(ops: Any, q: Tensor, *given: Any, **options: Any) -> Tensor:
-        if q.device.type == "cpu":
-            attended.append(q.shape)
+        attended.append(q.shape)
         return attention(ops, q, *given, **options)
 
-    backend = TorchBackend("cpu")
-    monkeypatch.setattr(Conv2d, "_convolved", see)
-    monkeypatch.setattr(TorchOps, "attention", attend)
+    backend, precision = TorchBackend("cpu"), Precision.FP32
+    backend.ops = TorchOps()  # a processor's own double a picture and convolve it at once
     with backend.session():
-        pieces = len(list(warm_up.decoder_plans(backend, Precision.FP32, MICRO, SIZES[1])))
-        planned, planned_heads = set(seen), list(attended)
+        kinds = warm_up.decode(backend, precision, MICRO, [SIZES[0]])
+        monkeypatch.setattr(Conv2d, "_convolved", see)
+        monkeypatch.setattr(TorchOps, "attention", attend)
+        pieces = len(list(warm_up.decoder_plans(backend, precision, MICRO, SIZES[1], kinds)))
+        planned, heads = set(seen), list(attended)
         seen.clear()
         attended.clear()
-        Decoder(TorchOps(), TorchLeaves(), MICRO.autoencoder)(torch.zeros(1, *SIZES[1], 16))
+        Decoder(backend.ops, TorchLeaves(), MICRO.autoencoder)(torch.zeros(1, *SIZES[1], 16))
     assert planned == seen
-    assert pieces == len(planned) + 1
-    assert planned_heads == attended != []
+    assert heads == attended != []
+    assert pieces == len(kinds) + 1
+
+
+def test_a_decoder_is_planned_once_its_convolutions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_up, "warm_up", lambda *given: None)
+    backend = _as_if_on_a_gpu(monkeypatch)
+    warm = WarmUp(backend)
+    kinds = [warm_up.Convolution((16, 16, 3, 3), 1, 1)]
+    monkeypatch.setattr(warm_up, "decode", lambda *given: kinds)
+    planned: list[Any] = []
+    monkeypatch.setattr(warm_up, "decoder_plans", lambda *given: planned.append(given[3:]) or iter(()))
+    for each in warm.begin(build_request(width_px=64, height_px=96), MICRO):
+        each.result(10)
+    assert backend.graphs.meanwhile is not None
+    assert list(backend.graphs.meanwhile) == []
+    assert planned == [((12, 8), kinds)]
 
 
 def _as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 2**40) -> TorchBackend:
