@@ -37,7 +37,7 @@ def coded_attention(heads: CodedHeads) -> Tensor:
     out = torch.empty(
         (units // num_heads, length, num_heads * HEAD_DIM), dtype=torch.bfloat16, device=heads.q.device
     )
-    _attention[(triton.cdiv(length, _ROWS), units)](
+    _attention[(-(-length // _ROWS), units)](
         TensorDescriptor.from_tensor(heads.q, [_ROWS, HEAD_DIM]),
         TensorDescriptor.from_tensor(heads.k, [BLOCK, HEAD_DIM]),
         TensorDescriptor.from_tensor(heads.v, [HEAD_DIM, BLOCK]),

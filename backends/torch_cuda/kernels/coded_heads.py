@@ -87,26 +87,20 @@ def coded_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor, scale:
     first, second = (_in_rows(each) for each in (streams[0], streams[-1]))
     batch, count, _ = first.qkv.shape
     length, device = pe.shape[0], first.qkv.device
-    padded = triton.cdiv(length, BLOCK) * BLOCK
+    padded = -(-length // BLOCK) * BLOCK
     heads = batch * num_heads
-
-    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
-
+    q = torch.empty((heads * padded, HEAD_DIM), dtype=torch.int8, device=device)
+    v = torch.empty((heads * HEAD_DIM, padded), dtype=torch.float8_e4m3fn, device=device)
+    q_scales = torch.empty((heads, padded), dtype=torch.float32, device=device)
+    k_scales = q_scales.new_empty((heads, padded // BLOCK))
     found = CodedHeads(
-        empty(torch.int8, heads * padded, HEAD_DIM),
-        empty(torch.int8, heads * padded, HEAD_DIM),
-        empty(torch.float8_e4m3fn, heads * HEAD_DIM, padded),
-        empty(torch.float32, heads, padded),
-        *(empty(torch.float32, heads, padded // BLOCK) for _ in range(2)),
-        length,
-        num_heads,
+        q, torch.empty_like(q), v, q_scales, k_scales, torch.empty_like(k_scales), length, num_heads
     )
     _coded_heads[(padded // BLOCK, num_heads, 3 * batch)](
         first.qkv, second.qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe,
-        *found[:6], count, length, padded // BLOCK, first.qkv.stride(0), first.qkv.stride(1),
-        second.qkv.stride(0), second.qkv.stride(1), first.eps, second.eps, scale * math.log2(math.e),
-        num_heads, len(streams) > 1, BLOCK, HEAD_DIM, num_warps=_WARPS,
+        *found[:6], count, length, padded // BLOCK, *first.qkv.stride()[:2], *second.qkv.stride()[:2],
+        first.eps, second.eps, scale * math.log2(math.e), num_heads, len(streams) > 1, BLOCK, HEAD_DIM,
+        num_warps=_WARPS,
     )  # fmt: skip
     return found
 
