@@ -75,8 +75,10 @@ def empty_codes(shape: Sequence[int], tail: int, device: torch.device) -> Tensor
 
     With a tail their rows begin on lines of a GPU's cache; where they do not, products take a fifth longer.
     """
+    if not tail:
+        return torch.empty(shape, dtype=torch.float8_e4m3fn, device=device)
     *places, own = shape
-    row = -(-(own + tail) // _LINE_BYTES) * _LINE_BYTES if tail else own
+    row = -(-(own + tail) // _LINE_BYTES) * _LINE_BYTES
     return torch.empty((*places, row), dtype=torch.float8_e4m3fn, device=device)[..., : own + tail]
 
 

@@ -118,20 +118,22 @@ class EightBitLinear(Linear):
         return y
 
     def multiplied(
-        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, columns: slice = slice(None)
+        self, codes: Tensor, scales: Tensor, dtype: torch.dtype, columns: slice | None = None
     ) -> Tensor:
         """What a coded input [..., K + tail] gives, or some columns of it; of LoRAs those in the product.
 
         The input's tail is written anew by each call.
         """
-        assert isinstance(self.weight, EightBitWeight)
-        weight, weight_scales = self.weight.operands()
-        if self._folded is not None:
-            folded = self._folded
+        leaf, folded, bias = self.weight, self._folded, self.bias
+        assert isinstance(leaf, EightBitWeight)
+        weight, weight_scales = leaf.operands()
+        if folded is not None:
             weight = folded.codes
             self._coder.project(codes, scales, folded.down, folded.gains, folded.arrivals)
-        bias = None if self.bias is None else self.bias[columns]
-        return multiplied(codes, scales, weight[columns], weight_scales[columns], bias, dtype)
+        if columns is not None:
+            weight, weight_scales = weight[columns], weight_scales[columns]
+            bias = None if bias is None else bias[columns]
+        return multiplied(codes, scales, weight, weight_scales, bias, dtype)
 
     def settle(self) -> bool:
         if not isinstance(self.weight, EightBitWeight) or not self.weight.stays:

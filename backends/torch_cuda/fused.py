@@ -7,12 +7,13 @@ operation runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from backends.torch_cuda.codes import Coded
 from backends.torch_cuda.eight_bit import EightBitLinear
@@ -35,10 +36,14 @@ from backends.torch_cuda.offload.stream import StreamedWeight
 from flux_core.ops import HeadStream, Modulated, Sum
 
 _ATTENTION_ORDER = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
+    kernel.value
+    for kernel in (
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+        SDPBackend.OVERRIDEABLE,
+    )
 ]
 
 
@@ -230,8 +235,19 @@ class FusedOps(FusedImageOps):
     ) -> Tensor:
         if bias is not None or not q.is_cuda:
             return super().attention(q, k, v, scale=scale, bias=bias, is_causal=is_causal)
-        with sdpa_kernel(_ATTENTION_ORDER, set_priority=True):
+        with _attention_order():
             return super().attention(q, k, v, scale=scale, is_causal=is_causal)
+
+
+@contextmanager
+def _attention_order() -> Generator[None]:
+    """torch.nn.attention.sdpa_kernel, which takes ten times as long, with nothing but the order."""
+    before = torch._C._get_sdp_priority_order()
+    torch._C._set_sdp_priority_order(_ATTENTION_ORDER)
+    try:
+        yield
+    finally:
+        torch._C._set_sdp_priority_order(before)
 
 
 def _is_plain_call(x: Tensor) -> bool:

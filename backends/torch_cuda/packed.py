@@ -98,7 +98,7 @@ class PackedWeight(nn.Module):
 
     def part(self, name: str) -> Tensor:
         """The codes or a companion, by its name, on the device."""
-        return self._elsewhere[name]() if name in self._elsewhere else self.get_buffer(name)
+        return self._elsewhere[name]() if name in self._elsewhere else getattr(self, name)
 
     def hand_over(self, keep: Callable[[Tensor], Callable[[], Tensor]]) -> None:
         """Leaves codes and companions to somebody who gives them back on the device at every use."""

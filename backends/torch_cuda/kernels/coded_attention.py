@@ -20,8 +20,8 @@ from backends.torch_cuda.kernels.coded_heads import BLOCK, HEAD_DIM, CodedHeads
 
 _ROWS = 64  # queries of a program
 _WEIGHT_BITS = 8  # weights are 2^8 at most, so that small ones are normal e4m3 numbers
-_SHIFT = tl.constexpr(12582912.0)  # 1.5 * 2^23
-_SHIFT_BITS = tl.constexpr(0x4B400000)
+_SHIFT = 12582912.0  # 1.5 * 2^23
+_SHIFT_BITS = 0x4B400000
 _STAGES = 3  # blocks of keys, and of values, that are there or on their way
 
 
@@ -37,12 +37,13 @@ def coded_attention(heads: CodedHeads) -> Tensor:
     out = torch.empty(
         (units // num_heads, length, num_heads * HEAD_DIM), dtype=torch.bfloat16, device=heads.q.device
     )
-    _attention[(triton.cdiv(length, _ROWS), units)](
+    _attention[(-(-length // _ROWS), units)](
         TensorDescriptor.from_tensor(heads.q, [_ROWS, HEAD_DIM]),
         TensorDescriptor.from_tensor(heads.k, [BLOCK, HEAD_DIM]),
         TensorDescriptor.from_tensor(heads.v, [HEAD_DIM, BLOCK]),
         out, heads.q_scales, heads.k_scales, heads.v_scales, length, padded // BLOCK, num_heads,
-        heads.q.is_cuda, _ROWS, BLOCK, HEAD_DIM, _WEIGHT_BITS, _STAGES, num_warps=4, num_stages=_STAGES,
+        heads.q.is_cuda, _ROWS, BLOCK, HEAD_DIM, _WEIGHT_BITS, _STAGES, _SHIFT, _SHIFT_BITS,
+        num_warps=4, num_stages=_STAGES,
     )  # fmt: skip
     return out
 
@@ -59,7 +60,7 @@ def _power(x, IS_CUDA: tl.constexpr):
 def _attention(
     q_tiles, k_tiles, v_tiles, out, q_scales, k_scales, v_scales, length, blocks, num_heads,
     IS_CUDA: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, BITS: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, SHIFT: tl.constexpr, SHIFT_BITS: tl.constexpr,
 ):  # fmt: skip
     start, unit = tl.program_id(0) * ROWS, tl.program_id(1)
     padded = blocks * BLOCK
@@ -76,12 +77,12 @@ def _attention(
     for i in tl.range(0, blocks, num_stages=STAGES):
         k = k_tiles.load([unit * padded + i * BLOCK, 0])
         # A whole number added to the bits of 1.5 * 2^23 is that float plus the number: cheaper than a cast.
-        logits = (tl.dot(q, tl.trans(k), out_dtype=tl.int32) + _SHIFT_BITS).to(tl.float32, bitcast=True)
+        logits = (tl.dot(q, tl.trans(k), out_dtype=tl.int32) + SHIFT_BITS).to(tl.float32, bitcast=True)
         if (i + 1) * BLOCK > length:
             logits = tl.where((i * BLOCK + place < length)[None, :], logits, float("-inf"))
         scale = q_scale * tl.load(k_scales + i)
-        larger = tl.maximum(largest, (tl.max(logits, 1) - _SHIFT) * scale)
-        weights = _power(logits * scale[:, None] - (larger - BITS + _SHIFT * scale)[:, None], IS_CUDA)
+        larger = tl.maximum(largest, (tl.max(logits, 1) - SHIFT) * scale)
+        weights = _power(logits * scale[:, None] - (larger - BITS + SHIFT * scale)[:, None], IS_CUDA)
         shrunk = _power(largest - larger, IS_CUDA)
         total = total * shrunk + tl.sum(weights, 1)
         largest = larger

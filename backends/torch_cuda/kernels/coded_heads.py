@@ -27,9 +27,6 @@ FEWEST_TOKENS = 4096
 """With fewer, attention is too small a share of a step for its exactness to be given up."""
 _MAX_STREAMS = 2
 _WARPS = 8
-_LARGEST = tl.constexpr(LARGEST)
-_LARGEST_WHOLE = tl.constexpr(LARGEST_WHOLE)
-_SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 
 
 class CodedHeads(NamedTuple):
@@ -87,26 +84,21 @@ def coded_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor, scale:
     first, second = (_in_rows(each) for each in (streams[0], streams[-1]))
     batch, count, _ = first.qkv.shape
     length, device = pe.shape[0], first.qkv.device
-    padded = triton.cdiv(length, BLOCK) * BLOCK
+    padded = -(-length // BLOCK) * BLOCK
     heads = batch * num_heads
-
-    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
-
+    q = torch.empty((heads * padded, HEAD_DIM), dtype=torch.int8, device=device)
+    v = torch.empty((heads * HEAD_DIM, padded), dtype=torch.float8_e4m3fn, device=device)
+    q_scales = torch.empty((heads, padded), dtype=torch.float32, device=device)
+    k_scales = q_scales.new_empty((heads, padded // BLOCK))
     found = CodedHeads(
-        empty(torch.int8, heads * padded, HEAD_DIM),
-        empty(torch.int8, heads * padded, HEAD_DIM),
-        empty(torch.float8_e4m3fn, heads * HEAD_DIM, padded),
-        empty(torch.float32, heads, padded),
-        *(empty(torch.float32, heads, padded // BLOCK) for _ in range(2)),
-        length,
-        num_heads,
+        q, torch.empty_like(q), v, q_scales, k_scales, torch.empty_like(k_scales), length, num_heads
     )
     _coded_heads[(padded // BLOCK, num_heads, 3 * batch)](
         first.qkv, second.qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe,
-        *found[:6], count, length, padded // BLOCK, first.qkv.stride(0), first.qkv.stride(1),
-        second.qkv.stride(0), second.qkv.stride(1), first.eps, second.eps, scale * math.log2(math.e),
-        num_heads, len(streams) > 1, BLOCK, HEAD_DIM, num_warps=_WARPS,
+        *found[:6], count, length, padded // BLOCK, *first.qkv.stride()[:2], *second.qkv.stride()[:2],
+        first.eps, second.eps, scale * math.log2(math.e), num_heads, len(streams) > 1, BLOCK, HEAD_DIM,
+        LARGEST, LARGEST_WHOLE, SMALLEST_SCALE,  # of the module, each launch would compare them
+        num_warps=_WARPS,
     )  # fmt: skip
     return found
 
@@ -152,6 +144,7 @@ def _coded_heads(
     first, second, q_weight1, k_weight1, q_weight2, k_weight2, pe, q, k, v, q_scales, k_scales, v_scales,
     count, length, blocks, batch1, row1, batch2, row2, eps1, eps2, factor, num_heads,
     IS_JOINT: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr,
+    LARGEST: tl.constexpr, LARGEST_WHOLE: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
 ):  # fmt: skip
     block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64) // 3
     part = tl.program_id(2) % 3  # queries, keys or values
@@ -165,7 +158,7 @@ def _coded_heads(
             block * BLOCK + lane // 16 * 16 + 8 * (lane // 2 % 2) + 2 * (lane % 16 // 4) + lane % 2
         )  # key_order
         x = _loaded(first, second, place, count, length, row1, row2, IS_JOINT, DIM)
-        step = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / _LARGEST, _SMALLEST_SCALE)
+        step = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / LARGEST, SMALLEST_SCALE)
         target = (unit * DIM + within)[:, None] * padded + block * BLOCK + lane[None, :]
         tl.store(v + target, tl.trans((x * (1.0 / step)).to(v.dtype.element_ty)))
         tl.store(v_scales + unit * blocks + block, step)
@@ -179,11 +172,11 @@ def _coded_heads(
         target = (unit * padded + place)[:, None] * DIM + within[None, :]
         if part == 0:
             x = _rotated(x, q_weight1, q_weight2, is_first, eps, cos, sin, BLOCK, DIM)
-            steps = tl.maximum(tl.max(tl.abs(x), 1) / _LARGEST_WHOLE, _SMALLEST_SCALE)
+            steps = tl.maximum(tl.max(tl.abs(x), 1) / LARGEST_WHOLE, SMALLEST_SCALE)
             tl.store(q + target, _whole(x * (1.0 / steps)[:, None]))
             tl.store(q_scales + unit * padded + place, steps * factor)
         else:
             x = _rotated(x, k_weight1, k_weight2, is_first, eps, cos, sin, BLOCK, DIM)
-            step = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / _LARGEST_WHOLE, _SMALLEST_SCALE)
+            step = tl.maximum(tl.max(tl.max(tl.abs(x), 1), 0) / LARGEST_WHOLE, SMALLEST_SCALE)
             tl.store(k + target, _whole(x * (1.0 / step)))
             tl.store(k_scales + unit * blocks + block, step)

@@ -37,11 +37,12 @@ def joint_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor) -> tup
     first, whole = streams[0].qkv, _as_one([each.qkv for each in streams])
     batch, _, width = first.shape
     length, dim = pe.shape[0], width // 3 // num_heads
-    q, k = (first.new_empty((batch, length, num_heads, dim)) for _ in range(2))
+    q = first.new_empty((batch, length, num_heads, dim))
+    k = torch.empty_like(q)
     if whole is None:
         v = torch.empty_like(q)
     else:
-        v = whole[:, :, 2 * num_heads * dim :].unflatten(2, (num_heads, dim))
+        v = whole.view(batch, length, 3, num_heads, dim)[:, :, 2]
     _write(streams, num_heads, pe, (q, k, v), num_heads, 0, copies_v=whole is None)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -71,10 +72,10 @@ def _write(
     for qkv, first, second, border in _passes(streams):
         qkv = qkv if qkv.stride(2) == 1 else qkv.contiguous()
         count = qkv.shape[1]
-        grid = (batch * count, triton.cdiv(num_heads, _HEADS_AT_ONCE))
+        grid = (batch * count, -(-num_heads // _HEADS_AT_ONCE))
         _heads[grid](
             qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe, q, k, v,
-            count, border, start, length, num_heads, qkv.stride(0), qkv.stride(1), q.stride(-3), first.eps,
+            count, border, start, length, num_heads, *qkv.stride()[:2], q.stride(-3), first.eps,
             own, first is not second, copies_v, heads, _HEADS_AT_ONCE, dim,
             num_warps=4,
         )  # fmt: skip
@@ -94,6 +95,8 @@ def _passes(streams: Sequence[Projected]) -> list[tuple[Tensor, Projected, Proje
 def _as_one(parts: Sequence[Tensor]) -> Tensor | None:
     """[B, L_i, W] each as one [B, L, W] where each lies right behind the one before; else None."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     at = first.data_ptr()
     for part in parts:
         is_same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()

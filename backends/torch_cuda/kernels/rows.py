@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ def activated(plain: Tensor | None, inner: Tensor | None, forms: Forms) -> Rows:
     blocks = [size for dim in dims for size in _pieces(dim)]
     _activated[(batch * length,)](
         first, second, *_pointers(rows, first), length, *dims, _row(rows.codes), largest_code(forms.tail),
-        first.stride(0), first.stride(1), second.stride(0), second.stride(1),
+        *first.stride()[:2], *second.stride()[:2],
         plain is not None, inner is not None, forms.plain, forms.codes,
         first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks,
         num_warps=_warps(sum(dims)),
@@ -104,13 +105,13 @@ def _norm(
     x = _in_rows(x)
     other = x if y is None else _in_rows(y)
     gate = shift if gate is None else gate
-    out = x if y is None else torch.empty((batch, length, dim), dtype=x.dtype, device=x.device)
+    out = x if y is None else x.new_empty((batch, length, dim))
     rows = _empty_rows(x, dim, forms)
     _norm_kernel[(batch * length,)](
         x, other, gate, shift, scale, out, *_pointers(rows, x), length, dim,
         _row(rows.codes), largest_code(forms.tail),
-        x.stride(0), x.stride(1), other.stride(0), other.stride(1),
-        *(_batch_stride(each, batch) for each in (gate, shift, scale)),
+        *x.stride()[:2], *other.stride()[:2],
+        _batch_stride(gate, batch), _batch_stride(shift, batch), _batch_stride(scale, batch),
         eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
         num_warps=_warps(dim),
     )  # fmt: skip
@@ -119,21 +120,16 @@ def _norm(
 
 def _empty_rows(like: Tensor, dim: int, forms: Forms) -> Rows:
     batch, length = like.shape[:2]
-
-    def empty(width: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty((batch, length, width), dtype=dtype, device=like.device)
-
     return Rows(
-        empty(dim, like.dtype) if forms.plain else None,
+        like.new_empty((batch, length, dim)) if forms.plain else None,
         empty_codes((batch, length, dim), forms.tail, like.device) if forms.codes else None,
-        empty(1, torch.float32) if forms.codes else None,
+        like.new_empty((batch, length, 1), dtype=torch.float32) if forms.codes else None,
     )
 
 
-def _pointers(rows: Rows, instead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pointers(rows: Rows, instead: Tensor) -> list[Tensor]:
     """The tensors of rows; a kernel does not touch what stands in for those that are not wanted."""
-    plain, codes, scales = (instead if each is None else each for each in rows)
-    return plain, codes, scales
+    return [instead if each is None else each for each in rows]
 
 
 def _row(codes: Tensor | None) -> int:
@@ -157,6 +153,7 @@ def _batch_stride(x: Tensor, batch: int) -> int:
     return x.stride(0) if batch > 1 and x.shape[0] > 1 else 0
 
 
+@cache  # triton's powers of two take as long as an allocation
 def _pieces(dim: int) -> tuple[int, int]:
     """Two powers of two that hold a row with little left over: 2048 and 1024 for 3072."""
     first = max(triton.next_power_of_2(dim) // 2, 16)
