@@ -52,7 +52,7 @@ class WarmUp:
 
     def __init__(self, backend: TorchBackend) -> None:
         self._backend = backend
-        self._own = ThreadPoolExecutor(1, "warm-up")
+        self._beside = ThreadPoolExecutor(2, "warm-up")
         self._kinds: dict[AutoencoderConfig, Sequence[Convolution]] = {}
         self._decoded: set[Size] = set()
         self._lengths: set[int] = set()
@@ -84,17 +84,17 @@ class WarmUp:
             return []
         is_first = not self._lengths
         self._lengths.add(length)
-        run = partial(_tried, backend)
+        given = self._backend, precision, spec
+        begun = [backend.graphs.aside(partial(_tried, backend, partial(attend, *given, size)))]
+        beside: list[Callable[[], None]] = [partial(multiply, *given, [size])]
         if is_first:
             sizes = [size, OTHER_LATENTS]
-            return [
-                backend.graphs.aside(partial(run, partial(warm_up, backend, precision, spec, sizes))),
-                self._own.submit(run, partial(self._decode, precision, spec, sizes)),
+            beside = [
+                partial(encode, *given),
+                partial(multiply, *given, sizes),
+                partial(self._decode, precision, spec, sizes),
             ]
-        return [
-            backend.graphs.aside(partial(run, partial(_attend, backend, precision, spec, size))),
-            self._own.submit(run, partial(_multiply, backend, precision, spec, size)),
-        ]
+        return begun + [self._beside.submit(_tried, backend, work) for work in beside]
 
     def _decode(self, precision: Precision, spec: ModelSpec, sizes: Sequence[Size]) -> None:
         self._kinds[spec.autoencoder] = decode(self._backend, precision, spec, sizes)
@@ -113,22 +113,7 @@ def _tried(backend: TorchBackend, work: Callable[[], None]) -> None:
         _log.info("Warming up went wrong: %s", err)
 
 
-def warm_up(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
-    """Calls one block of every network that a walk needs.
-
-    Args:
-        backend: Where they run.
-        precision: Of the transformer.
-        like: The model whose widths they have.
-        sizes: Heights and widths in latents, even, in this order.
-    """
-    _encode(backend, precision, like)
-    _step(backend, backend.ops, precision, like, sizes)
-    backend.graphs.is_warm = True
-    backend.evaluate()
-
-
-def _encode(backend: TorchBackend, precision: Precision, like: ModelSpec) -> None:
+def encode(backend: TorchBackend, precision: Precision, like: ModelSpec) -> None:
     """Calls a block of each text encoder."""
     device, words = backend.device, like.t5_tokens
     t5 = replace(like.t5, num_layers=1, vocab_size=1)
@@ -140,10 +125,15 @@ def _encode(backend: TorchBackend, precision: Precision, like: ModelSpec) -> Non
     ClipText(backend.ops, make, clip)(ids[:, : like.clip_tokens], places, ids[0, :1])
 
 
-def _step(
-    backend: TorchBackend, ops: Ops, precision: Precision, like: ModelSpec, sizes: Sequence[Size]
-) -> None:
-    """Calls a transformer with a block of each kind, on a backend's operations or such as stand for them."""
+def multiply(backend: TorchBackend, precision: Precision, like: ModelSpec, sizes: Sequence[Size]) -> None:
+    """Calls a transformer with a block of each kind, but not its attention.
+
+    Args:
+        backend: Where it runs.
+        precision: Of the transformer.
+        like: The model whose widths it has.
+        sizes: Heights and widths in latents, even, in this order.
+    """
     device, dtype, words = backend.device, _dtype(backend, precision), like.t5_tokens
     config = replace(like.transformer, depth=1, depth_single=1)
     make = _Zeros(
@@ -153,6 +143,7 @@ def _step(
         make_linear=backend.linear_maker(precision),
         norms_feed_codes=backend.norms_feed_codes(precision),
     )
+    ops: Any = _WithoutAttention(backend.ops)
     model = Transformer(ops, make, config)
     one = torch.ones(1, device=device)
     rows = model.modulations(torch.zeros((1, config.vec_in_dim), dtype=dtype, device=device), one, one)
@@ -161,9 +152,10 @@ def _step(
         img = torch.zeros((1, height * width // 4, config.in_channels), dtype=dtype, device=device)
         angles = torch.zeros((words + img.shape[1], sum(config.axes_dim) // 2, 2), device=device)
         model.modulated(img, txt, rows, angles)
+    backend.graphs.is_warm = True
 
 
-def _attend(backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size) -> None:
+def attend(backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size) -> None:
     """Calls a block's attention at a picture's size."""
     device, dtype, config = backend.device, _dtype(backend, precision), like.transformer
     head_dim = config.hidden_size // config.num_heads
@@ -175,12 +167,6 @@ def _attend(backend: TorchBackend, precision: Precision, like: ModelSpec, size: 
     angles = torch.zeros((tokens, head_dim // 2, 2), device=device)
     streams = [HeadStream(qkv, norm, norm)]
     backend.ops.joint_attention(streams, config.num_heads, angles, scale=head_dim**-0.5)
-
-
-def _multiply(backend: TorchBackend, precision: Precision, like: ModelSpec, size: Size) -> None:
-    """Calls what a block has beside its attention at a picture's size."""
-    ops: Any = _WithoutAttention(backend.ops)
-    _step(backend, ops, precision, like, [size])
 
 
 class _WithoutAttention:

@@ -21,6 +21,7 @@ from flux_core.request import Precision, StepCache, build_request
 from tests.support.tiny_random import MICRO
 
 SIZES = [(8, 8), (8, 12)]
+WORK = "encode", "multiply", "attend", "decode"
 
 
 @pytest.mark.parametrize("spec", [MICRO, TINY], ids=lambda spec: spec.model)
@@ -28,7 +29,11 @@ SIZES = [(8, 8), (8, 12)]
 def test_a_block_of_every_network_runs_once(spec, precision) -> None:
     backend = TorchBackend("cpu")
     with backend.session():
-        warm_up.warm_up(backend, precision, spec, SIZES)
+        warm_up.encode(backend, precision, spec)
+        warm_up.multiply(backend, precision, spec, SIZES)
+        warm_up.attend(backend, precision, spec, SIZES[0])
+        warm_up.decode(backend, precision, spec, SIZES)
+    assert backend.graphs.is_warm
 
 
 def test_a_processor_is_not_warmed_up() -> None:
@@ -43,20 +48,16 @@ def test_where_memory_is_short_nothing_is_warmed_up(monkeypatch: pytest.MonkeyPa
 
 def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that is none: nobody hears of it but the log."""
-    monkeypatch.setattr(warm_up, "warm_up", _fail)
-    monkeypatch.setattr(warm_up, "decode", _fail)
+    for name in WORK:
+        monkeypatch.setattr(warm_up, name, _fail)
     begun = WarmUp(_as_if_on_a_gpu(monkeypatch)).begin(build_request(), TINY)
-    assert [each.result(10) for each in begun] == [None, None]
+    assert [each.result(10) for each in begun] == [None] * len(WORK)
 
 
 def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[Any] = []
-    attended: list[Any] = []
-    multiplied: list[Any] = []
-    monkeypatch.setattr(warm_up, "warm_up", lambda *given: called.append(given[-1]))
-    monkeypatch.setattr(warm_up, "decode", lambda *given: called.append(given[-1]))
-    monkeypatch.setattr(warm_up, "_attend", lambda *given: attended.append(given[-1]))
-    monkeypatch.setattr(warm_up, "_multiply", lambda *given: multiplied.append(given[-1]))
+    done: dict[str, list[Any]] = {name: [] for name in WORK}
+    for name, calls in done.items():
+        monkeypatch.setattr(warm_up, name, lambda *given, calls=calls: calls.append(given[-1]))
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
 
@@ -69,8 +70,11 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
         return backend.graphs.meanwhile is not None
 
     assert [begin(64, 96), begin(64, 96), begin(96, 64), begin(128, 96)] == [True, False, True, True]
-    assert called == [[(12, 8), warm_up.OTHER_LATENTS]] * 2
-    assert attended == multiplied == [(12, 16)]  # (8, 12) has as many tokens as (12, 8)
+    first = [(12, 8), warm_up.OTHER_LATENTS]  # (8, 12) has as many tokens as (12, 8)
+    assert done["encode"] == [MICRO]
+    assert done["decode"] == [first]
+    assert done["multiply"] == [first, [(12, 16)]]
+    assert done["attend"] == [(12, 8), (12, 16)]
     assert not begin(128, 128, step_cache=StepCache.FAST)
     assert begin(128, 128)
     side_px = 16 * (math.isqrt(WHOLE_PX) // 16 + 1)
@@ -91,9 +95,9 @@ def test_attention_of_a_size_is_called_alone_and_all_else_without_it(
     monkeypatch.setattr(TorchOps, "attention", attend)
     backend = TorchBackend("cpu")
     with backend.session():
-        warm_up._multiply(backend, precision, MICRO, SIZES[1])
+        warm_up.multiply(backend, precision, MICRO, SIZES)
         assert attended == []
-        warm_up._attend(backend, precision, MICRO, SIZES[1])
+        warm_up.attend(backend, precision, MICRO, SIZES[1])
     config = MICRO.transformer
     head_dim = config.hidden_size // config.num_heads
     assert attended == [torch.Size((1, config.num_heads, MICRO.t5_tokens + 24, head_dim))]
@@ -131,7 +135,8 @@ def test_every_convolution_of_a_decoder_and_its_attention_is_called_by_itself(
 
 
 def test_a_decoder_is_planned_once_its_convolutions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_up, "warm_up", lambda *given: None)
+    for name in WORK:
+        monkeypatch.setattr(warm_up, name, lambda *given: None)
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
     kinds = [warm_up.Convolution((16, 16, 3, 3), 1, 1)]
