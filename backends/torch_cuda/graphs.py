@@ -78,7 +78,7 @@ class Graphs:
         self.is_warm = False
         self.meanwhile: Iterator[object] | None = None
         self._pauses = Pauses()
-        self._recorder = ThreadPoolExecutor(1, "recorder")
+        self._recorder = ThreadPoolExecutor(1, "recorder", self._enter_context)
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -108,6 +108,11 @@ class Graphs:
                 return work()
 
         return self._recorder.submit(run)
+
+    def _enter_context(self) -> None:
+        """cuBLAS warns of a thread that has asked nothing of the device before."""
+        if self.is_able:
+            free_and_total_bytes(self._device)
 
     def forget(self) -> None:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""

@@ -14,6 +14,8 @@ from backends.mlx_metal.engine import MlxEngine
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.engine import TorchEngine
 from flux_core.errors import RequestInvalid
+from flux_core.models.clip import ClipText
+from flux_core.models.t5 import T5Encoder
 from flux_core.models.transformer import Transformer
 from flux_core.pipeline import FluxEngine
 from flux_core.pipeline.conditions import ConditionMaker, Conditions
@@ -127,6 +129,24 @@ def test_a_model_that_goes_after_its_walk_walks_without_the_weights_of_its_modul
         for _ in range(2):
             assert len(run(engine, model=family.DEV.model, num_steps=2, **fields).result.images) == 2
     assert set(found) == {fits}
+
+
+@pytest.mark.parametrize("stays", ["all of it", "not all of it", "nothing"])
+def test_a_text_encoder_that_stays_is_made_ready_for_the_next_words(
+    family_dir: Path, monkeypatch: pytest.MonkeyPatch, stays: str
+) -> None:
+    engine = TorchEngine("cpu", (family_dir,), memory_budget_bytes=0 if stays == "nothing" else 2**40)
+    if stays == "not all of it":
+        monkeypatch.setattr(TorchBackend, "streamed_bytes", lambda backend, leaves: 1)
+    made: list[type] = []
+
+    def ready(method: Any) -> Any:
+        made.append(type(method.__self__))
+        return method
+
+    monkeypatch.setattr(engine._bench, "_ready", ready)  # pyright: ignore[reportPrivateUsage]
+    run(engine, model=family.DEV.model, num_steps=1)
+    assert set(made) == ({ClipText, T5Encoder} if stays == "all of it" else set())
 
 
 def test_each_part_is_loaded_with_room_for_what_it_computes_and_what_comes_after_it(
