@@ -7,8 +7,7 @@ operation runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +47,15 @@ _ATTENTION_ORDER = [
 
 
 class FusedOps(FusedImageOps):
-    """flux_core.ops.Ops on torch with Triton's kernels."""
+    """flux_core.ops.Ops on torch with Triton's kernels.
+
+    All attention of the process prefers cuDNN's from then on. The order is the process's, so a thread that set
+    it around its own call could make another thread's call choose another kernel, with other bits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch._C._set_sdp_priority_order(_ATTENTION_ORDER)  # what sdpa_kernel(..., set_priority=True) calls
 
     def code(self, x: Tensor, tail: int = 0) -> Coded:
         if not _is_plain_call(x):
@@ -222,32 +229,6 @@ class FusedOps(FusedImageOps):
             super().heads_by_rank(streams, num_heads, pe, rows, rank)
         else:
             heads_by_rank(projected, num_heads, pe.contiguous(), rows, rank)
-
-    def attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        bias: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        if bias is not None or not q.is_cuda:
-            return super().attention(q, k, v, scale=scale, bias=bias, is_causal=is_causal)
-        with _attention_order():
-            return super().attention(q, k, v, scale=scale, is_causal=is_causal)
-
-
-@contextmanager
-def _attention_order() -> Generator[None]:
-    """torch.nn.attention.sdpa_kernel, which takes ten times as long, with nothing but the order."""
-    before = torch._C._get_sdp_priority_order()
-    torch._C._set_sdp_priority_order(_ATTENTION_ORDER)
-    try:
-        yield
-    finally:
-        torch._C._set_sdp_priority_order(before)
 
 
 def _is_plain_call(x: Tensor) -> bool:

@@ -74,9 +74,11 @@ class FusedImageOps(TorchOps):
         """
         if bias.is_contiguous():
             return bias
-        if self._bias is None or self._bias[0]() is not bias:
-            self._bias = weakref.ref(bias, self._forget_bias), bias.contiguous()
-        return self._bias[1]
+        kept = self._bias  # read once, because threads share it
+        if kept is None or kept[0]() is not bias:
+            kept = weakref.ref(bias, self._forget_bias), bias.contiguous()
+            self._bias = kept
+        return kept[1]
 
     def _forget_bias(self, reference: weakref.ref[Tensor]) -> None:
         if self._bias is not None and self._bias[0] is reference:

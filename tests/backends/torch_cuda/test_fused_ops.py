@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from backends.torch_cuda.eight_bit import EightBitLinear, EightBitWeight, computes_in_eight_bits
 from backends.torch_cuda.leaves import Linear, RMSNorm
@@ -31,6 +33,18 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     mend_interpreter(monkeypatch)
     with torch.inference_mode():
         yield FusedOps()
+
+
+def test_attention_prefers_one_kernel_in_all_threads_of_a_process(fused) -> None:
+    """Two threads that each set the order around their calls would choose for each other."""
+    orders: list[list[int]] = []
+    beside = threading.Thread(target=lambda: orders.append(torch._C._get_sdp_priority_order()))
+    beside.start()
+    beside.join()
+    assert orders[0][0] == SDPBackend.CUDNN_ATTENTION.value
+    x = torch.randn(1, 2, 8, 16, device=DEVICE)
+    fused.attention(x, x, x, scale=0.25)
+    assert torch._C._get_sdp_priority_order() == orders[0]
 
 
 class Layers(Draw):
