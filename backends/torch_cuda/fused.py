@@ -49,8 +49,8 @@ _ATTENTION_ORDER = [
 class FusedOps(FusedImageOps):
     """flux_core.ops.Ops on torch with Triton's kernels.
 
-    All attention of the process prefers cuDNN's from then on. The order is the process's, so a thread that set
-    it around its own call could make another thread's call choose another kernel, with other bits.
+    All attention of the process prefers cuDNN's from then on. The order is the process's, so a thread that
+    set it around its own call could make another thread's call choose another kernel, with other bits.
     """
 
     def __init__(self) -> None:
