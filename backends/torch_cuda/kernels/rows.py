@@ -12,8 +12,6 @@ from torch import Tensor
 
 from backends.torch_cuda.codes import SMALLEST_SCALE, empty_codes, largest_code
 
-_SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
-
 
 class Forms(NamedTuple):
     """Which forms of its input somebody takes.
@@ -86,7 +84,7 @@ def activated(plain: Tensor | None, inner: Tensor | None, forms: Forms) -> Rows:
         first, second, *_pointers(rows, first), length, *dims, _row(rows.codes), largest_code(forms.tail),
         *first.stride()[:2], *second.stride()[:2],
         plain is not None, inner is not None, forms.plain, forms.codes,
-        first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks,
+        first.is_cuda and first.element_size() < 4 and not forms.plain, *blocks, SMALLEST_SCALE,
         num_warps=_warps(sum(dims)),
     )  # fmt: skip
     return rows
@@ -113,6 +111,7 @@ def _norm(
         *x.stride()[:2], *other.stride()[:2],
         _batch_stride(gate, batch), _batch_stride(shift, batch), _batch_stride(scale, batch),
         eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
+        SMALLEST_SCALE,  # of the module, each launch would compare it
         num_warps=_warps(dim),
     )  # fmt: skip
     return out, rows
@@ -201,7 +200,7 @@ def _norm_kernel(
     x, y, gate, shift, scale, out, plain, codes, scales, length, dim, codes_row, top,
     x_batch, x_row, y_batch, y_row, gate_batch, shift_batch, scale_batch,
     eps, HAS_ADD: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
-    FIRST: tl.constexpr, REST: tl.constexpr,
+    FIRST: tl.constexpr, REST: tl.constexpr, SMALLEST_SCALE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // length, row % length
@@ -224,7 +223,7 @@ def _norm_kernel(
         _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
         largest = tl.maximum(tl.max(tl.abs(n1), 0), tl.max(tl.abs(n2), 0))
-        s = tl.maximum(largest / top, _SMALLEST_SCALE)
+        s = tl.maximum(largest / top, SMALLEST_SCALE)
         _stored(codes, cols1, mask1, n1 * (1.0 / s))
         _stored(codes, cols2, mask2, n2 * (1.0 / s))
         tl.store(scales + row, s)
@@ -236,6 +235,7 @@ def _activated(
     HAS_A: tl.constexpr, HAS_B: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_CODES: tl.constexpr,
     IS_ROUGH: tl.constexpr,
     A_FIRST: tl.constexpr, A_REST: tl.constexpr, B_FIRST: tl.constexpr, B_REST: tl.constexpr,
+    SMALLEST_SCALE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, place = row // length, row % length
@@ -261,7 +261,7 @@ def _activated(
             _stored(plain, cols1, mask1, n1)
             _stored(plain, cols2, mask2, n2)
     if HAS_CODES:
-        s = tl.maximum(largest / top, _SMALLEST_SCALE)
+        s = tl.maximum(largest / top, SMALLEST_SCALE)
         tl.store(scales + row, s)
         if HAS_B:
             _stored(codes + a_dim, cols3, mask3, n3 * (1.0 / s))
