@@ -36,6 +36,8 @@ from flux_core.request import SIZE_MULTIPLE_PX, GenerationRequest, Precision, St
 
 MIN_FREE_BYTES = 40 * 2**30
 """On a device with less there may be no room beside the model for what this needs for a moment."""
+MOST_PLANNED_BYTES = 500_000_000
+"""That a convolution may read and write beside a step; larger ones are planned when they are needed."""
 OTHER_LATENTS = 144, 112
 """Of a picture whose tokens fill no whole tiles of a product: most sizes have that one's kernels."""
 
@@ -220,17 +222,25 @@ def decoder_plans(
 ) -> Generator[None]:
     """Calls a decoder's attention and then each kind of convolution, one after the other.
 
-    One at a time needs less memory than a decoder does, and the next may wait for another step.
+    One at a time needs less memory than a decoder does, and the next may wait for another step. Those that
+    would need much are left out.
     """
-    config, (height, width) = like.autoencoder, size
-    make = _Zeros(None, backend.device, _dtype(backend, precision))
+    config, (height, width), dtype = like.autoencoder, size, _dtype(backend, precision)
+    make = _Zeros(None, backend.device, dtype)
     channels = config.channels * config.channel_multipliers[-1]
     attention = ImageAttention(backend.ops, make, "", channels, config)
     attention(make.empty((1, height, width, channels)))
     yield
     for kind in kinds:
+        rows, columns, (channels_out, channels_in) = (
+            kind.factor * height,
+            kind.factor * width,
+            kind.weight[:2],
+        )
+        if rows * columns * (channels_in + channels_out) * dtype.itemsize > MOST_PLANNED_BYTES:
+            continue
         conv = Conv2d(make.zeros(kind.weight), None, 1, (kind.padding, kind.padding))
-        conv(make.empty((1, kind.factor * height, kind.factor * width, kind.weight[1])))
+        conv(make.empty((1, rows, columns, channels_in)))
         yield
 
 

@@ -134,6 +134,17 @@ def test_every_convolution_of_a_decoder_and_its_attention_is_called_by_itself(
     assert pieces == len(kinds) + 1
 
 
+def test_a_convolution_that_needs_much_memory_is_not_planned_beside_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, precision = TorchBackend("cpu"), Precision.FP32
+    kinds = [warm_up.Convolution((16, channels, 3, 3), 1, 2) for channels in (16, 17)]
+    monkeypatch.setattr(warm_up, "MOST_PLANNED_BYTES", 4 * (16 * 24) * (16 + 16))
+    with backend.session():
+        pieces = list(warm_up.decoder_plans(backend, precision, MICRO, SIZES[1], kinds))
+    assert len(pieces) == 2  # attention and the first
+
+
 def test_a_decoder_is_planned_once_its_convolutions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in WORK:
         monkeypatch.setattr(warm_up, name, lambda *given: None)
