@@ -78,7 +78,8 @@ class Graphs:
         self.is_warm = False
         self.meanwhile: Iterator[object] | None = None
         self._pauses = Pauses()
-        self._recorder = ThreadPoolExecutor(1, "recorder", self._enter_context)
+        self._recorder = ThreadPoolExecutor(1, "recorder", self._begin_recorder)
+        self._recorder_id: int | None = None
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, replayed from the second call of a kind on.
@@ -109,10 +110,10 @@ class Graphs:
 
         return self._recorder.submit(run)
 
-    def _enter_context(self) -> None:
-        """cuBLAS warns of a thread that has asked nothing of the device before."""
+    def _begin_recorder(self) -> None:
+        self._recorder_id = threading.get_ident()
         if self.is_able:
-            free_and_total_bytes(self._device)
+            free_and_total_bytes(self._device)  # cuBLAS warns of a thread that has asked nothing of a device
 
     def forget(self) -> None:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
@@ -128,6 +129,8 @@ class Graphs:
     def _call(
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], is_urgent: bool
     ) -> Any:
+        if threading.get_ident() == self._recorder_id:
+            return method(*args, **kwargs)  # a part of what is computed or recorded there
         arrays: list[Tensor] = []
         try:
             key = method.__name__, shape_of((args, kwargs), arrays)

@@ -206,6 +206,21 @@ def test_what_is_called_now_and_then_is_recorded_the_second_time(monkeypatch: py
     assert model.calls == 5
 
 
+def test_a_method_that_calls_one_that_is_ready_is_recorded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Refused(monkeypatch)
+
+    class Outer(Model):
+        inner = refused.graphs.ready(Model().step)
+
+        def step(self, x: Tensor, more: Any = (), *, factor: float = 2.0) -> Tensor:
+            return Outer.inner(super().step(x, more, factor=factor))
+
+    model = Outer()
+    step = refused.graphs.ready(model.step)
+    assert step(torch.ones(1)).item() == 4.0
+    assert refused.refused == 1  # the outer one
+
+
 def test_work_aside_is_done_by_one_thread_in_order_and_in_the_mode_of_who_gave_it() -> None:
     graphs = Graphs(torch.device("cpu"))
     found: list[tuple[int, bool]] = []
