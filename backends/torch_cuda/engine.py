@@ -99,7 +99,8 @@ class TorchEngine(FluxEngine):
             self._team.free()
 
     def close(self) -> None:
-        """Ends the processes on other devices; they end with this one, too."""
+        """Ends the processes on other devices, which end with this one, too, and begins with nothing more."""
+        self._warm_up.end()
         if self._team is not None:
             self._team.end()
 

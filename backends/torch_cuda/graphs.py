@@ -3,10 +3,11 @@
 The first call of a kind is recorded in pieces, and while the device computes one, the next is recorded; later
 calls copy their arrays into the graph's own and replay it. In a process that has computed nothing yet, the
 first call computes as always, because it loads its kernels on the way, and is recorded right behind. So a
-graph costs nobody much of a wait. What cannot be recorded runs as it did before: other devices, or a failure.
+graph costs nobody much of a wait. What is called now and then is recorded at its second call. What cannot be
+recorded runs as it did before: other devices, or a failure.
 
-One thread computes for the first time and records, because libraries keep handles and plans of attention for
-the thread that made them: what it has planned beforehand is there when it records.
+One thread records, and computes what is recorded right behind, because libraries keep handles and plans of
+attention for the thread that made them: what it has planned beforehand is there when it records.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
 from functools import partial
 from types import MethodType
 from typing import Any, TypeVar
@@ -46,13 +48,22 @@ _T = TypeVar("_T")
 _NOTHING_LEFT = object()
 
 
-class _Met:
-    """Says of a kind of call that there was one, which was not recorded."""
+class _Known(Enum):
+    """What is known of a kind of call that was not recorded yet."""
+
+    NEW = "there was none that mattered"
+    MET = "the next one is recorded"
 
 
-_MET = _Met()
-_Kept = OrderedDict[Hashable, "Recording | _Met | None"]
+_NEW, _MET = _Known.NEW, _Known.MET
+_Kept = OrderedDict[Hashable, "Recording | _Known | None"]
 """By kind of call; None of one that cannot be recorded."""
+
+
+class _Here(threading.local):
+    """Whether this is the thread that records."""
+
+    is_recorder = False
 
 
 class Graphs:
@@ -64,7 +75,7 @@ class Graphs:
     Attributes:
         streams: What brings weights that do not stay on the device; recordings bring them, too.
         era: Grows whenever everything is forgotten.
-        is_warm: Whether a step was computed in this process, or a block of one, so that kernels are there.
+        is_warm: Whether a step was computed in this process, or what is in it, so that kernels are there.
         meanwhile: What the thread that replays is to do, piece by piece, while the device is busy with that.
     """
 
@@ -78,11 +89,11 @@ class Graphs:
         self.is_warm = False
         self.meanwhile: Iterator[object] | None = None
         self._pauses = Pauses()
-        self._recorder = ThreadPoolExecutor(1, "recorder", self._begin_recorder)
-        self._recorder_id: int | None = None
+        self._here = _Here()
+        self._recorder = ThreadPoolExecutor(1, "recorder", partial(_begin_recorder, device, self._here))
 
     def ready(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, replayed from the second call of a kind on.
+        """The same function, recorded at the first call of a kind and replayed from the second on.
 
         Args:
             method: Of an object; its graphs go with the object. It gives tensors and changes nothing.
@@ -102,18 +113,17 @@ class Graphs:
         What that thread was given before is done before.
         """
         stream = torch.cuda.current_stream(self._device) if self.is_able else None
-        mode = torch.is_inference_mode_enabled()
+        is_inference, has_grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
         def run() -> _T:
-            with torch.cuda.stream(stream), torch.inference_mode(mode):
+            with (
+                torch.cuda.stream(stream),
+                torch.inference_mode(is_inference),
+                torch.set_grad_enabled(has_grad),
+            ):
                 return work()
 
         return self._recorder.submit(run)
-
-    def _begin_recorder(self) -> None:
-        self._recorder_id = threading.get_ident()
-        if self.is_able:
-            free_and_total_bytes(self._device)  # cuBLAS warns of a thread that has asked nothing of a device
 
     def forget(self) -> None:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
@@ -129,7 +139,7 @@ class Graphs:
     def _call(
         self, method: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any], is_urgent: bool
     ) -> Any:
-        if threading.get_ident() == self._recorder_id:
+        if self._here.is_recorder:
             return method(*args, **kwargs)  # a part of what is computed or recorded there
         arrays: list[Tensor] = []
         try:
@@ -137,17 +147,21 @@ class Graphs:
         except TypeError:
             return method(*args, **kwargs)  # it is given more than arrays and plain values
         graphs = self._kept.setdefault(method.__self__, OrderedDict())
-        if key not in graphs and not is_urgent:
-            return self._kept_as(graphs, key, _MET, method(*args, **kwargs))
-        found = graphs.get(key, _MET)
-        if isinstance(found, _Met):
-            return self._first(method, args, kwargs, arrays, graphs, key)
+        found = graphs.get(key, _MET if is_urgent else _NEW)
+        if found is _NEW:
+            out, found = method(*args, **kwargs), _MET
+        elif found is _MET:
+            out, found = self._first(method, args, kwargs, arrays, is_urgent)
+        elif found is None:
+            out = method(*args, **kwargs)
+        else:
+            out = found.replay(arrays)
+            if is_urgent:
+                self._use_the_wait()
+        graphs[key] = found
         graphs.move_to_end(key)
-        if found is None:
-            return method(*args, **kwargs)
-        out = found.replay(arrays)
-        if is_urgent:
-            self._use_the_wait()
+        if len(graphs) > MAX_GRAPHS:
+            graphs.popitem(last=False)
         return out
 
     def _first(
@@ -156,25 +170,16 @@ class Graphs:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         arrays: list[Tensor],
-        graphs: _Kept,
-        key: Hashable,
-    ) -> Any:
-        """A call that is recorded, if that can be."""
+        is_urgent: bool,
+    ) -> tuple[Any, Recording | None]:
+        """What a call gives that is recorded, if that can be, and its recording."""
         found = self._recorded(method, args, kwargs, arrays, self._pauses) if self._runs_at_once else None
         if found is not None:
-            return self._kept_as(graphs, key, found, found.outputs())
+            return found.outputs(), found
         out = self.aside(partial(method, *args, **kwargs)).result()  # so that plans and handles are there
         found = self._recorded(method, args, kwargs, arrays)
-        self.is_warm = True
-        return self._kept_as(graphs, key, found, out)
-
-    def _kept_as(self, graphs: _Kept, key: Hashable, found: Recording | _Met | None, out: Any) -> Any:
-        """What a call gave, and what is known of its kind from now on."""
-        graphs[key] = found
-        graphs.move_to_end(key)
-        if len(graphs) > MAX_GRAPHS:
-            graphs.popitem(last=False)
-        return out
+        self.is_warm |= is_urgent
+        return out, found
 
     def _use_the_wait(self) -> None:
         """The device is busy with a replay, and this thread would only wait for it."""
@@ -187,9 +192,9 @@ class Graphs:
                 if next(self.meanwhile, _NOTHING_LEFT) is _NOTHING_LEFT:
                     self.meanwhile = None
                     return
-        except RuntimeError as err:
+        except Exception as err:  # noqa: BLE001 # nobody needs it, and the job itself will say what is wrong
             self.meanwhile = None
-            _log.info("What was to be done beside a step went wrong: %s", str(err).splitlines()[0])
+            _log.info("What was to be done beside a step went wrong: %s", err)
 
     @property
     def _runs_at_once(self) -> bool:
@@ -225,7 +230,7 @@ class Graphs:
         try:
             return self.aside(make).result()
         except RuntimeError as err:
-            _log.info("A step could not be recorded and runs without a graph: %s", str(err).splitlines()[0])
+            _log.info("What could not be recorded runs without a graph: %s", err)
             return None
 
 
@@ -334,8 +339,9 @@ class Recording:
 
     def _pause(self) -> None:
         self._num_pauses += 1
-        first, count = self._num_pauses < PAUSES_IN_A_PIECE, self._num_pauses
-        if count & (count - 1) == 0 if first else count % PAUSES_IN_A_PIECE == 0:
+        count = self._num_pauses
+        is_early_end = count < PAUSES_IN_A_PIECE and count.bit_count() == 1
+        if is_early_end or count % PAUSES_IN_A_PIECE == 0:
             self._end()
             self._graphs.append(torch.cuda.CUDAGraph())
             self._begin()
@@ -344,6 +350,14 @@ class Recording:
         self._graphs[-1].capture_end()
         if self._is_run:
             self._graphs[-1].replay()
+
+
+def _begin_recorder(device: torch.device, here: _Here) -> None:
+    """Begins the thread that records; no method of Graphs, which the thread would keep alive."""
+    here.is_recorder = True
+    if device.type == "cuda":
+        with suppress(RuntimeError):
+            free_and_total_bytes(device)  # cuBLAS warns of a thread that has asked nothing of a device
 
 
 def _nothing() -> None:

@@ -56,7 +56,8 @@ class WarmUp:
         self._backend = backend
         self._beside = ThreadPoolExecutor(2, "warm-up")
         self._kinds: dict[AutoencoderConfig, Sequence[Convolution]] = {}
-        self._decoded: set[Size] = set()
+        self._watched: set[AutoencoderConfig] = set()
+        self._planned: set[tuple[AutoencoderConfig, Size]] = set()
         self._lengths: set[int] = set()
 
     def begin(self, request: GenerationRequest, spec: ModelSpec) -> list[Future[None]]:
@@ -70,6 +71,7 @@ class WarmUp:
             Each is done when something is warmed up; none if nothing is new.
         """
         backend, precision = self._backend, request.precision
+        backend.graphs.meanwhile = None  # of an earlier job
         if backend.device.type != "cuda" or free_and_total_bytes(backend.device)[0] < MIN_FREE_BYTES:
             return []
         sides = request.height_px, request.width_px
@@ -79,24 +81,26 @@ class WarmUp:
         height, width = (max(side // SIZE_MULTIPLE_PX, 1) * 2 for side in sides)
         size, length = (height, width), height * width
         has_long_steps = request.step_cache is StepCache.OFF
-        if size not in self._decoded and is_whole and has_long_steps:
-            self._decoded.add(size)
+        if (spec.autoencoder, size) not in self._planned and is_whole and has_long_steps:
             backend.graphs.meanwhile = self._decoder_plans(precision, spec, size)
-        if length in self._lengths:
-            return []
-        is_first = not self._lengths
-        self._lengths.add(length)
         given = self._backend, precision, spec
-        begun = [backend.graphs.aside(partial(_tried, backend, partial(attend, *given, size)))]
-        beside: list[Callable[[], None]] = [partial(multiply, *given, [size])]
-        if is_first:
-            sizes = [size, OTHER_LATENTS]
-            beside = [
-                partial(encode, *given),
-                partial(multiply, *given, sizes),
-                partial(self._decode, precision, spec, sizes),
-            ]
+        sizes = [size] if self._lengths else [size, OTHER_LATENTS]
+        begun: list[Future[None]] = []
+        beside: list[Callable[[], None]] = []
+        if not self._lengths:
+            beside.append(partial(encode, *given))
+        if length not in self._lengths:
+            self._lengths.add(length)
+            begun.append(backend.graphs.aside(partial(_tried, backend, partial(attend, *given, size))))
+            beside.append(partial(multiply, *given, sizes))
+        if spec.autoencoder not in self._watched:
+            self._watched.add(spec.autoencoder)
+            beside.append(partial(self._decode, precision, spec, sizes))
         return begun + [self._beside.submit(_tried, backend, work) for work in beside]
+
+    def end(self) -> None:
+        """Begins with nothing more; what is going on is done when the process ends."""
+        self._beside.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, precision: Precision, spec: ModelSpec, sizes: Sequence[Size]) -> None:
         self._kinds[spec.autoencoder] = decode(self._backend, precision, spec, sizes)
@@ -105,6 +109,7 @@ class WarmUp:
         kinds = self._kinds.get(spec.autoencoder)
         if kinds is not None:
             yield from decoder_plans(self._backend, precision, spec, size, kinds)
+            self._planned.add((spec.autoencoder, size))
 
 
 def _tried(backend: TorchBackend, work: Callable[[], None]) -> None:

@@ -97,7 +97,7 @@ def coded_heads(streams: Sequence[Projected], num_heads: int, pe: Tensor, scale:
         first.qkv, second.qkv, first.q_weight, first.k_weight, second.q_weight, second.k_weight, pe,
         *found[:6], count, length, padded // BLOCK, *first.qkv.stride()[:2], *second.qkv.stride()[:2],
         first.eps, second.eps, scale * math.log2(math.e), num_heads, len(streams) > 1, BLOCK, HEAD_DIM,
-        LARGEST, LARGEST_WHOLE, SMALLEST_SCALE,  # of the module, each launch would compare them
+        LARGEST, LARGEST_WHOLE, SMALLEST_SCALE,  # globals of a module are compared at every launch
         num_warps=_WARPS,
     )  # fmt: skip
     return found

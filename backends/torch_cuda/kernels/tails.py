@@ -1,8 +1,9 @@
 """The kernel that writes what LoRAs make of a coded input, as codes behind its own.
 
 It has little to compute and its input has just been written, so what counts is that the whole GPU reads at
-once, and how little it does besides. Where there are few rows, several programs share a block of them: each
-takes some of the columns, and the last one that is done adds their sums up, in one order whoever it is.
+once, and how little it does besides. Where there are fewer blocks of rows than a GPU runs programs, several
+share a block: each takes some of the columns, and the last one that is done adds their sums up, in one order
+whoever it is.
 """
 
 from __future__ import annotations

@@ -57,19 +57,26 @@ def test_what_goes_wrong_is_left_to_the_job(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     done: dict[str, list[Any]] = {name: [] for name in WORK}
     for name, calls in done.items():
-        monkeypatch.setattr(warm_up, name, lambda *given, calls=calls: calls.append(given[-1]))
+        monkeypatch.setattr(warm_up, name, lambda *given, calls=calls: calls.append(given[-1]) or [])
     backend = _as_if_on_a_gpu(monkeypatch)
     warm = WarmUp(backend)
 
     def begin(width_px: int, height_px: int, **fields: Any) -> bool:
         """Whether a decoder is to run beside a step."""
-        backend.graphs.meanwhile = None
         begun = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), MICRO)
         for each in begun:
             each.result(10)
         return backend.graphs.meanwhile is not None
 
-    assert [begin(64, 96), begin(64, 96), begin(96, 64), begin(128, 96)] == [True, False, True, True]
+    def plan() -> None:
+        assert backend.graphs.meanwhile is not None
+        list(backend.graphs.meanwhile)
+
+    monkeypatch.setattr(warm_up, "decoder_plans", lambda *given: iter(()))
+    assert begin(64, 96)
+    assert begin(64, 96)  # nothing was planned, because that job had no time for it
+    plan()
+    assert [begin(64, 96), begin(96, 64), begin(128, 96)] == [False, True, True]
     first = [(12, 8), warm_up.OTHER_LATENTS]  # (8, 12) has as many tokens as (12, 8)
     assert done["encode"] == [MICRO]
     assert done["decode"] == [first]
