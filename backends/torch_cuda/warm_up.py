@@ -237,11 +237,8 @@ def decoder_plans(
     attention(make.empty((1, height, width, channels)))
     yield
     for kind in kinds:
-        rows, columns, (channels_out, channels_in) = (
-            kind.factor * height,
-            kind.factor * width,
-            kind.weight[:2],
-        )
+        rows, columns = kind.factor * height, kind.factor * width
+        channels_out, channels_in = kind.weight[:2]
         if rows * columns * (channels_in + channels_out) * dtype.itemsize > MOST_PLANNED_BYTES:
             continue
         conv = Conv2d(make.zeros(kind.weight), None, 1, (kind.padding, kind.padding))
