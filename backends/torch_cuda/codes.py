@@ -82,18 +82,28 @@ def empty_codes(shape: Sequence[int], tail: int, device: torch.device) -> Tensor
     return torch.empty((*places, row), dtype=torch.float8_e4m3fn, device=device)[..., : own + tail]
 
 
+def in_two_parts(x: Tensor) -> Tensor:
+    """x [...] float32, up to LARGEST, as codes [2, ...] float8_e4m3fn; the second are what the first lack.
+
+    Their sum is as near to it as bfloat16 is. A GPU multiplies codes with codes as they lie; casting the
+    input to a wider kind takes it longer than a second product.
+    """
+    first = x.to(torch.float8_e4m3fn)
+    return torch.stack((first, (x - first.float()).to(torch.float8_e4m3fn)))
+
+
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
     """Writes gains * (down @ codes) behind an input's codes; where that is too large, the row's codes shrink.
 
     Args:
         codes: [..., K + T] float8_e4m3fn; the first K are the input's.
         scales: [..., 1] float32, what a row's codes are multiplied by.
-        down: [T, K] float8_e4m3fn.
+        down: [2, T, K] float8_e4m3fn, as of `in_two_parts`.
         gains: [T] float32.
     """
-    own = down.shape[1]
+    own = down.shape[2]
     values = codes[..., :own].float()
-    tail = (values @ down.float().t()) * gains
+    tail = (values @ down.float().sum(0).t()) * gains
     over = (tail.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(1.0)
     shrink = torch.exp2(-torch.ceil(torch.log2(over)))
     codes[..., own:] = (tail * shrink).to(codes.dtype)

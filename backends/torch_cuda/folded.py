@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import Adapter, LowRankDelta
-from backends.torch_cuda.codes import ARRIVALS, LARGEST, empty_codes
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, empty_codes, in_two_parts
 
 MOST_REACH = 32.0
 """How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
@@ -47,7 +47,7 @@ class Folded(nn.Module):
     codes: Tensor
     """[N, K + T] float8_e4m3fn."""
     down: Tensor
-    """[T, K] float8_e4m3fn; of each rank the largest is LARGEST."""
+    """[2, T, K] float8_e4m3fn, the sum of two; of each rank the largest is LARGEST."""
     gains: Tensor
     """[T] float32, what down @ codes is multiplied by to be codes."""
     arrivals: Tensor
@@ -70,8 +70,8 @@ class Folded(nn.Module):
         wide[:, :own] = codes
         wide[:, own:] = 0.0
         wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)
-        down = torch.zeros((self.tail, own), dtype=codes.dtype, device=codes.device)
-        down[:rank] = torch.cat(downs).to(codes.dtype)
+        down = torch.zeros((2, self.tail, own), dtype=codes.dtype, device=codes.device)
+        down[:, :rank] = in_two_parts(torch.cat(downs))
         self.register_buffer("codes", wide)
         self.register_buffer("down", down)
         self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
@@ -81,7 +81,7 @@ class Folded(nn.Module):
     @property
     def own(self) -> Tensor:
         """The weight's own codes [N, K], where they lie now."""
-        return self.codes[:, : self.down.shape[1]]
+        return self.codes[:, : self.down.shape[2]]
 
     @torch.no_grad()
     def weigh(self) -> None:

@@ -83,7 +83,7 @@ class WarmUp:
         has_long_steps = request.step_cache is StepCache.OFF
         if (spec.autoencoder, size) not in self._planned and is_whole and has_long_steps:
             backend.graphs.meanwhile = self._decoder_plans(precision, spec, size)
-        given = self._backend, precision, spec
+        given = backend, precision, spec
         sizes = [size] if self._lengths else [size, OTHER_LATENTS]
         begun: list[Future[None]] = []
         beside: list[Callable[[], None]] = []

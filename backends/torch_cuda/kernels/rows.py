@@ -111,7 +111,7 @@ def _norm(
         *x.stride()[:2], *other.stride()[:2],
         _batch_stride(gate, batch), _batch_stride(shift, batch), _batch_stride(scale, batch),
         eps, y is not None, forms.plain, forms.codes, *_pieces(dim),
-        SMALLEST_SCALE,  # of the module, each launch would compare it
+        SMALLEST_SCALE,  # globals of a module are compared at every launch
         num_warps=_warps(dim),
     )  # fmt: skip
     return out, rows

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.codes import ARRIVALS, LARGEST, coded, project
+from backends.torch_cuda.codes import ARRIVALS, LARGEST, coded, in_two_parts, project
 from backends.torch_cuda.eight_bit import EightBitLinear, EightBitWeight, computes_in_eight_bits
 from backends.torch_cuda.folded import MOST_COLUMNS
 from backends.torch_cuda.ops import TorchOps
@@ -110,7 +108,6 @@ def test_the_weight_is_what_it_was_while_loras_lie_beside_it_and_after() -> None
 
 
 def test_several_loras_add_up_and_one_that_goes_leaves_the_other_to_the_bit() -> None:
-    """Four roundings count, of input, down, what it makes, and up; three leave less than 0.06."""
     model, loras = Model(), (low_rank(4, seed=2), low_rank(20, seed=5, rows=16))
     patches = [patch(loras[0])], [patch(loras[1], rows=(8, 24))]
     before = model.a(model.x)
@@ -120,7 +117,7 @@ def test_several_loras_add_up_and_one_that_goes_leaves_the_other_to_the_bit() ->
     wanted = exact(loras[0], model.x, 1.0)
     wanted[..., 8:24] += exact(loras[1], model.x, 0.7)
     assert model.a.tail == 32
-    assert share(model.added(before), wanted) < 0.06 * math.sqrt(4 / 3)
+    assert share(model.added(before), wanted) < 0.06
     model.adapters.detach("two")
     assert torch.equal(model.a(model.x), with_one)
 
@@ -209,14 +206,21 @@ def test_an_input_with_columns_behind_it_has_the_same_values_in_smaller_codes() 
     assert share(codes[:, :IN].float() * scales, alone[0].float() * alone[1]) < 1e-4
 
 
+def test_two_parts_of_codes_are_as_near_as_bfloat16() -> None:
+    x = LARGEST * draw(16, IN).clamp(-4, 4) / 4
+    parts = in_two_parts(x)
+    assert parts.dtype is torch.float8_e4m3fn
+    assert share(parts.float().sum(0), x) <= share(x.bfloat16().float(), x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_whose_columns_would_not_fit_becomes_smaller_as_a_whole(dtype: torch.dtype) -> None:
-    x, down, gains = draw(7, IN), draw(16, IN).to(torch.float8_e4m3fn), torch.full((16,), 0.1)
-    x[2] = down[3].float()  # as far along one rank as a row can be
+    x, down, gains = draw(7, IN), draw(16, IN), torch.full((16,), 0.1)
+    x[2] = down[3]  # as far along one rank as a row can be
     codes, scales = coded(x.to(dtype), 16)
     alone = codes[:, :IN].clone(), scales.clone()
     gains[3] = 24.0
-    project(codes, scales, down, gains)
+    project(codes, scales, in_two_parts(down), gains)
     shrink = alone[1] / scales
     assert shrink[2] < 1
     assert shrink.min() >= 2**-8
@@ -224,30 +228,19 @@ def test_a_row_whose_columns_would_not_fit_becomes_smaller_as_a_whole(dtype: tor
     assert (codes.float().abs() <= LARGEST).all()
     values = alone[0].float() * alone[1]
     assert share(codes[:, :IN].float() * scales, values) < 1e-3
-    assert share(codes[:, IN:].float() * scales, values @ down.float().T * gains) < 0.03
+    assert share(codes[:, IN:].float() * scales, values @ down.T * gains) < 0.03
 
 
-FEW, MANY = 132, 2
-"""Processors of a GPU for which the sizes below are few rows, or many of them."""
 KERNEL_SIZES = [
-    (1, 272, 16, FEW),
-    (7, 80, 16, FEW),
-    (37, 272, 48, FEW),
-    (37, 1600, 16, FEW),
-    (129, 784, 64, FEW),
-    (66, 1040, 96, FEW),
-    (5, 1040, MOST_COLUMNS, FEW),
-    (40, 1600, 16, MANY),
-    (129, 1600, 32, MANY),
-    (40, 784, 64, MANY),
-    (37, 6208, 48, MANY),
-    (70, 784, 64, MANY),
-    (66, 6208, 48, MANY),
-    (70, 528, MOST_COLUMNS, MANY),
-    (40, 12352, 96, MANY),
+    (1, 272, 16),
+    (7, 80, 16),
+    (37, 272, 48),
+    (129, 784, 64),
+    (66, 1040, 96),
+    (5, 1040, MOST_COLUMNS),
 ]
 if not HAS_GPU:  # of so few codes, one that a GPU rounds the other way is more than a hundredth
-    KERNEL_SIZES.append((1, 64, 16, FEW))
+    KERNEL_SIZES.append((1, 64, 16))
 
 
 @pytest.fixture
@@ -261,21 +254,11 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @triton_only
 @eight_bits
-@pytest.mark.parametrize(("rows", "own", "tail", "processors"), KERNEL_SIZES)
-@pytest.mark.parametrize("gain", [0.05, 48.0], ids=["all fit", "too large"])
-def test_the_kernel_writes_the_same_codes(
-    fused: Any,
-    rows: int,
-    own: int,
-    tail: int,
-    processors: int,
-    gain: float,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("backends.torch_cuda.kernels.tails._PROCESSORS", processors)
+@pytest.mark.parametrize(("rows", "own", "tail"), KERNEL_SIZES)
+@pytest.mark.parametrize("gain", [0.1, 48.0], ids=["all fit", "too large"])
+def test_the_kernel_writes_the_same_codes(fused: Any, rows: int, own: int, tail: int, gain: float) -> None:
     codes, scales = (each.to(DEVICE) for each in coded(draw(1, rows, own), tail))
-    down = draw(tail, own, seed=1).to(DEVICE, torch.float8_e4m3fn)
-    gains = gain * draw(tail, seed=2).to(DEVICE)
+    down, gains = in_two_parts(draw(tail, own, seed=1)).to(DEVICE), gain * draw(tail, seed=2).to(DEVICE)
     wanted = codes.clone(), scales.clone()
     project(*wanted, down, gains)
     arrivals = torch.zeros(ARRIVALS, dtype=torch.int32, device=DEVICE)
@@ -291,49 +274,38 @@ def test_the_kernel_writes_the_same_codes(
 @triton_only
 @eight_bits
 def test_fused_operations_leave_room_for_loras(fused: Any) -> None:
-    """In bfloat16 a plain operation rounds what a fused one codes at once, so some codes are the next ones:
-    they make 3.6 % on average, on a single draw up to 4.4."""
     dim, dtype = 64, torch.bfloat16 if HAS_GPU else torch.float32
     plain = TorchOps()
+
+    def leaf(name: str, in_dim: int, out_dim: int) -> EightBitLinear:
+        weight = EightBitWeight.made_of((in_dim**-0.5 * draw(out_dim, in_dim)).to(DEVICE, dtype))
+        linear = EightBitLinear(weight, None, fused)
+        lora = low_rank(20, size=0.1 * in_dim**-0.5, rows=out_dim, columns=in_dim)
+        adapters = TorchAdapters({name: linear}, DEVICE, dtype)
+        adapters.attach("one", [Patch(Component.TRANSFORMER, name, (0, out_dim), in_dim, lora)], 1.0)
+        assert linear.tail == 32
+        return linear
+
+    x, y = (draw(1, 7, dim, seed=seed).to(DEVICE, dtype) for seed in (1, 2))
+    gate, shift, scale = (draw(1, 1, dim, seed=seed).to(DEVICE, dtype) for seed in (3, 4, 5))
+    up, down, linear1, linear2 = (
+        leaf("a", in_dim, out_dim)
+        for in_dim, out_dim in ((dim, 4 * dim), (4 * dim, dim), (dim, 7 * dim), (5 * dim, dim))
+    )
 
     def attend(qkv: Tensor) -> Tensor:
         q, k, v = qkv.split(dim, dim=2)
         return q * k + v
 
-    def differences(turn: int) -> dict[str, float]:
-        def drawn(*shape: int, seed: int = 0) -> Tensor:
-            return draw(*shape, seed=100 * turn + seed).to(DEVICE, dtype)
-
-        def leaf(name: str, in_dim: int, out_dim: int) -> EightBitLinear:
-            weight = EightBitWeight.made_of(in_dim**-0.5 * drawn(out_dim, in_dim))
-            linear = EightBitLinear(weight, None, fused)
-            lora = low_rank(20, 100 * turn + 2, 0.1 * in_dim**-0.5, out_dim, in_dim)
-            adapters = TorchAdapters({name: linear}, DEVICE, dtype)
-            adapters.attach("one", [Patch(Component.TRANSFORMER, name, (0, out_dim), in_dim, lora)], 1.0)
-            assert linear.tail == 32
-            return linear
-
-        x, y = (drawn(1, 7, dim, seed=seed) for seed in (1, 2))
-        gate, shift, scale = (drawn(1, 1, dim, seed=seed) for seed in (3, 4, 5))
-        up, down, linear1, linear2 = (
-            leaf("a", in_dim, out_dim)
-            for in_dim, out_dim in ((dim, 4 * dim), (4 * dim, dim), (dim, 7 * dim), (5 * dim, dim))
-        )
-        calls = {
-            "modulated_linear": (x, shift, scale, 1e-6, up),
-            "gated_mlp": (x, gate, y, shift, scale, 1e-6, up, down),
-            "parallel_mlp": (x, shift, scale, 1e-6, linear1, linear2, attend),
-        }
-        made: dict[str, float] = {}
-        for name, inputs in calls.items():
-            found, wanted = (getattr(ops, name)(*inputs) for ops in (fused, plain))
-            found, wanted = (each[-1] if isinstance(each, tuple) else each for each in (found, wanted))
-            made[name] = share(found.float(), wanted.float())
-        return made
-
-    turns = [differences(turn) for turn in range(8)]
-    for name in turns[0]:
-        assert fmean(turn[name] for turn in turns) < (4e-2 if HAS_GPU else 4e-3), name
+    calls = (
+        ("modulated_linear", (x, shift, scale, 1e-6, up)),
+        ("gated_mlp", (x, gate, y, shift, scale, 1e-6, up, down)),
+        ("parallel_mlp", (x, shift, scale, 1e-6, linear1, linear2, attend)),
+    )
+    for name, inputs in calls:
+        found, wanted = (getattr(ops, name)(*inputs) for ops in (fused, plain))
+        found, wanted = (each[-1] if isinstance(each, tuple) else each for each in (found, wanted))
+        assert share(found.float(), wanted.float()) < (4e-2 if HAS_GPU else 4e-3), name
 
 
 if HAS_GPU and HAS_EIGHT_BITS:  # needs a CUDA device; elsewhere there is nothing to capture
