@@ -1,6 +1,8 @@
-"""How much memory a torch device has, and how torch says that it ran out of it."""
+"""How much memory a torch device has, how torch says that it ran out of it, and how its products begin."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -13,6 +15,15 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "AL
 def is_out_of_memory(err: RuntimeError) -> bool:
     """Torch has a class for its CUDA allocator only; the processor and CUDA's libraries say it in words."""
     return isinstance(err, torch.OutOfMemoryError) or any(words in str(err) for words in _NO_MEMORY)
+
+
+def prepare_products() -> None:
+    """Gives products no workspace, unless a person has asked for one; comes before a process's first product.
+
+    With one cuBLAS clears a counter in it before nearly every product, and each waits for the other: 4 us,
+    190 times in an eight-bit step. Its kernels are the same without, but for the counter.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":0:0")
 
 
 def device_of(device: torch.device) -> Device:

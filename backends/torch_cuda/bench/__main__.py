@@ -32,6 +32,7 @@ from backends.torch_cuda.bench import (
 )
 from backends.torch_cuda.bench.context import Bench, Piece
 from backends.torch_cuda.bench.figures import Figure, Results, give_back, machine
+from backends.torch_cuda.devices import prepare_products
 
 PIECES: dict[str, Piece] = {
     "floor": floor.floor,
@@ -64,6 +65,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit(NO_DEVICE)
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
+    prepare_products()  # the peer's, too
     wanted = sizes.SMALL if options.tiny else sizes.FULL
     sizes.put_into_catalog(wanted)
     results = Results(options.output, " ".join([_PROGRAM, *sys.argv[1:]]), machine(device))

@@ -26,7 +26,8 @@ from flux_core.messages import Preview, Progress, Stage
 from flux_core.request import Precision
 
 _REACH_S = {"bf16": 1.9, "fp8": 1.45}
-_LINK_KERNEL = "nccl"
+_LINK_KERNELS = "nccl", "_flags"
+"""What their names have in them; copies run beside."""
 
 
 def two(bench: Bench) -> None:
@@ -117,9 +118,11 @@ def _step_s(painter: Painter) -> float:
 
 
 def _links_ms(painter: Painter) -> float:
-    """Milliseconds of a step in kernels that give to and take from the other device."""
+    """Milliseconds of a step in kernels that give to, take from or wait for the other device."""
     steps = painter.bench.sizes.few_steps
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
         painter.paint(num_steps=steps)
-    events = [event for event in profiled.key_averages() if _LINK_KERNEL in event.key.lower()]
+    events = [
+        event for event in profiled.key_averages() if any(name in event.key.lower() for name in _LINK_KERNELS)
+    ]
     return sum(event.self_device_time_total for event in events) / 1e3 / steps

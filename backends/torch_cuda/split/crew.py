@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ValidationError
 
+from backends.torch_cuda.split.direct import linked
 from backends.torch_cuda.split.links import Links, Way, prepare_environment, way_between
 from backends.torch_cuda.split.messages import Report
 from flux_core.errors import EngineDied, FluxError, from_code
@@ -149,7 +150,7 @@ class Crew:
         try:
             if self._own.type == "cuda":
                 torch.cuda.set_device(self._own)
-            links = Links(meet, 0, size, self._own, way)
+            links = linked(meet, 0, size, self._own, way)
             links.meet()
         except Exception as err:  # noqa: BLE001 # whatever a library raises, the engine goes on alone
             reason = f"{type(err).__name__}: {(str(err).splitlines() or [''])[0]}"

@@ -18,6 +18,7 @@ from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import device_of, is_out_of_memory
 from backends.torch_cuda.graphs import Recording
 from backends.torch_cuda.split.caches import Obeying
+from backends.torch_cuda.split.direct import linked
 from backends.torch_cuda.split.evaluation import evaluated, recorded
 from backends.torch_cuda.split.inputs import Inputs, built
 from backends.torch_cuda.split.links import Links, Way, prepare_environment
@@ -149,7 +150,7 @@ def follow(
         backend = TorchBackend(device, is_split=True)
         if backend.device.type == "cuda":
             torch.cuda.set_device(backend.device)
-        links = Links(meet, rank, size, backend.device, way)
+        links = linked(meet, rank, size, backend.device, way)
         follower = Follower(backend, links, orders, reports)
         follower.say(Report(device=device_of(backend.device)))
         links.meet()

@@ -1,7 +1,7 @@
 """What ranks give each other: by NCCL where each has a CUDA device of its own, else by gloo.
 
 They meet through a file in a private folder, and listen on the loopback interface only. Arrays travel as
-bytes, so every dtype does.
+bytes, so every dtype does. Devices that reach each other's memory pass rows there (direct.py).
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,9 @@ from torch import Tensor
 
 _PATIENCE = timedelta(minutes=10)
 """For another rank: it may load a model from a slow disk meanwhile."""
+
+_DIRECT_NEEDS = "triton", "cuda", "cuda.bindings"
+"""Packages that torch for CUDA brings on Linux."""
 
 _SETTINGS = {
     "NCCL_SOCKET_IFNAME": "lo",
@@ -28,7 +33,29 @@ _SETTINGS = {
 }
 
 
-Way = Literal["nccl", "gloo"]
+Way = Literal["direct", "nccl", "gloo"]
+
+
+class Passage(NamedTuple):
+    """Rows that every rank gives to every other.
+
+    Attributes:
+        name: Of where they land. Between two of one name, all ranks take part in one of another name.
+        counts: How many, by giver and taker; what a rank would give itself counts for nothing.
+        begins: The row of a taker's landing at which what it takes begins, in order of the givers; by taker.
+    """
+
+    name: str
+    counts: Sequence[Sequence[int]]
+    begins: Sequence[int]
+
+    def taken(self, rank: int) -> list[int]:
+        """How many rows a rank takes, by giver."""
+        return [0 if giver == rank else counts[rank] for giver, counts in enumerate(self.counts)]
+
+    def place(self, giver: int, taker: int) -> int:
+        """The row of the taker's landing at which the giver's rows begin."""
+        return self.begins[taker] + sum(self.taken(taker)[:giver])
 
 
 class Links:
@@ -50,8 +77,8 @@ class Links:
         self.device = device
         store = dist.FileStore(str(file), size)  # pyright: ignore[reportPrivateImportUsage]
         store.set_timeout(_PATIENCE)
-        self.is_recordable = way == "nccl"
-        self._group = (_nccl if way == "nccl" else _gloo)(store, rank, size)
+        self.is_recordable = way != "gloo"
+        self._group = (_gloo if way == "gloo" else _nccl)(store, rank, size)
 
     def meet(self) -> None:
         """Connects everybody with everybody, which takes a while the first time."""
@@ -90,6 +117,23 @@ class Links:
             _bytes(taken), _bytes(given), taken_rows, given_rows, dist.AllToAllOptions()
         ).wait
 
+    def landing(self, name: str, rows: Sequence[int], shape: Sequence[int], like: Tensor) -> Tensor:
+        """An array [rows[rank], *shape] that others may give to, until it is asked for again.
+
+        Args:
+            name: Of the passages that end there.
+            rows: How many each rank asks for, which it does at the same time.
+            shape: Of a row.
+            like: Has its dtype.
+        """
+        return like.new_empty((rows[self.rank], *shape))
+
+    def give(self, passage: Passage, given: Tensor, landing: Tensor) -> Callable[[], None]:
+        """As `exchange`, of rows for each other rank in order, into the landings of the passage's name."""
+        taken = passage.taken(self.rank)
+        begin = passage.begins[self.rank]
+        return self.exchange(given, landing[begin : begin + sum(taken)], passage.counts[self.rank], taken)
+
     def gathered(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         """Rows [L_r, ...] of all ranks one behind the other, on rank 0; elsewhere the rank's own."""
         if self.rank:
@@ -110,8 +154,12 @@ class Links:
 
 def way_between(devices: Sequence[str]) -> Way:
     """How ranks on these devices speak to each other: NCCL wants a device for each."""
-    is_able = all(device.startswith("cuda:") for device in devices) and len(set(devices)) == len(devices)
-    return "nccl" if is_able else "gloo"
+    if not all(device.startswith("cuda:") for device in devices) or len(set(devices)) < len(devices):
+        return "gloo"
+    is_complete = all(find_spec(name) is not None for name in _DIRECT_NEEDS)
+    if is_complete and all(torch.cuda.can_device_access_peer(*pair) for pair in permutations(devices, 2)):
+        return "direct"
+    return "nccl"
 
 
 def prepare_environment() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.ops import TorchOps
-from backends.torch_cuda.split.links import Links
+from backends.torch_cuda.split.links import Links, Passage
 from flux_core.ops import HeadStream
 
 
@@ -47,19 +47,20 @@ class Exchange:
         self.num_ranks = links.size
         self.heads = num_heads // links.size
         self.own = counts[links.rank]
+        # A rank gives its own tokens to everybody, and takes what others made of them.
+        num, begins = self.num_ranks, [self.num_ranks * count for count in counts]
+        self._heads = Passage("heads", [[count] * num for count in counts], begins)
+        self._answers = Passage("answers", [counts] * num, [0] * num)
 
     def empty(self, like: Tensor, head_dim: int) -> Tensor:
         """The rows of a Packed, with this rank's still to be written."""
-        count = (self.num_ranks - 1) * self.own + sum(self.counts)
-        return like.new_empty((count, 3, self.heads, head_dim))
+        rows = [(self.num_ranks - 1) * count + sum(self.counts) for count in self.counts]
+        return self.links.landing("heads", rows, (3, self.heads, head_dim), like)
 
     def sent(self, rows: Tensor) -> Packed:
         """The rows on their way."""
-        given = (self.num_ranks - 1) * self.own
-        arrive = self.links.exchange(
-            rows[:given], rows[given + self.own :], [self.own] * self.num_ranks, self.counts
-        )
-        return Packed(rows, arrive)
+        given = rows[: (self.num_ranks - 1) * self.own]
+        return Packed(rows, self.links.give(self._heads, given, rows))
 
     def received(self, packed: Packed) -> list[Tensor]:
         """q, k and v [1, H/N, L, D] of this rank's heads, its own tokens first."""
@@ -75,13 +76,12 @@ class Exchange:
             meanwhile: Computes something else.
         """
         rows = out[0].contiguous()
-        others = rows.new_empty((self.num_ranks - 1, self.own, rows.shape[1]))
-        arrive = self.links.exchange(
-            rows[self.own :], others.flatten(0, 1), self.counts, [self.own] * self.num_ranks
-        )
+        asked = [(self.num_ranks - 1) * count for count in self.counts]
+        others = self.links.landing("answers", asked, rows.shape[1:], rows)
+        arrive = self.links.give(self._answers, rows[self.own :], others)
         meanwhile()
         arrive()
-        parts = list(others)
+        parts = list(others.unflatten(0, (self.num_ranks - 1, self.own)))
         parts.insert(self.links.rank, rows[: self.own])
         return torch.cat(parts, dim=1)[None]
 

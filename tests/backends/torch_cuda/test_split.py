@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from backends.torch_cuda.bench.weights import write_lora
 from backends.torch_cuda.engine import TorchEngine
+from backends.torch_cuda.split.direct import DirectLinks
+from backends.torch_cuda.split.links import Passage
 from backends.torch_cuda.split.shares import Shares
 from flux_core import catalog
 from flux_core.errors import EngineDied
@@ -58,6 +61,11 @@ class Kept(TorchEngine):
     def compute_in_eight_bits(self) -> None:
         backend: Any = self._backend
         backend.has_fp8 = self._has_fp8 = True  # what the hardware would give, slowly
+
+
+two_gpus = pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="NOT TESTED HERE: needs two CUDA devices that reach each other"
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,55 @@ def test_every_token_is_computed_by_one_rank(ranks: int, tokens: tuple[int, int]
     assert max(shares.counts) - min(shares.counts) <= 2
     image = torch.arange(tokens[1])
     assert torch.equal(shares.merged(torch.cat([image[shares.of(rank)] for rank in range(ranks)])), image)
+
+
+@pytest.mark.parametrize("counts", [[3, 3], [4, 3], [5, 4, 4], [1, 2, 3, 4]])
+@pytest.mark.parametrize("begin", [0, 7])
+def test_rows_that_ranks_give_each_other_land_side_by_side(counts: list[int], begin: int) -> None:
+    ranks = range(len(counts))
+    passage = Passage(
+        "", [[giver + 2 * taker + 1 for taker in ranks] for giver in ranks], [begin] * len(counts)
+    )
+    for taker in ranks:
+        givers = [giver for giver in ranks if giver != taker]
+        rows = [passage.place(giver, taker) for giver in givers]
+        assert rows[0] == begin
+        assert [row + passage.counts[giver][taker] for giver, row in zip(givers, rows, strict=True)] == [
+            *rows[1:],
+            begin + sum(passage.taken(taker)),
+        ]
+
+
+@two_gpus
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP8])
+def test_two_gpus_come_to_what_one_comes_to(models_dir: Path, precision: Precision) -> None:
+    """By copies from memory to memory, recorded ones too, and after landings have grown."""
+    alone, pair = Kept("cuda:0", (models_dir,)), Kept("cuda:0", (models_dir,), others=("cuda:1",))
+    with closing(pair):
+        for side_px in (96, 1024, 96):
+            for engine in (alone, pair):
+                paint(engine, width_px=side_px, precision=precision, num_steps=4)
+            assert pair.team.was_split
+            assert isinstance(pair.team.crew.links, DirectLinks)
+            assert distance(pair.walked, alone.walked) < (2e-2 if precision is Precision.FP8 else 1e-5)
+
+
+@two_gpus
+def test_a_rank_on_a_gpu_that_is_killed_costs_one_job(models_dir: Path) -> None:
+    alone, pair = Kept("cuda:0", (models_dir,)), Kept("cuda:0", (models_dir,), others=("cuda:1",))
+    with closing(pair):
+        paint(pair, precision=Precision.FP32)
+
+        def kill(message: Progress | Preview) -> None:
+            if isinstance(message, Progress) and message.stage is Stage.DENOISING and message.step == 2:
+                os.kill(pair.team.crew.pids[0], signal.SIGKILL)
+
+        with pytest.raises(EngineDied, match="was ended by SIGKILL"):
+            paint(pair, on_message=kill, precision=Precision.FP32)
+        for engine in (alone, pair):
+            paint(engine, precision=Precision.FP32)
+        assert pair.team.was_split
+        assert distance(pair.walked, alone.walked) < 1e-5
 
 
 @pytest.mark.parametrize(

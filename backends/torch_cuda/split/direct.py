@@ -1,0 +1,172 @@
+"""Devices that reach each other's memory: rows are copied to where they are needed, beside what is computed.
+
+A copy engine does it, so no kernel of a product has to share the device with one of a library. A flag in the
+taker's memory says that rows are there. Nobody asks whether a landing is free: what a rank gives next depends
+on what the taker made of the last (see Passage.name).
+"""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.torch_cuda.split.links import Links, Passage, Way
+
+_LEAST_BYTES = 2**20
+
+
+def linked(file: Path, rank: int, size: int, device: torch.device, way: Way) -> Links:
+    """A rank's end of what `way_between` says; as Links."""
+    return (DirectLinks if way == "direct" else Links)(file, rank, size, device, way)
+
+
+class DirectLinks(Links):
+    """One rank's end, of devices that reach each other's memory; as Links."""
+
+    def __init__(self, file: Path, rank: int, size: int, device: torch.device, way: Way) -> None:
+        super().__init__(file, rank, size, device, way)
+        from backends.torch_cuda.kernels import flags
+
+        self._flags = flags
+        self._rooms: dict[str, list[_Room]] = {}  # the last is used; recordings may give to those before
+        self._copies = torch.cuda.Stream(device, priority=-1)
+        self._gone = torch.zeros(1, dtype=torch.int32).pin_memory()
+
+    def meet(self) -> None:
+        super().meet()
+        with torch.inference_mode():
+            ones = torch.ones((self.size - 1, 1), dtype=torch.uint8, device=self.device)
+            passage = Passage("", [[1] * self.size] * self.size, [0] * self.size)
+            self.give(passage, ones, self.landing("", [self.size - 1] * self.size, (1,), ones))()
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def landing(self, name: str, rows: Sequence[int], shape: Sequence[int], like: Tensor) -> Tensor:
+        size = prod(shape) * like.element_size()
+        rooms = self._rooms.setdefault(name, [])
+        if not rooms or rooms[-1].size < max(rows) * size:
+            rooms.append(self._built(max(rows) * size))
+        return rooms[-1].own[: rows[self.rank] * size].view(like.dtype).view(rows[self.rank], *shape)
+
+    def give(self, passage: Passage, given: Tensor, landing: Tensor) -> Callable[[], None]:
+        room = self._rooms[passage.name][-1]
+        row = landing[:1].numel() * landing.element_size()
+        source = given.data_ptr()
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copies):
+            for taker, begin in room.others.items():
+                size, place = passage.counts[self.rank][taker] * row, passage.place(self.rank, taker) * row
+                room.copy(begin + place, source, size, self._copies.cuda_stream)
+                source += size
+            self._flags.raise_flags(room.flags_there)
+
+        def arrive() -> None:
+            torch.cuda.current_stream(self.device).wait_stream(self._copies)
+            self._flags.await_flags(room.flags, self._gone)
+
+        return arrive
+
+    def abort(self) -> None:
+        self._gone.fill_(1)
+        super().abort()
+
+    def _built(self, size: int) -> _Room:
+        """A room on every rank, which all of them ask for at the same time."""
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("there is no room for others' rows while an evaluation is recorded")
+        room = _Room(1 << (max(size, _LEAST_BYTES) - 1).bit_length(), self.device)
+        handle = torch.frombuffer(bytearray(room.handle), dtype=torch.uint8)
+        given = handle.repeat(self.size - 1, 1).to(self.device)
+        taken = torch.empty_like(given)
+        self.exchange(given, taken, [1] * self.size, [1] * self.size)()
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        handles = [bytes(each) for each in taken.tolist()]
+        room.open(dict(zip(others, handles, strict=True)), self.rank)
+        return room
+
+
+class _Room:
+    """Memory of this rank that others write into, and theirs that this one writes into.
+
+    Args:
+        size: Bytes, without the flags behind them: one for each giver, in order of the ranks.
+        device: Of this rank.
+
+    Attributes:
+        own: [size] uint8.
+        handle: What others open it with.
+        flags: [N - 1] int32, raised by the others when their rows are here.
+        others: Where other ranks' rooms begin, by rank.
+        flags_there: [N - 1] int64, the addresses of this rank's flags in other ranks' rooms.
+    """
+
+    flags: Tensor
+    flags_there: Tensor
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
+        self.size = size
+        self.others: dict[int, int] = {}
+        self._device = device
+        with torch.cuda.device(device):
+            self._address = int(self._checked(self._cuda.cudaMalloc(size + _LEAST_BYTES)))
+            self._whole = torch.as_tensor(_Bytes(self._address, size + _LEAST_BYTES), device=device)
+            self._whole[size:] = 0
+            torch.cuda.current_stream(device).synchronize()  # before anybody raises a flag
+            self.handle = bytes(self._checked(self._cuda.cudaIpcGetMemHandle(self._address)).reserved)
+        self.own = self._whole[:size]
+        self._opened: list[int] = []
+        weakref.finalize(self, _let_go, self._cuda, self._address, self._opened).atexit = False
+
+    def open(self, handles: dict[int, bytes], rank: int) -> None:
+        """Finds other ranks' rooms, which have the same size.
+
+        Args:
+            handles: By rank.
+            rank: This one.
+        """
+        with torch.cuda.device(self._device):
+            for other, handle in handles.items():
+                wanted = self._cuda.cudaIpcMemHandle_t()
+                wanted.reserved = handle
+                flag = self._cuda.cudaIpcMemLazyEnablePeerAccess
+                self.others[other] = int(self._checked(self._cuda.cudaIpcOpenMemHandle(wanted, flag)))
+                self._opened.append(self.others[other])
+        self.flags = self._whole[self.size :].view(torch.int32)[: len(handles)]
+        flags = [begin + self.size + 4 * (rank - (rank > other)) for other, begin in self.others.items()]
+        self.flags_there = torch.tensor(flags, dtype=torch.int64, device=self._device)
+
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        """Bytes from one address to another, in order with what the stream has to do."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
+        self._checked(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream))
+
+    def _checked(self, answer: Sequence[Any]) -> Any:
+        code, *found = answer
+        if int(code) != 0:
+            raise RuntimeError(f"CUDA error: {code.name}")
+        return found[0] if found else None
+
+
+class _Bytes:
+    """Memory that torch did not allocate."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (size,),
+            "typestr": "|u1",
+            "data": (address, False),
+            "version": 3,
+        }
+
+
+def _let_go(cuda: Any, address: int, opened: Sequence[int]) -> None:
+    for each in opened:
+        cuda.cudaIpcCloseMemHandle(each)
+    cuda.cudaFree(address)
