@@ -85,8 +85,8 @@ def empty_codes(shape: Sequence[int], tail: int, device: torch.device) -> Tensor
 def in_two_parts(x: Tensor) -> Tensor:
     """x [...] float32, up to LARGEST, as codes [2, ...] float8_e4m3fn; the second are what the first lack.
 
-    Their sum is as near to it as bfloat16 is. A GPU multiplies codes with codes as they lie; casting the
-    input to a wider kind takes it longer than a second product.
+    Their sum is as near to it as bfloat16 is. A GPU multiplies codes with codes as they lie; casting them to
+    a wider kind takes it longer than twice as many.
     """
     first = x.to(torch.float8_e4m3fn)
     return torch.stack((first, (x - first.float()).to(torch.float8_e4m3fn)))
@@ -95,18 +95,22 @@ def in_two_parts(x: Tensor) -> Tensor:
 def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
     """Writes gains * (down @ codes) behind an input's codes; where that is too large, the row's codes shrink.
 
+    One of the two is as near as bfloat16: `down`, or what it makes.
+
     Args:
-        codes: [..., K + T] float8_e4m3fn; the first K are the input's.
+        codes: [..., K + T] float8_e4m3fn, or [..., K + 2 * T] where `down` has one part, which get the two
+            parts one behind the other. The first K are the input's.
         scales: [..., 1] float32, what a row's codes are multiplied by.
-        down: [2, T, K] float8_e4m3fn, as of `in_two_parts`.
+        down: [1, T, K] or [2, T, K] float8_e4m3fn, whose sum counts.
         gains: [T] float32.
     """
     own = down.shape[2]
     values = codes[..., :own].float()
-    tail = (values @ down.float().sum(0).t()) * gains
-    over = (tail.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(1.0)
+    sums = (values @ down.float().sum(0).t()) * gains
+    over = (sums.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(1.0)
     shrink = torch.exp2(-torch.ceil(torch.log2(over)))
-    codes[..., own:] = (tail * shrink).to(codes.dtype)
+    sums *= shrink
+    codes[..., own:] = torch.cat(tuple(in_two_parts(sums)), -1) if len(down) == 1 else sums.to(codes.dtype)
     codes[..., :own] = (values * shrink).to(codes.dtype)
     scales /= shrink
 

@@ -9,6 +9,11 @@ rest; they may be from 1 to the largest there is. What a column reaches depends 
 large for a code, the whole row of codes is made smaller by a power of two (`codes.project`), which costs only
 what is near zero. A LoRA for which that would be usual, because it is many times larger than the weight,
 stays beside the product.
+
+Roundings: a LoRA's share hears those of the input and of `up`, as the product hears two, and a third one, of
+`down` or of what it makes. The other of these lies in two parts, the second of which is what the first lacks.
+Up to MOST_SPLIT ranks that is what `down` makes: then `down` is multiplied once, and both parts, each with an
+`up` of its own, fit into the one tile of columns that any LoRA costs. With more ranks it is `down`.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ MOST_REACH = 32.0
 """How large the columns for a LoRA may be against its input, both in codes; usual ones are up to 6."""
 MOST_COLUMNS = 256
 """For all LoRAs of a leaf; those that find no room stay beside the product."""
+MOST_SPLIT = 64
+"""Ranks, with zeros for what they lack to a multiple; twice as many columns are one tile of the product."""
 _MULTIPLE = 16  # what the product wants both sides of a weight to be a multiple of
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -41,13 +48,14 @@ class Folded(nn.Module):
 
     Attributes:
         adapters: As given.
-        tail: T, how many columns there are for them.
+        tail: How many columns there are for them: T or 2 * T, T being their ranks and a few zeros.
     """
 
     codes: Tensor
-    """[N, K + T] float8_e4m3fn."""
+    """[N, K + tail] float8_e4m3fn, with `up` once or twice behind the weight's own."""
     down: Tensor
-    """[2, T, K] float8_e4m3fn, the sum of two; of each rank the largest is LARGEST."""
+    """[1, T, K] float8_e4m3fn if the tail is 2 * T, else [2, T, K], the sum of two; of each rank
+    the largest is LARGEST."""
     gains: Tensor
     """[T] float32, what down @ codes is multiplied by to be codes."""
     arrivals: Tensor
@@ -65,16 +73,21 @@ class Folded(nn.Module):
         found = [made.get(each) or _columns(each, scales) for each in adapters]
         ups, downs, self._gains, _ = zip(*found, strict=True)
         (rows, own), rank = codes.shape, sum(map(len, downs))
-        self.tail = -(-rank // _MULTIPLE) * _MULTIPLE
+        ranks = -(-rank // _MULTIPLE) * _MULTIPLE
+        is_split = ranks <= MOST_SPLIT
+        self.tail = 2 * ranks if is_split else ranks
         wide = empty_codes((rows, own), self.tail, codes.device)
         wide[:, :own] = codes
         wide[:, own:] = 0.0
-        wide[:, own : own + rank] = torch.cat(ups, dim=1).to(codes.dtype)
-        down = torch.zeros((2, self.tail, own), dtype=codes.dtype, device=codes.device)
-        down[:, :rank] = in_two_parts(torch.cat(downs))
+        up, down = torch.cat(ups, dim=1).to(codes.dtype), torch.cat(downs)
+        for start in range(own, own + self.tail, ranks):
+            wide[:, start : start + rank] = up
+        parts = down.to(codes.dtype)[None] if is_split else in_two_parts(down)
+        down = torch.zeros((len(parts), ranks, own), dtype=codes.dtype, device=codes.device)
+        down[:, :rank] = parts
         self.register_buffer("codes", wide)
         self.register_buffer("down", down)
-        self.register_buffer("gains", torch.zeros(self.tail, dtype=torch.float32, device=codes.device))
+        self.register_buffer("gains", torch.zeros(ranks, dtype=torch.float32, device=codes.device))
         self.register_buffer("arrivals", torch.zeros(ARRIVALS, dtype=torch.int32, device=codes.device))
         self.weigh()
 
