@@ -380,10 +380,15 @@ Padding: TypeAlias = tuple[int, int]
 
 
 class Backend(Protocol):
-    """One device with its operations: what the shared engine needs to run a model."""
+    """One device with its operations: what the shared engine needs to run a model.
+
+    Attributes:
+        is_queued: Whether it computes what it is told beside the host, in order, without being asked for it.
+    """
 
     name: str
     ops: Ops
+    is_queued: bool
 
     def session(self) -> AbstractContextManager[Any]:
         """Entered once by the thread that runs models, around loading and calls (no gradients, ...)."""
@@ -418,6 +423,10 @@ class Backend(Protocol):
 
     def to_numpy(self, x: Any) -> NDArray[np.float32]:
         """Device array -> float32 NumPy array; waits for the device."""
+        ...
+
+    def bring(self, x: Any) -> Callable[[], NDArray[np.float32]]:
+        """Begins `to_numpy`; what it gives waits for x, and for nothing that the device is told later."""
         ...
 
     def to_bytes(self, image: Any) -> NDArray[np.uint8]:

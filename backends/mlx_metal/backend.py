@@ -6,7 +6,9 @@ thread that made them, so one thread must load, call and read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -34,6 +36,7 @@ class MlxBackend:
     def __init__(self) -> None:
         self._is_metal = mx.default_device() == mx.Device(mx.gpu)
         self.name = "mlx-metal" if self._is_metal else "mlx-cpu"
+        self.is_queued = False  # it computes what it is asked for
         self.ops: Ops = MlxOps()
 
     def session(self) -> AbstractContextManager[None]:
@@ -73,6 +76,9 @@ class MlxBackend:
 
     def to_numpy(self, x: mx.array) -> NDArray[np.float32]:
         return np.array(x.astype(mx.float32))
+
+    def bring(self, x: mx.array) -> Callable[[], NDArray[np.float32]]:
+        return partial(self.to_numpy, x)
 
     def to_bytes(self, image: mx.array) -> NDArray[np.uint8]:
         values = (mx.clip(image.astype(mx.float32), -1.0, 1.0) * 0.5 + 0.5) * 255.0

@@ -82,6 +82,7 @@ class TorchBackend:
             torch.backends.cudnn.allow_tf32 = False
         self._free_bytes = free_bytes
         self.name = f"torch-{self.device.type}"
+        self.is_queued = self.device.type == "cuda"
         self.graphs = Graphs(self.device)
         ops = best_ops(self.device)
         self.ops: Ops = split(ops) if is_split else self.graphs.pausing(ops)
@@ -160,6 +161,20 @@ class TorchBackend:
 
     def to_numpy(self, x: Tensor) -> NDArray[np.float32]:
         return x.detach().float().cpu().numpy()
+
+    def bring(self, x: Tensor) -> Callable[[], NDArray[np.float32]]:
+        if not self.is_queued:
+            return partial(self.to_numpy, x)
+        host = torch.empty(x.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(x.detach(), non_blocking=True)
+        there = torch.cuda.Event()
+        there.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> NDArray[np.float32]:
+            there.synchronize()
+            return host.numpy()
+
+        return wait
 
     def to_bytes(self, image: Tensor) -> NDArray[np.uint8]:
         values = image.detach().float().clamp(-1.0, 1.0).mul_(0.5).add_(0.5).mul_(255.0).round_()

@@ -210,7 +210,7 @@ class FusedOps(FusedImageOps):
             made.append(linear1.multiplied(rows.codes, rows.scales, dtype, slice(width, None)))
 
         qkv = linear1.multiplied(rows.codes, rows.scales, dtype, slice(width))
-        attn = self.attended(attend, qkv, up, lambda: None)
+        attn = self.attended(attend, qkv, up)
         return _applied(linear2, activated(attn, made.pop(), _forms(linear2)), dtype)
 
     def joint_heads(

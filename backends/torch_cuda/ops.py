@@ -18,6 +18,10 @@ from backends.torch_cuda.eight_bit_attention import attended, takes_codes
 from flux_core.ops import ComposedOps, HeadStream
 
 
+def nothing() -> None:
+    """What is to be computed where there is nothing to be computed."""
+
+
 class TorchOps(PlainCoder, ComposedOps):
     """flux_core.ops.Ops on torch, and what products in eight-bit floats need beside it."""
 
@@ -82,7 +86,7 @@ class TorchOps(PlainCoder, ComposedOps):
         attend: Callable[[Any], Any],
         qkv: Tensor,
         beside: Callable[[], None],
-        behind: Callable[[], None],
+        behind: Callable[[], None] = nothing,
     ) -> Tensor:
         """attend(qkv), with two things to be computed, one after the other, while it waits."""
         beside()

@@ -84,8 +84,7 @@ class WarmUp:
         if (spec.autoencoder, size) not in self._planned and is_whole and has_long_steps:
             backend.graphs.meanwhile = self._decoder_plans(precision, spec, size)
         given = backend, precision, spec
-        is_meant_for_other = OTHER_LATENTS[0] * OTHER_LATENTS[1] * 8**2 <= spec.working_side_px**2
-        sizes = [size, OTHER_LATENTS] if is_meant_for_other and not self._lengths else [size]
+        sizes = [size] if self._lengths else [size, OTHER_LATENTS]
         begun: list[Future[None]] = []
         beside: list[Callable[[], None]] = []
         if not self._lengths:

@@ -244,16 +244,19 @@ def _walk(
     steps = job.num_steps - first
     total = steps * job.request.num_images
 
-    def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None] | None:
+    def watch(step: int, x: Any) -> Callable[[], None]:
         # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
-        job.check_finite(backend.to_numpy((x - x).sum()), f"after step {step + 1} of {job.num_steps}")
+        told = backend.bring((x - x).sum())
+        return lambda: job.check_finite(told(), f"after step {step + 1} of {job.num_steps}")
+
+    def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None] | None:
         done = index * steps + step - first + 1
         report.progress(Stage.DENOISING, done / total, done, total)
         report.check()
         return None if preview is None else report.preview(done, lambda show=preview: show(denoised()))
 
     velocity.begin()
-    return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step)
+    return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step, watch)
 
 
 def _whole(x: Any) -> Any:

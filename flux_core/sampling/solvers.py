@@ -19,6 +19,9 @@ from flux_core.sampling.steps import Course, Euler, Heun, Stepper, Taken, Veloci
 OnStep = Callable[[int, Any, Callable[[], Any]], Callable[[], None] | None]
 """(index of the step, x after it, gives the denoised estimate) -> what may be done beside the next step."""
 
+Watch = Callable[[int, Any], Callable[[], None]]
+"""(index of the step, x after it), when it is on its way -> waits until x is computed, and may raise."""
+
 _STEPPERS: dict[Solver, Callable[[Course], Stepper]] = {
     Solver.EULER: Euler,
     Solver.HEUN: Heun,
@@ -36,8 +39,12 @@ def walk(
     first: int = 0,
     known: KnownRegion | None = None,
     on_step: OnStep | None = None,
+    watch: Watch | None = None,
 ) -> Any:
     """Walks from sigmas[first] to the last sigma.
+
+    A device with a queue has the next step in it before anybody is told of one, so it never waits for the
+    host between two steps.
 
     Args:
         solver: How the steps are taken.
@@ -49,28 +56,45 @@ def walk(
         known: What must stay.
         on_step: Called after each step; whatever it raises ends the walk. What it gives is called when the
             device is busy with the next step, or when there is none.
+        watch: By default nothing is asked of x but that it is computed.
 
     Returns:
         [B, L, C] float32 at the last noise level.
     """
     course = Course(backend, velocity, tuple(float(sigma) for sigma in sigmas), known)
     stepper = _STEPPERS[solver](course)
-    meanwhile: Callable[[], None] | None = None
+    meanwhile = _nothing
     for step in range(first, len(course.levels) - 1):
         taken = stepper.take(step, x)
         x = taken.x
-        if meanwhile is not None:
-            meanwhile()
-        backend.evaluate(x)
-        meanwhile = on_step(step, x, partial(_denoised, course, step, taken)) if on_step is not None else None
-    if meanwhile is not None:
+        wait = partial(backend.evaluate, x) if watch is None else watch(step, x)
+        tell = partial(_told, on_step, wait, step, x, partial(_denoised, course, step, taken))
         meanwhile()
+        meanwhile = partial(_all_of, tell) if backend.is_queued else tell()
+    meanwhile()
     return x
 
 
 def evaluations_of(solver: Solver, num_steps: int) -> int:
     """How often a walk of this many steps, at least 1, evaluates the model."""
     return 2 * num_steps - 1 if solver is Solver.HEUN else num_steps
+
+
+def _told(
+    on_step: OnStep | None, wait: Callable[[], None], step: int, x: Any, denoised: Callable[[], Any]
+) -> Callable[[], None]:
+    """Tells of a step once it is computed; gives what may be done beside the next one."""
+    wait()
+    beside = on_step(step, x, denoised) if on_step is not None else None
+    return beside or _nothing
+
+
+def _all_of(tell: Callable[[], Callable[[], None]]) -> None:
+    tell()()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _denoised(course: Course, step: int, taken: Taken) -> Any:

@@ -1,4 +1,4 @@
-"""Kernels by which devices tell each other that something lies in the other's memory."""
+"""Kernels by which devices write into each other's memory, and tell each other that they have."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_VALUES = 8192
+"""That a program copies."""
 _SPINS = 1024
 """Between looks at the host's memory: about a millisecond."""
+
+
+def copy(rows: Tensor, there: Tensor) -> None:
+    """Writes contiguous rows into as many values in another device's memory."""
+    size = rows.numel()
+    _flags_copy[(triton.cdiv(size, _VALUES),)](rows, there, size, _VALUES, num_warps=8)
 
 
 def raise_flags(places: Tensor) -> None:
@@ -27,6 +35,12 @@ def await_flags(flags: Tensor, gone: Tensor) -> None:
         gone: [1] int32 in the host's pinned memory; 1 ends all waiting.
     """
     _flags_await[(len(flags),)](flags, gone, _SPINS, num_warps=1)
+
+
+@triton.jit
+def _flags_copy(rows, there, size, VALUES: tl.constexpr):
+    places = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
+    tl.store(there + places, tl.load(rows + places, places < size), places < size)
 
 
 @triton.jit

@@ -1,6 +1,7 @@
-"""Devices that reach each other's memory: rows are copied to where they are needed, beside what is computed.
+"""Devices that reach each other's memory: rows are copied to where they are needed.
 
-A copy engine does it, so no kernel of a product has to share the device with one of a library. A flag in the
+Beside something that is computed a copy engine does it, so that no product has to share the device with a
+library's kernel; where everything waits for the rows, a kernel, which begins and ends sooner. A flag in the
 taker's memory says that rows are there. Nobody asks whether a landing is free: what a rank gives next depends
 on what the taker made of the last (see Passage.name).
 """
@@ -54,20 +55,29 @@ class DirectLinks(Links):
             rooms.append(self._built(max(rows) * size))
         return rooms[-1].own[: rows[self.rank] * size].view(like.dtype).view(rows[self.rank], *shape)
 
-    def give(self, passage: Passage, given: Tensor, landing: Tensor) -> Callable[[], None]:
+    def give(
+        self, passage: Passage, given: Tensor, landing: Tensor, is_awaited: bool = False
+    ) -> Callable[[], None]:
         room = self._rooms[passage.name][-1]
-        row = landing[:1].numel() * landing.element_size()
-        source = given.data_ptr()
-        self._copies.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._copies):
-            for taker, begin in room.others.items():
-                size, place = passage.counts[self.rank][taker] * row, passage.place(self.rank, taker) * row
-                room.copy(begin + place, source, size, self._copies.cuda_stream)
-                source += size
+        current = torch.cuda.current_stream(self.device)
+        stream = current if is_awaited else self._copies
+        if not is_awaited:
+            stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            start, row = 0, landing[:1].nbytes
+            for taker, there in room.others.items():
+                rows = given[start : start + passage.counts[self.rank][taker]]
+                begin = passage.place(self.rank, taker) * row
+                if is_awaited:
+                    self._flags.copy(rows, there[begin : begin + rows.nbytes].view(rows.dtype))
+                else:
+                    room.copy(rows, there.data_ptr() + begin)
+                start += len(rows)
             self._flags.raise_flags(room.flags_there)
 
         def arrive() -> None:
-            torch.cuda.current_stream(self.device).wait_stream(self._copies)
+            if not is_awaited:
+                torch.cuda.current_stream(self.device).wait_stream(self._copies)
             self._flags.await_flags(room.flags, self._gone)
 
         return arrive
@@ -102,7 +112,7 @@ class _Room:
         own: [size] uint8.
         handle: What others open it with.
         flags: [N - 1] int32, raised by the others when their rows are here.
-        others: Where other ranks' rooms begin, by rank.
+        others: Other ranks' rooms [size] uint8, by rank.
         flags_there: [N - 1] int64, the addresses of this rank's flags in other ranks' rooms.
     """
 
@@ -112,7 +122,7 @@ class _Room:
     def __init__(self, size: int, device: torch.device) -> None:
         self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
         self.size = size
-        self.others: dict[int, int] = {}
+        self.others: dict[int, Tensor] = {}
         self._device = device
         with torch.cuda.device(device):
             self._address = int(self._checked(self._cuda.cudaMalloc(size + _LEAST_BYTES)))
@@ -136,16 +146,21 @@ class _Room:
                 wanted = self._cuda.cudaIpcMemHandle_t()
                 wanted.reserved = handle
                 flag = self._cuda.cudaIpcMemLazyEnablePeerAccess
-                self.others[other] = int(self._checked(self._cuda.cudaIpcOpenMemHandle(wanted, flag)))
-                self._opened.append(self.others[other])
+                address = int(self._checked(self._cuda.cudaIpcOpenMemHandle(wanted, flag)))
+                self._opened.append(address)
+                self.others[other] = torch.as_tensor(_Bytes(address, self.size))
         self.flags = self._whole[self.size :].view(torch.int32)[: len(handles)]
-        flags = [begin + self.size + 4 * (rank - (rank > other)) for other, begin in self.others.items()]
+        flags = [
+            there.data_ptr() + self.size + 4 * (rank - (rank > other)) for other, there in self.others.items()
+        ]
         self.flags_there = torch.tensor(flags, dtype=torch.int64, device=self._device)
 
-    def copy(self, to: int, source: int, size: int, stream: int) -> None:
-        """Bytes from one address to another, in order with what the stream has to do."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
-        self._checked(self._cuda.cudaMemcpyAsync(to, source, size, kind, stream))
+    def copy(self, rows: Tensor, address: int) -> None:
+        """Rows to an address, by a copy engine, in the current stream."""
+        stream, kind = torch.cuda.current_stream(self._device), self._cuda.cudaMemcpyKind.cudaMemcpyDefault
+        self._checked(
+            self._cuda.cudaMemcpyAsync(address, rows.data_ptr(), rows.nbytes, kind, stream.cuda_stream)
+        )
 
     def _checked(self, answer: Sequence[Any]) -> Any:
         code, *found = answer

@@ -128,8 +128,17 @@ class Links:
         """
         return like.new_empty((rows[self.rank], *shape))
 
-    def give(self, passage: Passage, given: Tensor, landing: Tensor) -> Callable[[], None]:
-        """As `exchange`, of rows for each other rank in order, into the landings of the passage's name."""
+    def give(
+        self, passage: Passage, given: Tensor, landing: Tensor, is_awaited: bool = False
+    ) -> Callable[[], None]:
+        """As `exchange`, of rows for each other rank in order, into the landings of the passage's name.
+
+        Args:
+            passage: What passes.
+            given: Contiguous.
+            landing: Of this rank.
+            is_awaited: Whether nothing is computed beside.
+        """
         taken = passage.taken(self.rank)
         begin = passage.begins[self.rank]
         return self.exchange(given, landing[begin : begin + sum(taken)], passage.counts[self.rank], taken)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.ops import TorchOps
+from backends.torch_cuda.ops import TorchOps, nothing
 from backends.torch_cuda.split.links import Links, Passage
 from flux_core.ops import HeadStream
 
@@ -57,10 +57,10 @@ class Exchange:
         rows = [(self.num_ranks - 1) * count + sum(self.counts) for count in self.counts]
         return self.links.landing("heads", rows, (3, self.heads, head_dim), like)
 
-    def sent(self, rows: Tensor) -> Packed:
-        """The rows on their way."""
+    def sent(self, rows: Tensor, is_awaited: bool) -> Packed:
+        """The rows on their way; `is_awaited` as for Links.give."""
         given = rows[: (self.num_ranks - 1) * self.own]
-        return Packed(rows, self.links.give(self._heads, given, rows))
+        return Packed(rows, self.links.give(self._heads, given, rows, is_awaited))
 
     def received(self, packed: Packed) -> list[Tensor]:
         """q, k and v [1, H/N, L, D] of this rank's heads, its own tokens first."""
@@ -78,7 +78,7 @@ class Exchange:
         rows = out[0].contiguous()
         asked = [(self.num_ranks - 1) * count for count in self.counts]
         others = self.links.landing("answers", asked, rows.shape[1:], rows)
-        arrive = self.links.give(self._answers, rows[self.own :], others)
+        arrive = self.links.give(self._answers, rows[self.own :], others, meanwhile is nothing)
         meanwhile()
         arrive()
         parts = list(others.unflatten(0, (self.num_ranks - 1, self.own)))
@@ -109,7 +109,7 @@ class SplitOps(TorchOps):
         attend: Callable[[Any], Any],
         qkv: Tensor,
         beside: Callable[[], None],
-        behind: Callable[[], None],
+        behind: Callable[[], None] = nothing,
     ) -> Tensor:
         if self._now.exchange is None:
             return super().attended(attend, qkv, beside, behind)
@@ -117,7 +117,7 @@ class SplitOps(TorchOps):
         try:
             return attend(qkv)
         finally:
-            self._now.beside = self._now.behind = _nothing
+            self._now.beside = self._now.behind = nothing
 
     def joint_heads(self, streams: Sequence[HeadStream], num_heads: int, pe: Tensor) -> Any:
         exchange = self._now.exchange
@@ -126,7 +126,7 @@ class SplitOps(TorchOps):
         head_dim = int(streams[0].qkv.shape[2]) // 3 // num_heads
         rows = exchange.empty(streams[0].qkv, head_dim)
         self.heads_by_rank(streams, num_heads, pe, rows, exchange.links.rank)
-        packed = exchange.sent(rows)
+        packed = exchange.sent(rows, self._now.beside is nothing)
         return packed, packed, packed
 
     def joint_attention(
@@ -175,11 +175,7 @@ class _Now(threading.local):
     behind: Callable[[], None]
 
     def __init__(self) -> None:
-        self.beside = self.behind = _nothing
-
-
-def _nothing() -> None:
-    pass
+        self.beside = self.behind = nothing
 
 
 def split(ops: TorchOps) -> SplitOps:

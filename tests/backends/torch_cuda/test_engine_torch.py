@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,11 +37,13 @@ def test_the_service_finds_the_engine_by_its_name(models_dir: Path) -> None:
 
 
 def test_a_process_with_the_bundled_shapes_needs_little_memory(tmp_path: Path) -> None:
+    """On a processor: CUDA's libraries alone are more."""
     models = write_models_dir(tmp_path / "models", catalog.TINY)
     order = RunOrder(job_id="job", request=build_request(width_px=256, height_px=256, num_steps=2))
     command = [sys.executable, "-m", "backends.service.worker", "--engine", "torch"]
     command += ["--models", str(models), "--blobs", str(tmp_path / "blobs")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+    pipe, env = subprocess.PIPE, os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         worker.stdin.write(order.model_dump_json().encode() + b"\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,11 +59,11 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
     for name, calls in done.items():
         monkeypatch.setattr(warm_up, name, lambda *given, calls=calls: calls.append(given[-1]) or [])
     backend = _as_if_on_a_gpu(monkeypatch)
-    warm, spec = WarmUp(backend), replace(MICRO, working_side_px=1024)
+    warm = WarmUp(backend)
 
     def begin(width_px: int, height_px: int, **fields: Any) -> bool:
         """Whether a decoder is to run beside a step."""
-        begun = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), spec)
+        begun = warm.begin(build_request(width_px=width_px, height_px=height_px, **fields), MICRO)
         for each in begun:
             each.result(10)
         return backend.graphs.meanwhile is not None
@@ -79,7 +78,7 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
     plan()
     assert [begin(64, 96), begin(96, 64), begin(128, 96)] == [False, True, True]
     first = [(12, 8), warm_up.OTHER_LATENTS]  # (8, 12) has as many tokens as (12, 8)
-    assert done["encode"] == [spec]
+    assert done["encode"] == [MICRO]
     assert done["decode"] == [first]
     assert done["multiply"] == [first, [(12, 16)]]
     assert done["attend"] == [(12, 8), (12, 16)]
@@ -87,16 +86,6 @@ def test_what_is_new_about_a_size_is_done_once(monkeypatch: pytest.MonkeyPatch) 
     assert begin(128, 128)
     side_px = 16 * (math.isqrt(WHOLE_PX) // 16 + 1)
     assert not begin(side_px, side_px)  # it is decoded in tiles
-
-
-def test_a_model_of_small_pictures_is_not_called_at_a_large_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[Any] = []
-    for name in WORK:
-        monkeypatch.setattr(warm_up, name, lambda *given: sizes.append(given[-1]) or [])
-    begun = WarmUp(_as_if_on_a_gpu(monkeypatch)).begin(build_request(width_px=64, height_px=96), MICRO)
-    for each in begun:
-        each.result(10)
-    assert warm_up.OTHER_LATENTS not in [size for some in sizes if isinstance(some, list) for size in some]
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP8])
