@@ -98,8 +98,8 @@ def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
     One of the two is as near as bfloat16: `down`, or what it makes.
 
     Args:
-        codes: [..., K + T] float8_e4m3fn, or [..., K + 2 * T] where `down` has one part, which get the two
-            parts one behind the other. The first K are the input's.
+        codes: [..., K + tail] float8_e4m3fn. The first K are the input's; the tail gets T columns, or 2 * T
+            where `down` has one part, the two parts one behind the other, and zeros behind them.
         scales: [..., 1] float32, what a row's codes are multiplied by.
         down: [1, T, K] or [2, T, K] float8_e4m3fn, whose sum counts.
         gains: [T] float32.
@@ -110,7 +110,9 @@ def project(codes: Tensor, scales: Tensor, down: Tensor, gains: Tensor) -> None:
     over = (sums.abs().amax(-1, keepdim=True) / LARGEST).clamp_min(1.0)
     shrink = torch.exp2(-torch.ceil(torch.log2(over)))
     sums *= shrink
-    codes[..., own:] = torch.cat(tuple(in_two_parts(sums)), -1) if len(down) == 1 else sums.to(codes.dtype)
+    made = torch.cat(tuple(in_two_parts(sums)), -1) if len(down) == 1 else sums.to(codes.dtype)
+    codes[..., own : own + made.shape[-1]] = made
+    codes[..., own + made.shape[-1] :] = 0.0
     codes[..., :own] = (values * shrink).to(codes.dtype)
     scales /= shrink
 

@@ -34,6 +34,7 @@ MOST_COLUMNS = 256
 MOST_SPLIT = 64
 """Ranks, with zeros for what they lack to a multiple; twice as many columns are one tile of the product."""
 _MULTIPLE = 16  # what the product wants both sides of a weight to be a multiple of
+_TILE = 128  # columns that a product computes at once; it has slower kernels for what is no multiple of them
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -48,13 +49,14 @@ class Folded(nn.Module):
 
     Attributes:
         adapters: As given.
-        tail: How many columns there are for them: T or 2 * T, T being their ranks and a few zeros.
+        tail: How many columns there are for them: T or 2 * T, T being their ranks and a few zeros, and zeros
+            to whole tiles.
     """
 
     codes: Tensor
     """[N, K + tail] float8_e4m3fn, with `up` once or twice behind the weight's own."""
     down: Tensor
-    """[1, T, K] float8_e4m3fn if the tail is 2 * T, else [2, T, K], the sum of two; of each rank
+    """[1, T, K] float8_e4m3fn if `up` is there twice, else [2, T, K], the sum of two; of each rank
     the largest is LARGEST."""
     gains: Tensor
     """[T] float32, what down @ codes is multiplied by to be codes."""
@@ -75,12 +77,13 @@ class Folded(nn.Module):
         (rows, own), rank = codes.shape, sum(map(len, downs))
         ranks = -(-rank // _MULTIPLE) * _MULTIPLE
         is_split = ranks <= MOST_SPLIT
-        self.tail = 2 * ranks if is_split else ranks
+        taken = 2 * ranks if is_split else ranks
+        self.tail = -(-taken // _TILE) * _TILE
         wide = empty_codes((rows, own), self.tail, codes.device)
         wide[:, :own] = codes
         wide[:, own:] = 0.0
         up, down = torch.cat(ups, dim=1).to(codes.dtype), torch.cat(downs)
-        for start in range(own, own + self.tail, ranks):
+        for start in range(own, own + taken, ranks):
             wide[:, start : start + rank] = up
         parts = down.to(codes.dtype)[None] if is_split else in_two_parts(down)
         down = torch.zeros((len(parts), ranks, own), dtype=codes.dtype, device=codes.device)

@@ -57,8 +57,10 @@ SLIM = Shape(False, rows=64, columns=256, warps=4, stages=3)
 """For up to 32 ranks, and for up to 64 of many long rows."""
 SMALL = Shape(True, rows=32, columns=128, warps=4, stages=5)
 """For up to 64 ranks, of few rows or short ones."""
-BROAD = Shape(False, rows=64, columns=128, warps=4, stages=4)
+BROAD = Shape(False, rows=128, columns=128, warps=8, stages=3, programs=ARRIVALS)
 """For up to 128 ranks; from here on `down` has two parts."""
+LOW = Shape(True, rows=32, columns=128, warps=4, stages=4)
+"""For up to 128 ranks, of few rows."""
 LARGE = Shape(False, rows=128, columns=64, warps=8, stages=4, programs=ARRIVALS)
 """For more ranks."""
 FLAT = Shape(True, rows=32, columns=64, warps=8, stages=4)
@@ -79,7 +81,7 @@ def shape_for(rows: int, own: int, ranks: int) -> Shape:
     if ranks <= 64:
         return SMALL if is_few or own < _MANY_COLUMNS else SLIM
     if ranks <= 128:
-        return BROAD
+        return LOW if is_few else BROAD
     return FLAT if is_few else LARGE
 
 
@@ -94,6 +96,7 @@ def project_in(
 ) -> None:
     """`project` with tiles of a shape."""
     (num_down, num_ranks, own), width, rows = down.shape, codes.stride(-2), scales.numel()
+    tail = codes.shape[-1] - own
     ranks = max(_padded(num_ranks), _TURNED_RANKS if shape.is_turned else 0)
     blocks = triton.cdiv(rows, shape.rows)
     # Where there are more than ARRIVALS blocks, each is one part and nothing is counted.
@@ -101,7 +104,7 @@ def project_in(
     sums = scales if parts == 1 else scales.new_empty((parts, rows, ranks))
     tile = (shape.rows + num_down * ranks) * shape.columns
     _project[(parts, blocks)](
-        codes, scales, down, gains, sums, arrivals, rows, own, num_ranks, width, parts,
+        codes, scales, down, gains, sums, arrivals, rows, own, tail, num_ranks, width, parts,
         num_down, shape.is_turned, shape.rows, shape.columns, ranks, _AT_ONCE, LARGEST,
         num_warps=shape.warps, num_stages=min(shape.stages, _stages(codes.device, tile)),
     )  # fmt: skip
@@ -126,7 +129,7 @@ def _stages(device: torch.device, tile: int) -> int:
 
 @triton.jit(do_not_specialize=["num_rows", "parts"])  # one compilation for all sizes of picture
 def _project(
-    codes, scales, down, gains, partial, arrivals, num_rows, own, num_ranks, width, parts,
+    codes, scales, down, gains, partial, arrivals, num_rows, own, tail, num_ranks, width, parts,
     NUM_DOWN: tl.constexpr, IS_TURNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     RANKS: tl.constexpr, AT_ONCE: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
@@ -151,8 +154,9 @@ def _project(
         sums = tl.trans(sums)
     if parts == 1:
         _finish(
-            codes, scales, gains, sums, is_row, is_rank, own, num_ranks, width, NUM_DOWN, COLUMNS, LARGEST
-        )
+            codes, scales, gains, sums, is_row, is_rank, own, tail, num_ranks, width,
+            NUM_DOWN, COLUMNS, LARGEST,
+        )  # fmt: skip
     else:
         cells = (block * ROWS + rows)[:, None] * RANKS + ranks[None, :]
         tl.store(partial + part * num_rows * RANKS + cells, sums, is_cell)
@@ -165,16 +169,17 @@ def _project(
                     there = partial + (first + more) * num_rows * RANKS + cells
                     sums += tl.load(there, is_cell & (first + more < parts), 0.0, cache_modifier=".cg")
             _finish(
-                codes, scales, gains, sums, is_row, is_rank, own, num_ranks, width, NUM_DOWN, COLUMNS, LARGEST
-            )
+                codes, scales, gains, sums, is_row, is_rank, own, tail, num_ranks, width,
+                NUM_DOWN, COLUMNS, LARGEST,
+            )  # fmt: skip
 
 
 @triton.jit
 def _finish(
-    codes, scales, gains, sums, is_row, is_rank, own, num_ranks, width,
+    codes, scales, gains, sums, is_row, is_rank, own, tail, num_ranks, width,
     NUM_DOWN: tl.constexpr, COLUMNS: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
-    """Sums as codes, behind those of their rows; rows in which they are too large become smaller."""
+    """Sums as codes, and zeros, behind those of their rows; rows where they are too large become smaller."""
     rows, ranks, cols = tl.arange(0, sums.shape[0]), tl.arange(0, sums.shape[1]), tl.arange(0, COLUMNS)
     is_cell = is_row[:, None] & is_rank[None, :]
     codes += rows[:, None] * width
@@ -184,9 +189,14 @@ def _finish(
     sums *= shrink[:, None]
     tails = sums.to(codes.dtype.element_ty)
     tl.store(codes + (own + ranks)[None, :], tails, is_cell)
+    taken = num_ranks
     if NUM_DOWN == 1:
         lacking = (sums - tails.to(tl.float32)).to(codes.dtype.element_ty)
         tl.store(codes + (own + num_ranks + ranks)[None, :], lacking, is_cell)
+        taken += num_ranks
+    for start in range(taken, tail, COLUMNS):
+        mask = is_row[:, None] & (start + cols < tail)[None, :]
+        tl.store(codes + (own + start + cols)[None, :], 0.0, mask)
     if tl.max(over, 0) > 1.0:
         for start in range(0, own, COLUMNS):
             mask = is_row[:, None] & (start + cols < own)[None, :]
