@@ -23,7 +23,9 @@ def prepare_products() -> None:
     With one cuBLAS clears a counter in it before nearly every product, and each waits for the other: 4 us,
     190 times in an eight-bit step. Its kernels are the same without, but for the counter.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":0:0"
+        os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "0")  # or torch says that it gets less than it wants
 
 
 def device_of(device: torch.device) -> Device:

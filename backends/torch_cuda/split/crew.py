@@ -56,6 +56,7 @@ class Crew:
         self._loaded: dict[int, int] = {}
         self._recorded: dict[int, bool] = {}
         self._changed = threading.Condition()
+        self._aborting: threading.Thread | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="flowbrush-ranks-")
         meet = Path(self._folder.name) / "ranks"
         size = len(devices) + 1
@@ -136,15 +137,17 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for listener in self._listeners:
-            listener.join(_STOP_GRACE_S)
+        for thread in (*self._listeners, self._aborting):
+            if thread is not None:
+                thread.join(_STOP_GRACE_S)
         self._folder.cleanup()
 
     def _let_go(self) -> None:
         """Whoever waits for another rank here goes on; a recording may hold the links a while longer."""
         links, self.links = self.links, None
         if links is not None:
-            threading.Thread(target=links.abort, daemon=True).start()
+            self._aborting = threading.Thread(target=links.abort, daemon=True)
+            self._aborting.start()
 
     def _connect(self, meet: Path, size: int, way: Way) -> None:
         try:

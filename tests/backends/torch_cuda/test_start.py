@@ -14,6 +14,7 @@ import torch
 
 from backends.engines import load_factory
 from backends.torch_cuda import start
+from backends.torch_cuda.devices import prepare_products
 from flux_core.messages import Device
 
 
@@ -103,3 +104,15 @@ def test_the_driver_is_asked_before_torch_is_imported() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_products_get_no_workspace_unless_a_person_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE"
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    prepare_products()
+    assert [os.environ[name] for name in names] == [":0:0", "0"]
+    monkeypatch.setenv(names[0], ":4096:8")
+    monkeypatch.delenv(names[1])
+    prepare_products()
+    assert [os.environ.get(name) for name in names] == [":4096:8", None]
