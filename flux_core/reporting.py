@@ -74,7 +74,7 @@ class Report:
 
         Args:
             step: That it shows.
-            begin: Takes what is to be seen from the device; what it gives makes base64 WebP of that.
+            begin: Begins to take what is to be seen from the device; what it gives makes base64 WebP of that.
 
         Returns:
             What makes and sends it, for when the device is busy with something else; None if it is not due.

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.torch_cuda.adapters import TorchAdapters
-from backends.torch_cuda.devices import prepare_products
 from backends.torch_cuda.eight_bit import (
     block_matrices_in_eight_bits,
     computes_in_eight_bits,
@@ -77,7 +76,6 @@ class TorchBackend:
         if free_bytes is None and self.device.type == "cuda":
             free_bytes = self._free_bytes_of_gpu
         if self.device.type == "cuda":
-            prepare_products()
             # Who asks for float32 wants its digits; by default convolutions would have ten bits.
             torch.backends.cudnn.allow_tf32 = False
         self._free_bytes = free_bytes

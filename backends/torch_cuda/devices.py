@@ -9,6 +9,8 @@ import torch
 from flux_core import machine
 from flux_core.messages import Device
 
+_NO_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":0:0", "CUBLASLT_WORKSPACE_SIZE": "0"}
+"""With the first alone torch says that the second gets less than it wants."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -18,14 +20,14 @@ def is_out_of_memory(err: RuntimeError) -> bool:
 
 
 def prepare_products() -> None:
-    """Gives products no workspace, unless a person has asked for one; comes before a process's first product.
+    """Gives products no workspace, unless a person chose its size; comes before a process's first product.
 
     With one cuBLAS clears a counter in it before nearly every product, and each waits for the other: 4 us,
-    190 times in an eight-bit step. Its kernels are the same without, but for the counter.
+    190 times in an eight-bit step. Its kernels are the same without, but for the counter. That was seen of
+    what an engine multiplies; training does as torch does.
     """
-    if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":0:0"
-        os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "0")  # or torch says that it gets less than it wants
+    if not any(name in os.environ for name in _NO_WORKSPACE):
+        os.environ.update(_NO_WORKSPACE)
 
 
 def device_of(device: torch.device) -> Device:

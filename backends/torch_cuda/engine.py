@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.devices import device_of, is_out_of_memory
+from backends.torch_cuda.devices import device_of, is_out_of_memory, prepare_products
 from backends.torch_cuda.helpers import TorchHelpers
 from backends.torch_cuda.processor import keep_freed_memory
 from backends.torch_cuda.split.team import Team
@@ -50,6 +50,7 @@ class TorchEngine(FluxEngine):
         free_bytes: Callable[[], int] | None = None,
         others: tuple[str, ...] = (),
     ) -> None:
+        prepare_products()
         backend = TorchBackend(device, free_bytes, is_split=bool(others))
         self._team = Team(backend, others) if others else None
         is_cuda = backend.device.type == "cuda"

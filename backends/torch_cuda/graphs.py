@@ -88,6 +88,7 @@ class Graphs:
         self.era = 0
         self.is_warm = False
         self.meanwhile: Iterator[object] | None = None
+        self._queued: torch.cuda.Event | None = None  # the end of the last replay
         self._pauses = Pauses()
         self._here = _Here()
         self._recorder = ThreadPoolExecutor(1, "recorder", partial(_begin_recorder, device, self._here))
@@ -182,11 +183,12 @@ class Graphs:
         return out, found
 
     def _use_the_wait(self) -> None:
-        """The device is busy with a replay, and this thread would only wait for it."""
+        """The device is busy with a replay, or with the one before, and this thread would only wait for that."""
+        before, self._queued = self._queued, torch.cuda.Event()
+        self._queued.record(torch.cuda.current_stream(self._device))
         if self.meanwhile is None:
             return
-        done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self._device))
+        done = self._queued if before is None or before.query() else before
         try:
             while not done.query():
                 if next(self.meanwhile, _NOTHING_LEFT) is _NOTHING_LEFT:

@@ -105,9 +105,9 @@ class Pictures:
         )
 
     def _coarse(self, job: Job, tokens: Any, matrix: Floats) -> Callable[[], str]:
-        latents = self._bench.backend.to_numpy(self._latents(job, tokens))[0]
+        latents = self._bench.backend.bring(self._latents(job, tokens))
         height, width = (-(-side // SCALE_FACTOR) for side in (job.request.height_px, job.request.width_px))
-        return partial(preview.to_webp_base64, latents[:height, :width], matrix)
+        return lambda: preview.to_webp_base64(latents()[0, :height, :width], matrix)
 
     def _latent_rgb(self, job: Job) -> Floats | None:
         """The autoencoder's preview map; None if there is none and its decoder is not loaded yet."""

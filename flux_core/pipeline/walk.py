@@ -244,19 +244,25 @@ def _walk(
     steps = job.num_steps - first
     total = steps * job.request.num_images
 
-    def watch(step: int, x: Any) -> Callable[[], None]:
+    shown: dict[int, Callable[[], None] | None] = {}
+
+    def watch(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None]:
         # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
         told = backend.bring((x - x).sum())
+        if preview is not None:
+            count = index * steps + step - first + 1
+            shown[step] = report.preview(count, lambda: preview(denoised()))
         return lambda: job.check_finite(told(), f"after step {step + 1} of {job.num_steps}")
 
     def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None] | None:
         done = index * steps + step - first + 1
         report.progress(Stage.DENOISING, done / total, done, total)
         report.check()
-        return None if preview is None else report.preview(done, lambda show=preview: show(denoised()))
+        return shown.pop(step, None)
 
     velocity.begin()
-    return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step, watch)
+    waits = isinstance(velocity, WindowedVelocity)
+    return walk(job.request.solver, backend, velocity, x, levels, first, known, on_step, watch, waits)
 
 
 def _whole(x: Any) -> Any:

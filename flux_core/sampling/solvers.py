@@ -19,8 +19,8 @@ from flux_core.sampling.steps import Course, Euler, Heun, Stepper, Taken, Veloci
 OnStep = Callable[[int, Any, Callable[[], Any]], Callable[[], None] | None]
 """(index of the step, x after it, gives the denoised estimate) -> what may be done beside the next step."""
 
-Watch = Callable[[int, Any], Callable[[], None]]
-"""(index of the step, x after it), when it is on its way -> waits until x is computed, and may raise."""
+Watch = Callable[[int, Any, Callable[[], Any]], Callable[[], None]]
+"""The same, when the step is on its way -> waits until x is computed, and may raise."""
 
 _STEPPERS: dict[Solver, Callable[[Course], Stepper]] = {
     Solver.EULER: Euler,
@@ -40,11 +40,12 @@ def walk(
     known: KnownRegion | None = None,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
+    waits: bool = False,
 ) -> Any:
     """Walks from sigmas[first] to the last sigma.
 
-    A device with a queue has the next step in it before anybody is told of one, so it never waits for the
-    host between two steps.
+    A device with a queue has the next step in it before anybody is told of one, so that it need not wait for
+    the host between two steps.
 
     Args:
         solver: How the steps are taken.
@@ -57,20 +58,22 @@ def walk(
         on_step: Called after each step; whatever it raises ends the walk. What it gives is called when the
             device is busy with the next step, or when there is none.
         watch: By default nothing is asked of x but that it is computed.
+        waits: Whether `velocity` itself waits for the device, so that nothing is gained by telling late.
 
     Returns:
         [B, L, C] float32 at the last noise level.
     """
     course = Course(backend, velocity, tuple(float(sigma) for sigma in sigmas), known)
     stepper = _STEPPERS[solver](course)
+    is_ahead = backend.is_queued and not waits
     meanwhile = _nothing
     for step in range(first, len(course.levels) - 1):
         taken = stepper.take(step, x)
-        x = taken.x
-        wait = partial(backend.evaluate, x) if watch is None else watch(step, x)
-        tell = partial(_told, on_step, wait, step, x, partial(_denoised, course, step, taken))
+        x, denoised = taken.x, partial(_denoised, course, step, taken)
+        wait = partial(backend.evaluate, x) if watch is None else watch(step, x, denoised)
+        tell = partial(_told, on_step, wait, step, x, denoised)
         meanwhile()
-        meanwhile = partial(_all_of, tell) if backend.is_queued else tell()
+        meanwhile = partial(_all_of, tell) if is_ahead else tell()
     meanwhile()
     return x
 

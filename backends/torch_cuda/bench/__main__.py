@@ -65,7 +65,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit(NO_DEVICE)
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
-    prepare_products()  # the peer's, too
+    prepare_products()  # the peer's, too, because a process has one choice
     wanted = sizes.SMALL if options.tiny else sizes.FULL
     sizes.put_into_catalog(wanted)
     results = Results(options.output, " ".join([_PROGRAM, *sys.argv[1:]]), machine(device))

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--meet", required=True, type=Path)
     parser.add_argument("--rank", required=True, type=int)
     parser.add_argument("--size", required=True, type=int)
-    parser.add_argument("--way", required=True, choices=["direct", "nccl", "gloo"])
+    parser.add_argument("--way", required=True)
     options = parser.parse_args()
     die_with_parent()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, but meant for rank 0

@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from backends.torch_cuda.split.direct import linked
-from backends.torch_cuda.split.links import Links, Way, prepare_environment, way_between
+from backends.torch_cuda.split.links import Links, Way, prepare_environment
 from backends.torch_cuda.split.messages import Report
 from flux_core.errors import EngineDied, FluxError, from_code
 from flux_core.messages import Device
@@ -38,16 +38,20 @@ class Crew:
     Args:
         own: The device of rank 0.
         devices: Of the other ranks.
+        way: How they speak to each other.
 
     Attributes:
         links: To all ranks, once they have met.
+        has_met: Whether they have ever met.
         failure: Why it has ended, if it has by itself.
         seen: Devices of the followers, as they last said.
     """
 
-    def __init__(self, own: torch.device, devices: Sequence[str]) -> None:
+    def __init__(self, own: torch.device, devices: Sequence[str], way: Way) -> None:
         prepare_environment()
         self.links: Links | None = None
+        self.has_met = False
+        self._meeting: Links | None = None
         self.failure: FluxError | None = None
         self.seen: dict[int, Device] = {}
         self._own = own
@@ -60,7 +64,6 @@ class Crew:
         self._folder = tempfile.TemporaryDirectory(prefix="flowbrush-ranks-")
         meet = Path(self._folder.name) / "ranks"
         size = len(devices) + 1
-        way = way_between([str(own), *devices])
         self._processes = [_started(device, meet, rank, size, way) for rank, device in enumerate(devices, 1)]
         self._listeners = [
             threading.Thread(target=self._listen, args=(rank, process), daemon=True)
@@ -143,8 +146,8 @@ class Crew:
         self._folder.cleanup()
 
     def _let_go(self) -> None:
-        """Whoever waits for another rank here goes on; a recording may hold the links a while longer."""
-        links, self.links = self.links, None
+        """Whoever waits for another rank here goes on, also while they meet."""
+        links, self.links, self._meeting = self.links or self._meeting, None, None
         if links is not None:
             self._aborting = threading.Thread(target=links.abort, daemon=True)
             self._aborting.start()
@@ -154,13 +157,18 @@ class Crew:
             if self._own.type == "cuda":
                 torch.cuda.set_device(self._own)
             links = linked(meet, 0, size, self._own, way)
+            with self._changed:
+                self._meeting = links
+            if self.is_over:
+                self._let_go()  # it was over before there was anything to let go
             links.meet()
         except Exception as err:  # noqa: BLE001 # whatever a library raises, the engine goes on alone
             reason = f"{type(err).__name__}: {(str(err).splitlines() or [''])[0]}"
             self._fail(EngineDied(f"The devices could not be connected: {reason}."))
             return
         with self._changed:
-            self.links = None if self.failure is not None or self._is_over else links
+            self.has_met = not self.is_over
+            self.links, self._meeting = links if self.has_met else None, None
             self._changed.notify_all()
 
     def _listen(self, rank: int, process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ on what the taker made of the last (see Passage.name).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from torch import Tensor
 from backends.torch_cuda.split.links import Links, Passage, Way
 
 _LEAST_BYTES = 2**20
+"""Of a room."""
+_FLAGS_BYTES = 4096
+"""Behind a room."""
 
 
 def linked(file: Path, rank: int, size: int, device: torch.device, way: Way) -> Links:
@@ -45,8 +49,14 @@ class DirectLinks(Links):
         with torch.inference_mode():
             ones = torch.ones((self.size - 1, 1), dtype=torch.uint8, device=self.device)
             passage = Passage("", [[1] * self.size] * self.size, [0] * self.size)
-            self.give(passage, ones, self.landing("", [self.size - 1] * self.size, (1,), ones))()
-            torch.cuda.current_stream(self.device).synchronize()
+            for is_awaited in (False, True):
+                landing = self.landing("", [self.size - 1] * self.size, (1,), ones).zero_()
+                self.exchange(
+                    ones, torch.empty_like(ones), [1] * self.size, [1] * self.size
+                )()  # all are zeros
+                self.give(passage, ones, landing, is_awaited)()
+                if not bool(landing.eq(1).all()):
+                    raise RuntimeError("what one device writes does not reach the other")
 
     def landing(self, name: str, rows: Sequence[int], shape: Sequence[int], like: Tensor) -> Tensor:
         size = prod(shape) * like.element_size()
@@ -76,9 +86,10 @@ class DirectLinks(Links):
             self._flags.raise_flags(room.flags_there)
 
         def arrive() -> None:
-            if not is_awaited:
-                torch.cuda.current_stream(self.device).wait_stream(self._copies)
-            self._flags.await_flags(room.flags, self._gone)
+            with torch.cuda.device(self.device):
+                if not is_awaited:
+                    torch.cuda.current_stream(self.device).wait_stream(self._copies)
+                self._flags.await_flags(room.flags, self._gone)
 
         return arrive
 
@@ -90,7 +101,7 @@ class DirectLinks(Links):
         """A room on every rank, which all of them ask for at the same time."""
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("there is no room for others' rows while an evaluation is recorded")
-        room = _Room(1 << (max(size, _LEAST_BYTES) - 1).bit_length(), self.device)
+        room = _Room(1 << (max(size, _LEAST_BYTES) - 1).bit_length(), self.device, self._gone)
         handle = torch.frombuffer(bytearray(room.handle), dtype=torch.uint8)
         given = handle.repeat(self.size - 1, 1).to(self.device)
         taken = torch.empty_like(given)
@@ -107,6 +118,7 @@ class _Room:
     Args:
         size: Bytes, without the flags behind them: one for each giver, in order of the ranks.
         device: Of this rank.
+        gone: What whoever waits for a flag looks at; is kept as long as there are flags.
 
     Attributes:
         own: [size] uint8.
@@ -119,20 +131,21 @@ class _Room:
     flags: Tensor
     flags_there: Tensor
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    def __init__(self, size: int, device: torch.device, gone: Tensor) -> None:
         self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
         self.size = size
         self.others: dict[int, Tensor] = {}
         self._device = device
         with torch.cuda.device(device):
-            self._address = int(self._checked(self._cuda.cudaMalloc(size + _LEAST_BYTES)))
-            self._whole = torch.as_tensor(_Bytes(self._address, size + _LEAST_BYTES), device=device)
+            self._address = self._allocated(size + _FLAGS_BYTES)
+            self._whole = torch.as_tensor(_Bytes(self._address, size + _FLAGS_BYTES), device=device)
             self._whole[size:] = 0
             torch.cuda.current_stream(device).synchronize()  # before anybody raises a flag
             self.handle = bytes(self._checked(self._cuda.cudaIpcGetMemHandle(self._address)).reserved)
         self.own = self._whole[:size]
         self._opened: list[int] = []
-        weakref.finalize(self, _let_go, self._cuda, self._address, self._opened).atexit = False
+        finalizer = weakref.finalize(self, _let_go, self._cuda, device, self._address, self._opened, gone)
+        finalizer.atexit = False
 
     def open(self, handles: dict[int, bytes], rank: int) -> None:
         """Finds other ranks' rooms, which have the same size.
@@ -162,6 +175,16 @@ class _Room:
             self._cuda.cudaMemcpyAsync(address, rows.data_ptr(), rows.nbytes, kind, stream.cuda_stream)
         )
 
+    def _allocated(self, size: int) -> int:
+        code, address = self._cuda.cudaMalloc(size)
+        if int(code) != 0:
+            torch.cuda.empty_cache()  # torch keeps what it does not need
+            code, address = self._cuda.cudaMalloc(size)
+        if int(code) != 0:
+            self._cuda.cudaGetLastError()  # or torch takes it for its own
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {size} bytes for what other devices write")
+        return int(address)
+
     def _checked(self, answer: Sequence[Any]) -> Any:
         code, *found = answer
         if int(code) != 0:
@@ -181,7 +204,13 @@ class _Bytes:
         }
 
 
-def _let_go(cuda: Any, address: int, opened: Sequence[int]) -> None:
-    for each in opened:
-        cuda.cudaIpcCloseMemHandle(each)
-    cuda.cudaFree(address)
+def _let_go(cuda: Any, device: torch.device, address: int, opened: Sequence[int], gone: Tensor) -> None:
+    """Gives memory back that nobody writes into any more."""
+    with torch.cuda.device(device):
+        if not gone.any():
+            gone.fill_(1)
+        with contextlib.suppress(RuntimeError):  # what failed on the device is told elsewhere
+            torch.cuda.synchronize(device)
+        for each in opened:
+            cuda.cudaIpcCloseMemHandle(each)
+        cuda.cudaFree(address)

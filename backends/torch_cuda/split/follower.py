@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from backends.torch_cuda.backend import TorchBackend
-from backends.torch_cuda.devices import device_of, is_out_of_memory
+from backends.torch_cuda.devices import device_of, is_out_of_memory, prepare_products
 from backends.torch_cuda.graphs import Recording
 from backends.torch_cuda.split.caches import Obeying
 from backends.torch_cuda.split.direct import linked
@@ -146,6 +146,7 @@ def follow(
         reports: Where it writes.
     """
     prepare_environment()
+    prepare_products()
     try:
         backend = TorchBackend(device, is_split=True)
         if backend.device.type == "cuda":

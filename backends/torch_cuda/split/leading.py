@@ -92,7 +92,7 @@ class Leading:
             raise failure from err
 
     def end(self) -> None:
-        """Ends the crew, and what was recorded with it, which holds the links."""
+        """Ends the crew, and what was recorded with it."""
         self._kinds.clear()
         self._crew.end()
 

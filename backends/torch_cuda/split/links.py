@@ -6,11 +6,12 @@ bytes, so every dtype does. Devices that reach each other's memory pass rows the
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
-from itertools import permutations
+from itertools import permutations, starmap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -162,13 +163,24 @@ class Links:
 
 
 def way_between(devices: Sequence[str]) -> Way:
-    """How ranks on these devices speak to each other: NCCL wants a device for each."""
+    """How ranks on these devices speak to each other.
+
+    NCCL wants a device for each. Directly they do where each writes into the others' memory, flags included.
+    """
     if not all(device.startswith("cuda:") for device in devices) or len(set(devices)) < len(devices):
         return "gloo"
+    numbers = [torch.device(device).index for device in devices]
     is_complete = all(find_spec(name) is not None for name in _DIRECT_NEEDS)
-    if is_complete and all(torch.cuda.can_device_access_peer(*pair) for pair in permutations(devices, 2)):
-        return "direct"
-    return "nccl"
+    return "direct" if is_complete and all(starmap(_reaches, permutations(numbers, 2))) else "nccl"
+
+
+def _reaches(device: int, other: int) -> bool:
+    """Whether a device writes into another's memory, and atomically: not so between most PCIe slots."""
+    cuda: Any = importlib.import_module("cuda.bindings.runtime")
+    code, is_atomic = cuda.cudaDeviceGetP2PAttribute(
+        cuda.cudaDeviceP2PAttr.cudaDevP2PAttrNativeAtomicSupported, device, other
+    )
+    return int(code) == 0 and bool(is_atomic) and torch.cuda.can_device_access_peer(device, other)
 
 
 def prepare_environment() -> None:

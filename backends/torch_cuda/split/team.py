@@ -16,6 +16,7 @@ from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.split.crew import Crew
 from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.leading import Leading
+from backends.torch_cuda.split.links import way_between
 from backends.torch_cuda.split.messages import FreeOrder, LoadOrder, LoraOrder
 from flux_core.messages import Device
 from flux_core.models.transformer import Transformer
@@ -54,7 +55,8 @@ class Team:
         self._number = 0  # of the last order to load
         self._check: Callable[[], None] | None = None  # of the job that the crew was told of
         self.was_split = False
-        self.crew: Crew | None = Crew(backend.device, self._names)
+        self._way = way_between([str(backend.device), *self._names])
+        self.crew: Crew | None = Crew(backend.device, self._names, self._way)
         self._leading = Leading(backend, self.crew)
 
     @property
@@ -141,7 +143,9 @@ class Team:
             _log.warning("Other devices failed %d times in a row: one goes on alone.", MAX_FAILURES)
             self.crew = None
             return
-        self.crew = Crew(self._backend.device, self._names)
+        if not self.crew.has_met and self._way == "direct":
+            self._way = "nccl"  # a driver may promise what it then refuses
+        self.crew = Crew(self._backend.device, self._names, self._way)
         self._leading = Leading(self._backend, self.crew)
 
 

@@ -180,6 +180,43 @@ def test_pieces_of_work_are_done_as_long_as_the_device_is_busy_with_a_replay(
     assert graphs.meanwhile is None
 
 
+def test_where_the_device_is_busy_with_an_earlier_replay_work_ends_with_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded, ends, over = Recorded(monkeypatch), list[object](), list[object]()
+
+    class End:
+        """Of a replay, which goes on until it is over."""
+
+        def __init__(self) -> None:
+            ends.append(self)
+
+        def record(self, stream: Any) -> None: ...
+
+        def query(self) -> bool:
+            return self in over
+
+    monkeypatch.setattr(torch.cuda, "Event", End)
+
+    def work() -> Generator[None]:
+        recorded.done.append("a")
+        over.append(ends[0])
+        yield
+        recorded.done.append("b")
+        yield
+
+    model, graphs = Model(), Refused(monkeypatch).graphs
+    step, x = graphs.ready(model.step), torch.ones(2)
+    step(x)
+    kept: Any = graphs._kept[model]
+    kept.update(dict.fromkeys(kept, recorded))
+    step(x)
+    graphs.meanwhile = work()
+    step(x)
+    assert recorded.done == ["replay", "replay", "a"]
+    assert ends[1] not in over
+
+
 def test_work_beside_a_replay_may_go_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded(monkeypatch)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from backends.torch_cuda.bench.weights import write_lora
 from backends.torch_cuda.engine import TorchEngine
+from backends.torch_cuda.ops import nothing
 from backends.torch_cuda.split.direct import DirectLinks
-from backends.torch_cuda.split.links import Passage
+from backends.torch_cuda.split.links import Links, Passage, way_between
+from backends.torch_cuda.split.ops import Exchange
 from backends.torch_cuda.split.shares import Shares
 from flux_core import catalog
 from flux_core.errors import EngineDied
@@ -64,7 +66,8 @@ class Kept(TorchEngine):
 
 
 two_gpus = pytest.mark.skipif(
-    torch.cuda.device_count() < 2, reason="NOT TESTED HERE: needs two CUDA devices that reach each other"
+    torch.cuda.device_count() < 2 or way_between(["cuda:0", "cuda:1"]) != "direct",
+    reason="NOT TESTED HERE: needs two CUDA devices that reach each other",
 )
 
 
@@ -123,21 +126,60 @@ def test_every_token_is_computed_by_one_rank(ranks: int, tokens: tuple[int, int]
     assert torch.equal(shares.merged(torch.cat([image[shares.of(rank)] for rank in range(ranks)])), image)
 
 
+class Noted(Links):
+    """A rank's end that only notes what it is to give."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size, self.device = rank, size, torch.device("cpu")
+
+    def give(
+        self, passage: Passage, given: Tensor, landing: Tensor, is_awaited: bool = False
+    ) -> Callable[[], None]:
+        self.noted = passage, given, landing
+        return lambda: None
+
+
+def pass_on(ends: list[Noted]) -> None:
+    """Writes what each rank gives to where the others expect it, as devices do that reach each other."""
+    for giver in ends:
+        passage, rows, _ = giver.noted
+        for taker in ends:
+            if taker is not giver:
+                count, place = passage.counts[giver.rank][taker.rank], passage.place(giver.rank, taker.rank)
+                taker.noted[2][place : place + count] = rows[:count]
+                rows = rows[count:]
+        assert len(rows) == 0
+
+
 @pytest.mark.parametrize("counts", [[3, 3], [4, 3], [5, 4, 4], [1, 2, 3, 4]])
-@pytest.mark.parametrize("begin", [0, 7])
-def test_rows_that_ranks_give_each_other_land_side_by_side(counts: list[int], begin: int) -> None:
+def test_rows_land_where_the_ranks_that_need_them_look_for_them(counts: list[int]) -> None:
     ranks = range(len(counts))
-    passage = Passage(
-        "", [[giver + 2 * taker + 1 for taker in ranks] for giver in ranks], [begin] * len(counts)
-    )
-    for taker in ranks:
-        givers = [giver for giver in ranks if giver != taker]
-        rows = [passage.place(giver, taker) for giver in givers]
-        assert rows[0] == begin
-        assert [row + passage.counts[giver][taker] for giver, row in zip(givers, rows, strict=True)] == [
-            *rows[1:],
-            begin + sum(passage.taken(taker)),
+    ends = [Noted(rank, len(counts)) for rank in ranks]
+    exchanges = [Exchange(end, counts, 2 * len(counts)) for end in ends]
+    others = {rank: [other for other in ranks if other != rank] for rank in ranks}
+    token = [torch.arange(count) + 10 * rank for rank, count in enumerate(counts)]
+    packed = []
+    for rank, exchange in enumerate(exchanges):
+        rows = exchange.empty(torch.empty(0), 1)
+        # For each rank in order what its heads need, the rank's own last; 1000 * taker + token.
+        order = [*others[rank], rank]
+        rows[: len(order) * counts[rank]] = torch.cat([1000 * to + token[rank] for to in order])[
+            :, None, None, None
         ]
+        packed.append(exchange.sent(rows, is_awaited=True))
+    pass_on(ends)
+    for rank, exchange in enumerate(exchanges):
+        wanted = 1000 * rank + torch.cat([token[each] for each in (rank, *others[rank])])
+        for part in exchange.received(packed[rank]):
+            assert part[0, :, :, 0].tolist() == [wanted.tolist()] * 2
+    for rank, exchange in enumerate(exchanges):
+        out = 1000 * rank + torch.cat([token[each] for each in (rank, *others[rank])])
+
+        exchange.returned(out[None, :, None].float(), nothing)
+    pass_on(ends)
+    for rank in ranks:
+        wanted = torch.cat([1000 * other + token[rank] for other in others[rank]])
+        assert ends[rank].noted[2].flatten().tolist() == wanted.tolist()
 
 
 @two_gpus

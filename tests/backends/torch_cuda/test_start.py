@@ -109,10 +109,13 @@ def test_the_driver_is_asked_before_torch_is_imported() -> None:
 def test_products_get_no_workspace_unless_a_person_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE"
     for name in names:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back in any case
+        monkeypatch.delenv(name)
     prepare_products()
     assert [os.environ[name] for name in names] == [":0:0", "0"]
-    monkeypatch.setenv(names[0], ":4096:8")
-    monkeypatch.delenv(names[1])
-    prepare_products()
-    assert [os.environ.get(name) for name in names] == [":4096:8", None]
+    for chosen, other in (names, reversed(names)):
+        monkeypatch.setenv(chosen, "4096")
+        monkeypatch.delenv(other)
+        prepare_products()
+        assert (os.environ[chosen], os.environ.get(other)) == ("4096", None)
+        monkeypatch.setenv(other, "")

@@ -112,7 +112,10 @@ def test_what_a_step_leaves_to_do_is_done_when_the_next_is_on_its_way(
     assert said[said.index("beside 6") - 1] == "model"
 
 
-def test_a_device_with_a_queue_has_the_next_step_in_it_before_anybody_is_told_of_one(solver: Solver) -> None:
+@pytest.mark.parametrize("waits", [False, True], ids=["", "but where the model waits"])
+def test_a_device_with_a_queue_has_the_next_step_in_it_before_anybody_is_told_of_one(
+    solver: Solver, waits: bool
+) -> None:
     """As on a GPU, whose queue a processor does not have."""
     backend, said = TorchBackend(), list[str]()
     backend.is_queued = True
@@ -121,7 +124,7 @@ def test_a_device_with_a_queue_has_the_next_step_in_it_before_anybody_is_told_of
         said.append("model")
         return x * 0.0
 
-    def watch(step: int, x: Any) -> Callable[[], None]:
+    def watch(step: int, x: Any, denoised: Any) -> Callable[[], None]:
         said.append(f"on its way {step}")
         return lambda: said.append(f"computed {step}")
 
@@ -129,17 +132,21 @@ def test_a_device_with_a_queue_has_the_next_step_in_it_before_anybody_is_told_of
         said.append(f"step {step}")
         return lambda: said.append(f"beside {step}")
 
-    walk(solver, backend, velocity, tokens(backend, 1), LEVELS, first=6, on_step=on_step, watch=watch)
+    x = tokens(backend, 1)
+    walk(solver, backend, velocity, x, LEVELS, first=6, on_step=on_step, watch=watch, waits=waits)
     order = [word for word in said if word != "model"]
-    told = [[f"computed {step}", f"step {step}", f"beside {step}"] for step in (6, 7)]
-    assert order == ["on its way 6", "on its way 7", *told[0], *told[1]]
-    assert "model" not in said[said.index("on its way 7") :]
+    if waits:
+        assert order[:3] == ["on its way 6", "computed 6", "step 6"]
+        assert said[said.index("step 6") + 1] == "model"
+    else:
+        told = [[f"computed {step}", f"step {step}", f"beside {step}"] for step in (6, 7)]
+        assert order == ["on its way 6", "on its way 7", *told[0], *told[1]]
 
 
 def test_what_watches_a_step_ends_the_walk(solver: Solver, backend: Backend) -> None:
     steps: list[int] = []
 
-    def watch(step: int, x: Any) -> Callable[[], None]:
+    def watch(step: int, x: Any, denoised: Any) -> Callable[[], None]:
         def wait() -> None:
             if step == 6:
                 raise Cancelled("not a number")
