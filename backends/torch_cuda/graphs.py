@@ -183,7 +183,7 @@ class Graphs:
         return out, found
 
     def _use_the_wait(self) -> None:
-        """The device is busy with a replay, or with the one before, and this thread would only wait for that."""
+        """The device is busy with this replay or the one before, and this thread would only wait for that."""
         before, self._queued = self._queued, torch.cuda.Event()
         self._queued.record(torch.cuda.current_stream(self._device))
         if self.meanwhile is None:

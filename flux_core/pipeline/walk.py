@@ -251,7 +251,7 @@ def _walk(
         told = backend.bring((x - x).sum())
         if preview is not None:
             count = index * steps + step - first + 1
-            shown[step] = report.preview(count, lambda: preview(denoised()))
+            shown[step] = report.preview(count, lambda show=preview: show(denoised()))
         return lambda: job.check_finite(told(), f"after step {step + 1} of {job.num_steps}")
 
     def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None] | None:

@@ -51,9 +51,8 @@ class DirectLinks(Links):
             passage = Passage("", [[1] * self.size] * self.size, [0] * self.size)
             for is_awaited in (False, True):
                 landing = self.landing("", [self.size - 1] * self.size, (1,), ones).zero_()
-                self.exchange(
-                    ones, torch.empty_like(ones), [1] * self.size, [1] * self.size
-                )()  # all are zeros
+                taken = torch.empty_like(ones)
+                self.exchange(ones, taken, [1] * self.size, [1] * self.size)()  # everybody's is zero then
                 self.give(passage, ones, landing, is_awaited)()
                 if not bool(landing.eq(1).all()):
                     raise RuntimeError("what one device writes does not reach the other")
@@ -207,8 +206,7 @@ class _Bytes:
 def _let_go(cuda: Any, device: torch.device, address: int, opened: Sequence[int], gone: Tensor) -> None:
     """Gives memory back that nobody writes into any more."""
     with torch.cuda.device(device):
-        if not gone.any():
-            gone.fill_(1)
+        gone.fill_(1)
         with contextlib.suppress(RuntimeError):  # what failed on the device is told elsewhere
             torch.cuda.synchronize(device)
         for each in opened:

@@ -16,7 +16,7 @@ from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.split.crew import Crew
 from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.leading import Leading
-from backends.torch_cuda.split.links import way_between
+from backends.torch_cuda.split.links import Way, way_between
 from backends.torch_cuda.split.messages import FreeOrder, LoadOrder, LoraOrder
 from flux_core.messages import Device
 from flux_core.models.transformer import Transformer
@@ -55,7 +55,7 @@ class Team:
         self._number = 0  # of the last order to load
         self._check: Callable[[], None] | None = None  # of the job that the crew was told of
         self.was_split = False
-        self._way = way_between([str(backend.device), *self._names])
+        self._way: Way = way_between([str(backend.device), *self._names])
         self.crew: Crew | None = Crew(backend.device, self._names, self._way)
         self._leading = Leading(backend, self.crew)
 
