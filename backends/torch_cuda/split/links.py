@@ -176,7 +176,10 @@ def way_between(devices: Sequence[str]) -> Way:
 
 def _reaches(device: int, other: int) -> bool:
     """Whether a device writes into another's memory, and atomically: not so between most PCIe slots."""
-    cuda: Any = importlib.import_module("cuda.bindings.runtime")
+    try:
+        cuda: Any = importlib.import_module("cuda.bindings.runtime")
+    except ImportError:  # there, but not for this driver
+        return False
     code, is_atomic = cuda.cudaDeviceGetP2PAttribute(
         cuda.cudaDeviceP2PAttr.cudaDevP2PAttrNativeAtomicSupported, device, other
     )
