@@ -138,11 +138,14 @@ def test_a_fused_operation_differs_from_the_plain_one_by_rounding_alone(run, bat
             torch.testing.assert_close(ours, plain, rtol=2e-6, atol=4e-6)
 
 
+@pytest.mark.parametrize(
+    "is_one", {False, processor.HAS_ONEDNN}, ids=["by itself", "in the product"].__getitem__
+)
 @pytest.mark.parametrize("run", [gated, parallel], ids=lambda run: run.__name__)
-def test_without_onednn_it_is_the_same(run, monkeypatch):
+def test_with_gelu_in_the_product_or_by_itself_it_is_the_same(run, is_one, monkeypatch):
     with torch.inference_mode():
         true = run(PLAIN, torch.float32, 2, 13)
-        monkeypatch.setattr(processor, "HAS_ONEDNN", False)
+        monkeypatch.setattr(processor, "GELU_IN_PRODUCTS", is_one)
         for ours, plain in zip(run(FUSED, torch.float32, 2, 13), true, strict=True):
             torch.testing.assert_close(ours, plain, rtol=2e-6, atol=4e-6)
 
