@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -227,12 +228,15 @@ def test_a_rank_on_a_gpu_that_is_killed_costs_one_job(models_dir: Path) -> None:
     ids=["plain", "odd", "with a reference", "with a LoRA", "in eight bits", "with a step cache"],
 )
 def test_ranks_come_to_what_one_comes_to(alone: Kept, together: Kept, fields: dict[str, Any]) -> None:
-    for engine in (alone, together):
-        paint(engine, **fields)
-    assert together.team.was_split
-    # A code of eight bits may be the next one where a sum was rounded otherwise.
-    allowed = 2e-3 if fields.get("precision") is Precision.FP8 else 1e-5
-    assert distance(together.walked, alone.walked) < allowed
+    # A code of eight bits may be the next one where a sum is rounded otherwise, which few draws have.
+    seeds = (3, 4, 5) if fields.get("precision") is Precision.FP8 else (3,)
+    distances: list[float] = []
+    for seed in seeds:
+        for engine in (alone, together):
+            paint(engine, **fields, seed=seed)
+        assert together.team.was_split
+        distances.append(distance(together.walked, alone.walked))
+    assert median(distances) < 1e-5
 
 
 def test_what_steers_the_model_is_split_with_it(together: Kept) -> None:
