@@ -76,7 +76,7 @@ class Graphs:
         streams: What brings weights that do not stay on the device; recordings bring them, too.
         era: Grows whenever everything is forgotten.
         is_warm: Whether a step was computed in this process, or what is in it, so that kernels are there.
-        meanwhile: What the thread that replays is to do, piece by piece, while the device is busy with that.
+        meanwhile: What the thread that replays is to do, piece by piece, while the device is busy.
     """
 
     def __init__(self, device: torch.device) -> None:

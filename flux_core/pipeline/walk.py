@@ -243,19 +243,18 @@ def _walk(
             known = KnownRegion(backend, conditions.start, noise, conditions.freedom, job.num_steps)
     steps = job.num_steps - first
     total = steps * job.request.num_images
-
+    before = index * steps - first  # steps of the pictures before; this one's begin with `first`
     shown: dict[int, Callable[[], None] | None] = {}
 
     def watch(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None]:
         # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
         told = backend.bring((x - x).sum())
         if preview is not None:
-            count = index * steps + step - first + 1
-            shown[step] = report.preview(count, lambda show=preview: show(denoised()))
+            shown[step] = report.preview(before + step + 1, lambda show=preview: show(denoised()))
         return lambda: job.check_finite(told(), f"after step {step + 1} of {job.num_steps}")
 
     def on_step(step: int, x: Any, denoised: Callable[[], Any]) -> Callable[[], None] | None:
-        done = index * steps + step - first + 1
+        done = before + step + 1
         report.progress(Stage.DENOISING, done / total, done, total)
         report.check()
         return shown.pop(step, None)

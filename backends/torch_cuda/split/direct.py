@@ -136,15 +136,13 @@ class _Room:
         self.others: dict[int, Tensor] = {}
         self._device = device
         with torch.cuda.device(device):
-            self._address = self._allocated(size + _FLAGS_BYTES)
-            self._whole = torch.as_tensor(_Bytes(self._address, size + _FLAGS_BYTES), device=device)
+            address, self._opened = self._allocated(size + _FLAGS_BYTES), list[int]()
+            weakref.finalize(self, _let_go, self._cuda, device, address, self._opened, gone).atexit = False
+            self._whole = torch.as_tensor(_Bytes(address, size + _FLAGS_BYTES), device=device)
             self._whole[size:] = 0
             torch.cuda.current_stream(device).synchronize()  # before anybody raises a flag
-            self.handle = bytes(self._checked(self._cuda.cudaIpcGetMemHandle(self._address)).reserved)
+            self.handle = bytes(self._checked(self._cuda.cudaIpcGetMemHandle(address)).reserved)
         self.own = self._whole[:size]
-        self._opened: list[int] = []
-        finalizer = weakref.finalize(self, _let_go, self._cuda, device, self._address, self._opened, gone)
-        finalizer.atexit = False
 
     def open(self, handles: dict[int, bytes], rank: int) -> None:
         """Finds other ranks' rooms, which have the same size.
@@ -175,6 +173,7 @@ class _Room:
         )
 
     def _allocated(self, size: int) -> int:
+        """The address of so many bytes beside torch's own; raises torch.OutOfMemoryError."""
         code, address = self._cuda.cudaMalloc(size)
         if int(code) != 0:
             torch.cuda.empty_cache()  # torch keeps what it does not need
@@ -185,6 +184,7 @@ class _Room:
         return int(address)
 
     def _checked(self, answer: Sequence[Any]) -> Any:
+        """What a call of CUDA's gave beside its code; raises RuntimeError if that is an error's."""
         code, *found = answer
         if int(code) != 0:
             raise RuntimeError(f"CUDA error: {code.name}")

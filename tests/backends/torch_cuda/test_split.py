@@ -175,7 +175,6 @@ def test_rows_land_where_the_ranks_that_need_them_look_for_them(counts: list[int
             assert part[0, :, :, 0].tolist() == [wanted.tolist()] * 2
     for rank, exchange in enumerate(exchanges):
         out = 1000 * rank + torch.cat([token[each] for each in (rank, *others[rank])])
-
         exchange.returned(out[None, :, None].float(), nothing)
     pass_on(ends)
     for rank in ranks:
