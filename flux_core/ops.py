@@ -434,5 +434,12 @@ class Backend(Protocol):
         ...
 
     def evaluate(self, *arrays: Any) -> None:
-        """Makes sure that the arrays are computed (MLX is lazy; CUDA is asynchronous)."""
+        """Has the arrays computed: a lazy backend (MLX) would keep what they are made from.
+
+        A device with a queue has them in it already, and is not waited for.
+        """
+        ...
+
+    def wait(self, *arrays: Any) -> None:
+        """Until the arrays are computed."""
         ...

@@ -87,6 +87,9 @@ class MlxBackend:
     def evaluate(self, *arrays: mx.array) -> None:
         mx.eval(*arrays)
 
+    def wait(self, *arrays: mx.array) -> None:
+        mx.eval(*arrays)
+
     def _dtype(self, precision: Precision) -> mx.Dtype:
         if precision is Precision.AUTO:
             return mx.bfloat16 if self._is_metal else mx.float32

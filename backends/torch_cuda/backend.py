@@ -49,6 +49,9 @@ DTYPE_OF_NAME: dict[str, torch.dtype] = {
 }
 
 
+_MOST_PINNED_BYTES = 2**24
+"""Of an array; torch keeps pinned memory for the next one."""
+
 KEPT_DECODED_BYTES = 2**30
 """On a processor a component whose quantised weights decode to no more than this decodes them once."""
 
@@ -152,7 +155,10 @@ class TorchBackend:
         return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.array(x)).to(self.device)
+        host = torch.from_numpy(np.array(x))
+        if self.device.type != "cuda" or x.nbytes > _MOST_PINNED_BYTES:
+            return host.to(self.device)
+        return host.pin_memory().to(self.device, non_blocking=True)  # any other waits for the queue
 
     def cast(self, x: Tensor, precision: Precision) -> Tensor:
         return x.to(self._dtype(precision))
@@ -179,6 +185,9 @@ class TorchBackend:
         return values.to(torch.uint8).cpu().numpy()
 
     def evaluate(self, *arrays: Tensor) -> None:
+        pass  # a processor has done it, a GPU will
+
+    def wait(self, *arrays: Tensor) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -202,6 +211,8 @@ class TorchBackend:
         fetcher = TorchFetcher(self.device, after=source.after)
 
         def read(name: str) -> Tensor:
+            if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(f"{name} comes from its file, which a recording cannot bring")
             raw = source.read(name)
             if raw.is_quantised:
                 return PackedWeight.of(raw, fetcher.codes(raw))(dtype)

@@ -32,9 +32,9 @@ from backends.torch_cuda.offload.stream import Stream
 from backends.torch_cuda.ops import TorchOps
 from flux_core.ops import HeadStream
 
-MAX_GRAPHS = 6
-"""Of one owner: two shapes of a walk with a step cache, which takes three. They share one pool of memory, so
-another costs little more than its arrays."""
+MAX_GRAPHS = 8
+"""Of one owner: two shapes of a walk with a step cache, which takes three and one for its modulations. They
+share one pool of memory, so another costs little more than its arrays."""
 
 MIN_FREE_SHARE = 0.1
 """Of a device's memory; a recording keeps what its step needed."""

@@ -8,8 +8,9 @@ Source: transformers tokenization_clip.py and tokenization_t5.py; checked agains
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,21 @@ CLIP_BEGIN = "<|startoftext|>"
 CLIP_END = "<|endoftext|>"
 T5_PAD = "<pad>"
 T5_END = "</s>"
+_VOCAB, _MERGES, _WHOLE = _FILES = "vocab.json", "merges.txt", "tokenizer.json"
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_MOST_KEPT = 4
+_T = TypeVar("_T", "ClipTokenizer", "T5Tokenizer")
+
+
+def kept(kind: type[_T], folder: Path, length: int) -> _T:
+    """A tokenizer that was made before, unless its files have changed since: reading them takes 0.2 s.
+
+    Args:
+        kind: Which one.
+        folder: As it takes it.
+        length: Likewise.
+    """
+    return _made(kind, folder, length, _stamps(folder))
 
 
 class ClipTokens(NamedTuple):
@@ -99,8 +114,19 @@ class T5Tokenizer:
         return np.array([ids + [self._pad] * (self.length - len(ids))], dtype=np.int32)
 
 
+@lru_cache(_MOST_KEPT)
+def _made(kind: type[_T], folder: Path, length: int, stamps: tuple[tuple[str, int, int], ...]) -> _T:
+    return kind(folder, length)
+
+
+def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What tells whether a folder's files have changed."""
+    files = [path for name in _FILES if (path := folder / name).is_file()]
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+
+
 def _read_clip(folder: Path) -> Tokenizer:
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    vocab, merges = folder / _VOCAB, folder / _MERGES
     if not (vocab.is_file() and merges.is_file()):
         return _read_json(folder)
     try:
@@ -129,7 +155,7 @@ def _read_clip(folder: Path) -> Tokenizer:
 
 
 def _read_json(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
+    path = folder / _WHOLE
     if not path.is_file():
         raise ModelMissing(
             f"There is no tokenizer in {folder}.", "Put the model's tokenizer files there, or get it again."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ class FluxEngine:
             is_last = not self._bench.is_resident(job)
             if is_last:
                 self._bench.parts.seal(Component.TRANSFORMER)
-            return walk_all(self._backend, job, conditions, transformer, nets, preview, self._ready, is_last)
+            in_time = partial(self._bench.ready, job, Component.TRANSFORMER)
+            return walk_all(
+                self._backend, job, conditions, transformer, nets, preview, self._ready, in_time, is_last
+            )
 
 
 def out_of_memory(request: GenerationRequest) -> OutOfMemory:

@@ -6,11 +6,11 @@ job shares it, and the weights that make it need not be there while the job walk
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from flux_core.models.transformer import Transformer
 from flux_core.ops import Backend
 from flux_core.pipeline.conditions import Branch, Conditions
 from flux_core.pipeline.job import Job
@@ -23,15 +23,17 @@ class Told:
         backend: Where they are computed.
         job: What is painted.
         conditions: Its words.
-        transformer: The model.
+        modulate: The model's `Transformer.modulations`.
 
     Attributes:
         guidance: [1] on the device, as the model was taught to hear it.
     """
 
-    def __init__(self, backend: Backend, job: Job, conditions: Conditions, transformer: Transformer) -> None:
+    def __init__(
+        self, backend: Backend, job: Job, conditions: Conditions, modulate: Callable[..., Any]
+    ) -> None:
         self._backend = backend
-        self._transformer = transformer
+        self._modulate = modulate
         value = job.guidance if job.spec.is_guidance_distilled else 1.0
         self.guidance = backend.from_numpy(np.full(1, value, np.float32))
         self._has_guidance = job.spec.transformer.has_guidance
@@ -49,4 +51,4 @@ class Told:
     def _made(self, branch: Branch, levels: list[float]) -> Any:
         sigma = self._backend.from_numpy(np.array(levels, np.float32))
         guidance = self.guidance if self._has_guidance else None
-        return self._transformer.modulations(branch.vec, sigma, guidance)  # [steps, M, D]
+        return self._modulate(branch.vec, sigma, guidance)  # [steps, M, D]

@@ -135,6 +135,8 @@ class Velocity:
     def _residuals(self, x: Any, sigma: float) -> list[Any]:
         """What the ControlNets say that are heard at this level."""
         backend, words = self._backend, self._conditions.words
+        if not self._conditions.steering:
+            return []
         level = backend.from_numpy(np.full(1, sigma, np.float32))
         img = backend.cast(x, self._job.precision)
         txt = words.txt[:, : words.plain_tokens]
@@ -198,6 +200,7 @@ def walk_all(
     controlnets: dict[str, Any],
     preview: Preview | None,
     ready: Ready = as_it_is,
+    ready_in_time: Ready = as_it_is,
     is_last: bool = False,
 ) -> list[Any]:
     """Every picture's final tokens [1, L, 64] float32.
@@ -210,9 +213,10 @@ def walk_all(
         controlnets: By name.
         preview: Makes previews; None for none.
         ready: Makes the model ready for many evaluations.
+        ready_in_time: Makes what it does once a walk ready for being called at later ones.
         is_last: Whether nobody needs the model after this; what the walk needs not is then let go before it.
     """
-    told = Told(backend, job, conditions, transformer)
+    told = Told(backend, job, conditions, ready_in_time(transformer.modulations))
     if is_last:
         transformer.modulator = None
     whole = Sparing(transformer, ready).evaluated if job.has_step_cache else transformer.modulated

@@ -70,7 +70,7 @@ def walk(
     for step in range(first, len(course.levels) - 1):
         taken = stepper.take(step, x)
         x, denoised = taken.x, partial(_denoised, course, step, taken)
-        wait = partial(backend.evaluate, x) if watch is None else watch(step, x, denoised)
+        wait = partial(backend.wait, x) if watch is None else watch(step, x, denoised)
         tell = partial(_told, on_step, wait, step, x, denoised)
         meanwhile()
         meanwhile = partial(_all_of, tell) if is_ahead else tell()

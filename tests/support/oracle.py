@@ -190,6 +190,9 @@ class OracleBackend:
     def evaluate(self, *arrays: Array) -> None:
         pass
 
+    def wait(self, *arrays: Array) -> None:
+        pass
+
 
 def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))

@@ -38,7 +38,7 @@ def _kernels(bench: Bench, precision: Precision) -> dict[str, float]:
         activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
         with torch.profiler.profile(activities=[activity], acc_events=True) as profiled:
             model.modulated(*arguments)
-            backend.evaluate()
+            backend.wait()
 
     def microseconds(event: Any) -> float:
         return event.self_device_time_total if is_cuda else event.self_cpu_time_total

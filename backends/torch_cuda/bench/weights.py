@@ -1,7 +1,8 @@
 """A whole model on disk with random weights, so that the engine runs as it does for a person.
 
 Values come from one pool, because drawing twelve billion numbers takes longer than everything that is
-measured; tokenizers know single letters only. A folder that was written before is used again.
+measured; tokenizers are as large as the model's, so that reading them takes as long.
+A folder that was written before is used again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import chain, count, islice, product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -183,10 +184,21 @@ def _pool(seed: int) -> NDArray[np.uint16]:
 
 
 def _write_tokenizers(folder: Path, spec: ModelSpec) -> None:
-    words = Tokenizer(models.Unigram([(token, 0.0) for token in (T5_PAD, T5_END, "<unk>", *_LETTERS)], 2))
-    letters = {token: number for number, token in enumerate((*_LETTERS, CLIP_BEGIN, CLIP_END))}
-    pieces = Tokenizer(models.BPE(vocab=letters, merges=[], unk_token="a"))
+    special = T5_PAD, T5_END, "<unk>"
+    strings = [*special, *_strings(spec.t5.vocab_size - len(special))]
+    words = Tokenizer(models.Unigram([(token, 0.0) for token in strings], 2))
+    strings = _strings(spec.clip.vocab_size - 2)
+    vocab = {token: number for number, token in enumerate((*strings, CLIP_BEGIN, CLIP_END))}
+    merges = [(token[:-1], token[-1]) for token in strings if len(token) > 1]
+    pieces = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="a"))
     for tokenizer, name in ((words, spec.files.t5_tokenizer), (pieces, spec.files.clip_tokenizer)):
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         (folder / name).mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(folder / name / "tokenizer.json"))
+
+
+def _strings(number: int) -> list[str]:
+    """All letters, and longer strings up to a number of them, each after what it begins with."""
+    found = (product(_LETTERS, repeat=length) for length in count(1))
+    found = islice(chain.from_iterable(found), max(number, len(_LETTERS)))
+    return ["".join(letters) for letters in found]

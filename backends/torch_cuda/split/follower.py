@@ -97,7 +97,7 @@ class Follower:
         if not self._parts.is_ready(_TRANSFORMER):
             self._recordings.clear()
         self._model = self._parts.get(_TRANSFORMER)
-        self._backend.evaluate()
+        self._backend.wait()
         self.say(Report(loaded=order.number))
 
     def _evaluate(self, order: EvaluateOrder) -> None:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from backends.engines import load_factory
 from backends.service.pipe import Report, RunOrder
+from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.engine import TorchEngine
 from flux_core import catalog
 from flux_core.errors import OutOfMemory
@@ -100,3 +102,22 @@ def test_nothing_that_a_job_made_asks_for_gradients(models_dir: Path) -> None:
     engine = TorchEngine("cpu", (models_dir,))
     run(engine)
     assert all(not array.requires_grad for array in engine._bench._remembered.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED HERE: a queue needs a CUDA device")
+def test_nothing_waits_for_the_queue_but_who_asks_for_what_is_computed() -> None:
+    backend = TorchBackend("cuda")
+    backend.from_numpy(np.ones(4, np.float32))  # pinned memory is there then
+    busy = torch.cuda.Event()
+    torch.cuda._sleep(10**9)
+    busy.record()
+    x = backend.from_numpy(np.arange(4, dtype=np.float32)) * 2
+    backend.evaluate(x)
+    brought = backend.bring(x)
+    assert not busy.query()
+    assert brought().tolist() == [0, 2, 4, 6]
+    assert busy.query()
+    torch.cuda._sleep(10**8)
+    busy.record()
+    backend.wait(x)
+    assert busy.query()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer
+from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer, kept
 from flux_core.errors import Corrupt, ModelMissing
 
 TINY = Path(__file__).parents[3] / "resources" / "models" / "tiny"
@@ -92,6 +92,23 @@ def test_the_end_survives_truncation(length: int) -> None:
 def test_a_lone_surrogate_is_tolerated() -> None:
     assert ClipTokenizer(TINY / "tokenizer", LENGTH)("a \ud800 b").ids.shape == (1, LENGTH)
     assert T5Tokenizer(TINY / "tokenizer_2", LENGTH)("a \ud800 b").shape == (1, LENGTH)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(ClipTokenizer, "tokenizer"), (T5Tokenizer, "tokenizer_2")])
+def test_a_tokenizer_is_read_once_and_again_when_its_files_have_changed(
+    kind: type[Any], name: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(TINY / name, tmp_path / name))
+    first = kept(kind, folder, LENGTH)
+    assert kept(kind, folder, LENGTH) is first
+    assert kept(kind, folder, 5).length == 5
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text("utf-8") + "\n", "utf-8")
+    assert kept(kind, folder, LENGTH) is not first
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(ModelMissing, match="no tokenizer"):
+        kept(kind, folder, LENGTH)
 
 
 def test_a_freshly_trained_clip_vocabulary_equals_transformers(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -22,6 +25,24 @@ def test_every_reader_gets_the_pixels_back(size: tuple[int, int], channels: int)
     swapped = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(swapped[..., [2, 1, 0, 3][:channels]], pixels)
     assert np.array_equal(codec.decode(png)[..., :channels], pixels)
+
+
+def test_every_check_in_the_file_is_right() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 129, 3), np.uint8)
+    chunks = list(chunks_of(fast_png.encode(pixels)))
+    assert [name for name, _ in chunks] == [b"IHDR", *[b"IDAT"] * (len(chunks) - 2), b"IEND"]
+    data = b"".join(data for name, data in chunks if name == b"IDAT")
+    assert len(zlib.decompress(data)) == 200 * (1 + 129 * 3)  # which looks at the check of it all
+
+
+def chunks_of(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at < len(png):
+        (size,) = struct.unpack(">I", png[at : at + 4])
+        name, data = png[at + 4 : at + 8], png[at + 8 : at + 8 + size]
+        assert png[at + 8 + size : at + 12 + size] == struct.pack(">I", zlib.crc32(name + data))
+        yield name, data
+        at += 12 + size
 
 
 def test_a_view_that_is_not_contiguous_is_the_same_picture() -> None:

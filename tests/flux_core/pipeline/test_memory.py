@@ -132,7 +132,7 @@ def test_a_model_that_goes_after_its_walk_walks_without_the_weights_of_its_modul
 
 
 @pytest.mark.parametrize("stays", ["all of it", "not all of it", "nothing"])
-def test_a_text_encoder_that_stays_is_made_ready_for_the_next_words(
+def test_what_stays_and_is_called_once_a_picture_is_made_ready_for_the_next_one(
     family_dir: Path, monkeypatch: pytest.MonkeyPatch, stays: str
 ) -> None:
     engine = TorchEngine("cpu", (family_dir,), memory_budget_bytes=0 if stays == "nothing" else 2**40)
@@ -146,7 +146,7 @@ def test_a_text_encoder_that_stays_is_made_ready_for_the_next_words(
 
     monkeypatch.setattr(engine._bench, "_ready", ready)  # pyright: ignore[reportPrivateUsage]
     run(engine, model=family.DEV.model, num_steps=1)
-    assert set(made) == ({ClipText, T5Encoder} if stays == "all of it" else set())
+    assert set(made) == ({ClipText, T5Encoder, Transformer} if stays == "all of it" else set())
 
 
 def test_each_part_is_loaded_with_room_for_what_it_computes_and_what_comes_after_it(

@@ -411,6 +411,23 @@ def test_a_recorded_step_that_brings_its_weights_is_the_step_to_the_bit(
     assert (recording is not None) is is_pinned
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="NOT TESTED HERE: CUDA graphs need a CUDA device")
+def test_what_comes_from_its_file_whenever_it_is_used_is_not_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, model = Model(KINDS[1], None), Model(KINDS[1], 0)
+    wanted: list[Tensor] = []
+    for seed in range(4):
+        plain(seed)
+        wanted.append(plain.rows)
+    modulate = model.backend.graphs.ready_in_time(model.transformer.modulations)
+    monkeypatch.setattr(model.transformer, "modulations", modulate)
+    for seed in range(4):
+        model(seed)
+        assert torch.equal(model.rows, wanted[seed])
+    assert list(model.backend.graphs._kept[model.transformer].values()) == [None]
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="NOT TESTED HERE: pinned memory needs a CUDA device")
 def test_memory_that_is_refused_to_be_pinned_disturbs_nothing_after_it() -> None:
     memory = HostMemory(4096, torch.device("cuda"))
