@@ -155,10 +155,12 @@ class TorchBackend:
         return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
-        host = torch.from_numpy(np.array(x))
         if self.device.type != "cuda" or x.nbytes > _MOST_PINNED_BYTES:
-            return host.to(self.device)
-        return host.pin_memory().to(self.device, non_blocking=True)  # any other waits for the queue
+            return torch.from_numpy(np.array(x)).to(self.device)
+        dtype = torch.from_numpy(np.empty(0, x.dtype)).dtype
+        host = torch.empty(x.shape, dtype=dtype, pin_memory=True)  # any other waits for the queue
+        host.numpy()[...] = x  # torch would wake many threads for it
+        return host.to(self.device, non_blocking=True)
 
     def cast(self, x: Tensor, precision: Precision) -> Tensor:
         return x.to(self._dtype(precision))

@@ -81,8 +81,10 @@ class Pictures:
             return pixels.model_to_image(image, request.width_px, request.height_px)
         image = decoder(backend.cast(latents, job.precision))  # [1, H', W', 3]
         # x - x is 0 where x is a number and NaN where not, so one number tells of all of them.
-        job.check_finite(backend.to_numpy((image - image).sum()), _WHEN)
-        return backend.to_bytes(image)[0, : request.height_px, : request.width_px]
+        told = backend.bring((image - image).sum())
+        found = backend.to_bytes(image)[0, : request.height_px, : request.width_px]
+        job.check_finite(told(), _WHEN)
+        return found
 
     def _decode(self, decoder: Any, job: Job, latents: Any) -> Floats:
         """Latents [1, h, w, C] -> image [1, 8h, 8w, 3] on the host; a large picture tile by tile."""

@@ -12,10 +12,20 @@ _SPINS = 1024
 """Between looks at the host's memory: about a millisecond."""
 
 
-def copy(rows: Tensor, there: Tensor) -> None:
-    """Writes contiguous rows into as many values in another device's memory."""
-    size = rows.numel()
-    _flags_copy[(triton.cdiv(size, _VALUES),)](rows, there, size, _VALUES, num_warps=8)
+def copy(rows: Tensor, there: Tensor, place: Tensor | None = None, arrivals: Tensor | None = None) -> None:
+    """Writes contiguous rows to where they are wanted, on this device or another.
+
+    Args:
+        rows: [L, ...].
+        there: As many, evenly apart, each of them contiguous.
+        place: [1] int64, the address of a flag that is raised when all of them are there.
+        arrivals: [1] int32 of zeros on this device, which are zeros again afterwards; with `place`.
+    """
+    size, width = rows.numel(), rows.stride(0)
+    is_flat = there.stride(0) == width
+    _flags_copy[(triton.cdiv(size, _VALUES),)](
+        rows, there, size, there.stride(0), place, arrivals, 0 if is_flat else width, _VALUES, num_warps=8
+    )  # fmt: skip
 
 
 def raise_flags(places: Tensor) -> None:
@@ -38,9 +48,20 @@ def await_flags(flags: Tensor, gone: Tensor) -> None:
 
 
 @triton.jit
-def _flags_copy(rows, there, size, VALUES: tl.constexpr):
+def _flags_copy(rows, there, size, pitch, place, arrivals, WIDTH: tl.constexpr, VALUES: tl.constexpr):
     places = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
-    tl.store(there + places, tl.load(rows + places, places < size), places < size)
+    values = tl.load(rows + places, places < size)
+    if WIDTH != 0:
+        there += places // WIDTH * pitch + places % WIDTH
+    else:
+        there += places
+    tl.store(there, values, places < size)
+    if place is not None:
+        tl.debug_barrier()  # all of this program's values are written before it says so
+        if tl.atomic_add(arrivals, 1, sem="acq_rel", scope="sys") == tl.num_programs(0) - 1:
+            tl.store(arrivals, 0)
+            flag = tl.load(place).to(tl.pointer_type(tl.int32))
+            tl.atomic_xchg(flag, 1, sem="release", scope="sys")
 
 
 @triton.jit

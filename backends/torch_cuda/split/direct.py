@@ -26,6 +26,9 @@ _LEAST_BYTES = 2**20
 _FLAGS_BYTES = 4096
 """Behind a room."""
 
+_Move = tuple[Tensor, Tensor]
+"""Contiguous rows, and as many evenly apart on this device or another."""
+
 
 def linked(file: Path, rank: int, size: int, device: torch.device, way: Way) -> Links:
     """A rank's end of what `way_between` says; as Links."""
@@ -42,6 +45,7 @@ class DirectLinks(Links):
         self._flags = flags
         self._rooms: dict[str, list[_Room]] = {}  # the last is used; recordings may give to those before
         self._copies = torch.cuda.Stream(device, priority=-1)
+        self._arrivals = torch.zeros(1, dtype=torch.int32, device=device)
         self._gone = torch.zeros(1, dtype=torch.int32).pin_memory()
 
     def meet(self) -> None:
@@ -67,22 +71,53 @@ class DirectLinks(Links):
     def give(
         self, passage: Passage, given: Tensor, landing: Tensor, is_awaited: bool = False
     ) -> Callable[[], None]:
-        room = self._rooms[passage.name][-1]
+        moves: list[_Move] = []
+        start, row = 0, landing[:1].nbytes
+        for taker, there in self._rooms[passage.name][-1].others.items():
+            rows = given[start : start + passage.counts[self.rank][taker]]
+            begin = passage.place(self.rank, taker) * row
+            moves.append((rows, there[begin : begin + rows.nbytes].view(rows.dtype).view(rows.shape)))
+            start += len(rows)
+        return self._moved(passage.name, moves, is_awaited)
+
+    def joined(
+        self, name: str, rows: Tensor, counts: Sequence[int], is_awaited: bool = False
+    ) -> Callable[[], Tensor]:
+        own, shape = counts[self.rank], (self.size, rows.shape[1])
+        landing = self.landing(name, counts, shape, rows)
+        moves: list[_Move] = []
+        start = own
+        for taker, there in self._rooms[name][-1].others.items():
+            count = counts[taker]
+            there = there[: count * landing[:1].nbytes].view(rows.dtype).view(count, *shape)
+            moves.append((rows[start : start + count], there[:, self.rank]))
+            start += count
+        arrive = self._moved(name, moves, is_awaited, (rows[:own], landing[:, self.rank]))
+
+        def take() -> Tensor:
+            arrive()
+            return landing.flatten(1)
+
+        return take
+
+    def _moved(
+        self, name: str, moves: Sequence[_Move], is_awaited: bool, own: _Move | None = None
+    ) -> Callable[[], None]:
+        """Begins to write what others get, in their order, and raises their flags; then what stays here."""
+        room = self._rooms[name][-1]
         current = torch.cuda.current_stream(self.device)
-        stream = current if is_awaited else self._copies
-        if not is_awaited:
-            stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            start, row = 0, landing[:1].nbytes
-            for taker, there in room.others.items():
-                rows = given[start : start + passage.counts[self.rank][taker]]
-                begin = passage.place(self.rank, taker) * row
-                if is_awaited:
-                    self._flags.copy(rows, there[begin : begin + rows.nbytes].view(rows.dtype))
-                else:
-                    room.copy(rows, there.data_ptr() + begin)
-                start += len(rows)
-            self._flags.raise_flags(room.flags_there)
+        with torch.cuda.stream(current if is_awaited else self._copies):
+            if is_awaited:
+                for taker, (rows, there) in enumerate(moves):
+                    place = room.flags_there[taker : taker + 1]
+                    self._flags.copy(rows, there, place, self._arrivals)
+            else:
+                self._copies.wait_stream(current)
+                for rows, there in moves:
+                    room.copy(rows, there)
+                self._flags.raise_flags(room.flags_there)
+            if own is not None:
+                (self._flags.copy if is_awaited else room.copy)(*own)
 
         def arrive() -> None:
             with torch.cuda.device(self.device):
@@ -165,12 +200,16 @@ class _Room:
         ]
         self.flags_there = torch.tensor(flags, dtype=torch.int64, device=self._device)
 
-    def copy(self, rows: Tensor, address: int) -> None:
-        """Rows to an address, by a copy engine, in the current stream."""
-        stream, kind = torch.cuda.current_stream(self._device), self._cuda.cudaMemcpyKind.cudaMemcpyDefault
-        self._checked(
-            self._cuda.cudaMemcpyAsync(address, rows.data_ptr(), rows.nbytes, kind, stream.cuda_stream)
-        )
+    def copy(self, rows: Tensor, there: Tensor) -> None:
+        """As kernels.flags.copy, by a copy engine, in the current stream."""
+        cuda, stream = self._cuda, torch.cuda.current_stream(self._device).cuda_stream
+        kind, places = cuda.cudaMemcpyKind.cudaMemcpyDefault, (there.data_ptr(), rows.data_ptr())
+        width, pitch = rows.stride(0) * rows.itemsize, there.stride(0) * rows.itemsize
+        if width == pitch:
+            self._checked(cuda.cudaMemcpyAsync(*places, rows.nbytes, kind, stream))
+        else:
+            given = places[0], pitch, places[1], width, width, len(rows)
+            self._checked(cuda.cudaMemcpy2DAsync(*given, kind, stream))
 
     def _allocated(self, size: int) -> int:
         """The address of so many bytes beside torch's own; raises torch.OutOfMemoryError."""

@@ -144,6 +144,34 @@ class Links:
         begin = passage.begins[self.rank]
         return self.exchange(given, landing[begin : begin + sum(taken)], passage.counts[self.rank], taken)
 
+    def joined(
+        self, name: str, rows: Tensor, counts: Sequence[int], is_awaited: bool = False
+    ) -> Callable[[], Tensor]:
+        """Begins to give every rank its rows, and to take what all of them have for this one.
+
+        Args:
+            name: As Passage has it.
+            rows: [L, C] contiguous; this rank's own first, then every other rank's in order.
+            counts: Rows of each rank.
+            is_awaited: As for `give`.
+
+        Returns:
+            Gives [L_r, N * C], side by side in order of the ranks, until the name is asked for again.
+        """
+        own, num = counts[self.rank], self.size
+        asked = [(num - 1) * count for count in counts]
+        others = self.landing(name, asked, rows.shape[1:], rows)
+        passage = Passage(name, [counts] * num, [0] * num)
+        arrive = self.give(passage, rows[own:], others, is_awaited)
+
+        def take() -> Tensor:
+            arrive()
+            parts = list(others.unflatten(0, (num - 1, own)))
+            parts.insert(self.rank, rows[:own])
+            return torch.cat(parts, dim=1)
+
+        return take
+
     def gathered(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         """Rows [L_r, ...] of all ranks one behind the other, on rank 0; elsewhere the rank's own."""
         if self.rank:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from backends.torch_cuda.ops import TorchOps, nothing
@@ -50,7 +49,6 @@ class Exchange:
         # A rank gives its own tokens to everybody, and takes what others made of them.
         num, begins = self.num_ranks, [self.num_ranks * count for count in counts]
         self._heads = Passage("heads", [[count] * num for count in counts], begins)
-        self._answers = Passage("answers", [counts] * num, [0] * num)
 
     def empty(self, like: Tensor, head_dim: int) -> Tensor:
         """The rows of a Packed, with this rank's still to be written."""
@@ -75,15 +73,9 @@ class Exchange:
             out: What this rank's heads made of all tokens, [1, L, H/N*D].
             meanwhile: Computes something else.
         """
-        rows = out[0].contiguous()
-        asked = [(self.num_ranks - 1) * count for count in self.counts]
-        others = self.links.landing("answers", asked, rows.shape[1:], rows)
-        arrive = self.links.give(self._answers, rows[self.own :], others, meanwhile is nothing)
+        take = self.links.joined("answers", out[0].contiguous(), self.counts, meanwhile is nothing)
         meanwhile()
-        arrive()
-        parts = list(others.unflatten(0, (self.num_ranks - 1, self.own)))
-        parts.insert(self.links.rank, rows[: self.own])
-        return torch.cat(parts, dim=1)[None]
+        return take()[None]
 
 
 class SplitOps(TorchOps):
