@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backends.torch_cuda.ops import nothing
 from backends.torch_cuda.split.links import Links, Passage, Way
 
 _LEAST_BYTES = 2**20
@@ -103,21 +105,19 @@ class DirectLinks(Links):
     def _moved(
         self, name: str, moves: Sequence[_Move], is_awaited: bool, own: _Move | None = None
     ) -> Callable[[], None]:
-        """Begins to write what others get, in their order, and raises their flags; then what stays here."""
-        room = self._rooms[name][-1]
-        current = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(current if is_awaited else self._copies):
-            if is_awaited:
-                for taker, (rows, there) in enumerate(moves):
-                    place = room.flags_there[taker : taker + 1]
-                    self._flags.copy(rows, there, place, self._arrivals)
-            else:
-                self._copies.wait_stream(current)
+        """Begins to write what others get, in their order, and raises their flags; also what stays here."""
+        room, keep = self._rooms[name][-1], partial(self._flags.copy, *own) if own is not None else nothing
+        if is_awaited:
+            for taker, (rows, there) in enumerate(moves):
+                self._flags.copy(rows, there, room.flags_there[taker : taker + 1], self._arrivals)
+            keep()  # while the others' rows come
+        else:
+            self._copies.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self._copies):
+                keep()  # before a product has all of the device
                 for rows, there in moves:
                     room.copy(rows, there)
                 self._flags.raise_flags(room.flags_there)
-            if own is not None:
-                (self._flags.copy if is_awaited else room.copy)(*own)
 
         def arrive() -> None:
             with torch.cuda.device(self.device):

@@ -73,7 +73,8 @@ class Exchange:
             out: What this rank's heads made of all tokens, [1, L, H/N*D].
             meanwhile: Computes something else.
         """
-        take = self.links.joined("answers", out[0].contiguous(), self.counts, meanwhile is nothing)
+        rows = out[0].contiguous()  # kept until they are there
+        take = self.links.joined("answers", rows, self.counts, meanwhile is nothing)
         meanwhile()
         return take()[None]
 
