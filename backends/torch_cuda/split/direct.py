@@ -113,8 +113,8 @@ class DirectLinks(Links):
             keep()  # while the others' rows come
         else:
             self._copies.wait_stream(torch.cuda.current_stream(self.device))
+            keep()  # before a product has all of the device
             with torch.cuda.stream(self._copies):
-                keep()  # before a product has all of the device
                 for rows, there in moves:
                     room.copy(rows, there)
                 self._flags.raise_flags(room.flags_there)
