@@ -81,7 +81,8 @@ def test_what_was_installed_without_bytecode_is_compiled_by_one_process_only(tmp
     assert not (place / "__pycache__").exists()
 
 
-def test_what_was_installed_with_bytecode_is_read_from_there() -> None:
+def test_what_was_installed_with_bytecode_is_read_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", None)  # an engine of another test may have begun
     spec = find_spec("pydantic")
     assert spec is not None
     spec.cached = __file__
