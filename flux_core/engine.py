@@ -30,7 +30,7 @@ class EngineResult:
 
     Attributes:
         images: The pictures.
-        seconds: By stage.
+        seconds: By stage, of the host: what a device still has in its queue counts where it is waited for.
         peak_memory_bytes: Peak resident memory of the process.
         warnings: Sentences for the person about what was not done as asked.
         findings: What a look found; the pictures that they name are among `images`.

@@ -10,7 +10,8 @@ from flux_core import machine
 from flux_core.messages import Device
 
 _WORKSPACE = "CUBLASLT_WORKSPACE_SIZE"
-"""Of products with a bias or codes. torch reads CUBLAS_WORKSPACE_CONFIG anew for each, which takes .15 ms."""
+"""Of products with a bias or codes. torch 2.11 reads CUBLAS_WORKSPACE_CONFIG, which is for all, anew for each
+product, which takes the host .15 ms."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -20,11 +21,11 @@ def is_out_of_memory(err: RuntimeError) -> bool:
 
 
 def prepare_products() -> None:
-    """Gives products no workspace, unless a person chose its size; comes before a process's first product.
+    """Gives products with a bias or codes no workspace, unless a person chose its size (_WORKSPACE).
 
-    With one cuBLAS clears a counter in it before nearly every product, and each waits for the other: 4 us,
-    190 times in an eight-bit step. Its kernels are the same without, but for the counter. That was seen of
-    what an engine multiplies; training does as torch does.
+    Comes before a process's first product. With one cuBLAS clears a counter in it before nearly every product
+    and each waits for the other: 4 us, 190 times in an eight-bit step. Its kernels are the same without, but
+    for the counter. That was seen of what an engine multiplies; training does as torch does.
     """
     os.environ.setdefault(_WORKSPACE, "0")
 

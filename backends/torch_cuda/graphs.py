@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from types import MethodType
@@ -30,18 +30,17 @@ from torch import Tensor
 from backends.torch_cuda.memory import free_and_total_bytes
 from backends.torch_cuda.offload.stream import Stream
 from backends.torch_cuda.ops import TorchOps
+from backends.torch_cuda.recording import Pauses, Recording, Tape, shape_of, with_arrays
 from flux_core.ops import HeadStream
 
-MAX_GRAPHS = 8
-"""Of one owner: two shapes of a walk with a step cache, which takes three and one for its modulations. They
-share one pool of memory, so another costs little more than its arrays."""
+MAX_GRAPHS = 6
+"""Of one method. They share one pool of memory, so another costs little more than its arrays."""
+
+MAX_GRAPHS_IN_TIME = 2
+"""Of a method that is called now and then; modulations keep 2 MB a step."""
 
 MIN_FREE_SHARE = 0.1
 """Of a device's memory; a recording keeps what its step needed."""
-
-PAUSES_IN_A_PIECE = 8
-"""Of a step that is computed while it is recorded: a block has one pause, a step of FLUX.1 has 57. The first
-pieces have fewer, 1, 1, 2 and 4, so that the device soon has something to do."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -56,8 +55,8 @@ class _Known(Enum):
 
 
 _NEW, _MET = _Known.NEW, _Known.MET
-_Kept = OrderedDict[Hashable, "Recording | _Known | None"]
-"""By kind of call; None of one that cannot be recorded."""
+_Kept = OrderedDict[tuple[str, Hashable], "Recording | _Known | None"]
+"""By kind of call, the method's name and the shapes; None of one that cannot be recorded."""
 
 
 class _Here(threading.local):
@@ -83,7 +82,7 @@ class Graphs:
         self.is_able = device.type == "cuda"
         self._device = device
         self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
-        self._pool: Any = None
+        self._tape = Tape(device)
         self.streams: WeakSet[Stream] = WeakSet()
         self.era = 0
         self.is_warm = False
@@ -129,7 +128,7 @@ class Graphs:
     def forget(self) -> None:
         """Forgets all graphs: something that they recorded has changed, such as which LoRAs hang where."""
         self._kept.clear()
-        self._pool = None
+        self._tape.clear()
         self.era += 1
 
     def _made_ready(self, method: Callable[..., Any], is_urgent: bool) -> Callable[..., Any]:
@@ -161,8 +160,9 @@ class Graphs:
                 self._use_the_wait()
         graphs[key] = found
         graphs.move_to_end(key)
-        if len(graphs) > MAX_GRAPHS:
-            graphs.popitem(last=False)
+        same = [each for each in graphs if each[0] == method.__name__]
+        if len(same) > (MAX_GRAPHS if is_urgent else MAX_GRAPHS_IN_TIME):
+            del graphs[same[0]]
         return out
 
     def _first(
@@ -223,32 +223,15 @@ class Graphs:
         free, total = free_and_total_bytes(self._device)
         if free < MIN_FREE_SHARE * total:
             return None
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         inputs = [array.clone() for array in arrays]
         args, kwargs = with_arrays((args, kwargs), iter(inputs))
         call = partial(method, *args, **kwargs)
-        make = partial(Recording, call, inputs, self._pool, self._device, [*self.streams], pauses)
+        make = partial(Recording, call, inputs, self._tape, [*self.streams], pauses)
         try:
             return self.aside(make).result()
         except RuntimeError as err:
             _log.info("What could not be recorded runs without a graph: %s", err)
             return None
-
-
-class Pauses(threading.local):
-    """Where in a step of this thread something else may be done for a moment, and what."""
-
-    def __init__(self) -> None:
-        self.use: Callable[[], None] = _nothing
-
-    @contextmanager
-    def used(self, use: Callable[[], None]) -> Generator[None]:
-        self.use = use
-        try:
-            yield
-        finally:
-            self.use = _nothing
 
 
 class _Pausing(TorchOps):
@@ -269,133 +252,9 @@ class _Pausing(TorchOps):
         return super().joint_attention(streams, num_heads, pe, scale=scale, bias=bias)
 
 
-class Recording:
-    """One recorded call.
-
-    Args:
-        call: Computes one tensor or a tuple of them from `inputs`; it is recorded, not run.
-        inputs: The arrays that the recording reads.
-        pool: Where its memory comes from.
-        device: Where it runs.
-        streams: That may bring weights while it runs.
-        pauses: Of the call. With them it is run, too: the device computes what was recorded between two of
-            them, a graph of its own, while what follows is recorded.
-    """
-
-    def __init__(
-        self,
-        call: Callable[[], Any],
-        inputs: list[Tensor],
-        pool: Any,
-        device: torch.device,
-        streams: Sequence[Stream] = (),
-        pauses: Pauses | None = None,
-    ) -> None:
-        self._inputs = inputs
-        self._pool = pool
-        self._is_run = pauses is not None
-        self._num_pauses = 0
-        self._graphs = [torch.cuda.CUDAGraph()]
-        for each in streams:
-            each.forget()
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        # Not torch.cuda.graph: it waits for the device first, which is just what shall go on meanwhile.
-        with torch.cuda.stream(stream):
-            self._begin()
-            try:
-                with ExitStack() as stack:
-                    if pauses is not None:
-                        stack.enter_context(pauses.used(self._pause))
-                    for each in streams:
-                        stack.enter_context(each.recorded())
-                    self._out = call()
-            finally:
-                self._end()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self._streams = [each for each in streams if each.was_recorded]
-
-    def replay(self, arrays: list[Tensor]) -> Any:
-        """The result for other arrays of the same shapes, in memory of its own."""
-        for stream in self._streams:
-            stream.forget()
-        torch._foreach_copy_(self._inputs, arrays)  # pyright: ignore[reportPrivateImportUsage]
-        self.repeat()
-        return self.outputs()
-
-    def repeat(self) -> None:
-        """Once more, with what the arrays that it reads hold now."""
-        for graph in self._graphs:
-            graph.replay()
-
-    def outputs(self) -> Any:
-        """What was computed last, in memory of its own."""
-        outputs: list[Tensor] = []
-        shape_of(self._out, outputs)
-        return with_arrays(self._out, (array.clone() for array in outputs))
-
-    def _begin(self) -> None:
-        # A kernel that comes with a new shape may be loaded on the way where it is run, too.
-        mode = "relaxed" if self._is_run else "thread_local"
-        self._graphs[-1].capture_begin(pool=self._pool, capture_error_mode=mode)
-
-    def _pause(self) -> None:
-        self._num_pauses += 1
-        count = self._num_pauses
-        is_early_end = count < PAUSES_IN_A_PIECE and count.bit_count() == 1
-        if is_early_end or count % PAUSES_IN_A_PIECE == 0:
-            self._end()
-            self._graphs.append(torch.cuda.CUDAGraph())
-            self._begin()
-
-    def _end(self) -> None:
-        self._graphs[-1].capture_end()
-        if self._is_run:
-            self._graphs[-1].replay()
-
-
 def _begin_recorder(device: torch.device, here: _Here) -> None:
     """Begins the thread that records; no method of Graphs, which the thread would keep alive."""
     here.is_recorder = True
     if device.type == "cuda":
         with suppress(RuntimeError):
             free_and_total_bytes(device)  # cuBLAS warns of a thread that has asked nothing of a device
-
-
-def _nothing() -> None:
-    pass
-
-
-def shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
-    """What two calls must have in common to share a graph; collects the arrays on the way.
-
-    Raises:
-        TypeError: There is something in it whose state a graph could not follow.
-    """
-    match value:
-        case Tensor():
-            arrays.append(value)
-            return value.shape, value.stride(), value.dtype
-        case None | bool() | int() | float() | str():
-            return value
-        case tuple() | list():
-            return type(value), *(shape_of(item, arrays) for item in value)
-        case dict():
-            return tuple((key, shape_of(item, arrays)) for key, item in value.items())
-        case _:
-            raise TypeError(f"{type(value).__name__} is not recorded")
-
-
-def with_arrays(value: Any, arrays: Any) -> Any:
-    """The same structure with other arrays, in the order in which `shape_of` met them."""
-    match value:
-        case Tensor():
-            return next(arrays)
-        case tuple() if hasattr(value, "_fields"):
-            return type(value)(*(with_arrays(item, arrays) for item in value))
-        case tuple() | list():
-            return type(value)(with_arrays(item, arrays) for item in value)
-        case dict():
-            return {key: with_arrays(item, arrays) for key, item in value.items()}
-        case _:
-            return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +23,28 @@ CLIP_BEGIN = "<|startoftext|>"
 CLIP_END = "<|endoftext|>"
 T5_PAD = "<pad>"
 T5_END = "</s>"
-_VOCAB, _MERGES, _WHOLE = _FILES = "vocab.json", "merges.txt", "tokenizer.json"
+_VOCAB, _MERGES, _WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _MOST_KEPT = 4
+"""Those of two models."""
 _T = TypeVar("_T", "ClipTokenizer", "T5Tokenizer")
 
 
-def kept(kind: type[_T], folder: Path, length: int) -> _T:
-    """A tokenizer that was made before, unless its files have changed since: reading them takes 0.2 s.
+class Tokenizers:
+    """Those that were read already: published ones take 0.2 s."""
 
-    Args:
-        kind: Which one.
-        folder: As it takes it.
-        length: Likewise.
-    """
-    return _made(kind, folder, length, _stamps(folder))
+    def __init__(self) -> None:
+        self._read = lru_cache(_MOST_KEPT)(_read)
+
+    def get(self, kind: type[_T], folder: Path, length: int) -> _T:
+        """The tokenizer of a kind in a folder, read anew where its files have changed.
+
+        Args:
+            kind: Which one; raises what its constructor raises.
+            folder: Holds its files.
+            length: Tokens of every result.
+        """
+        return self._read(kind, folder, length, _stamps(folder))
 
 
 class ClipTokens(NamedTuple):
@@ -114,14 +121,13 @@ class T5Tokenizer:
         return np.array([ids + [self._pad] * (self.length - len(ids))], dtype=np.int32)
 
 
-@lru_cache(_MOST_KEPT)
-def _made(kind: type[_T], folder: Path, length: int, stamps: tuple[tuple[str, int, int], ...]) -> _T:
+def _read(kind: type[Any], folder: Path, length: int, stamps: tuple[tuple[str, int, int], ...]) -> Any:
     return kind(folder, length)
 
 
 def _stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What tells whether a folder's files have changed."""
-    files = [path for name in _FILES if (path := folder / name).is_file()]
+    files = [path for name in (_VOCAB, _MERGES, _WHOLE) if (path := folder / name).is_file()]
     return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 

@@ -15,7 +15,7 @@ import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,28 +29,30 @@ _ZLIB_HEADER = b"\x78\x01"  # deflate, 32 KiB window, fastest
 _ADLER_BASE = 65521
 
 
-def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """[H, W, 3] or [H, W, 4] as a PNG of 8 bits a channel that is not interlaced.
+class Encoder:
+    """Encodes with threads that it keeps."""
 
-    Raises:
-        ValueError: It has another number of channels, or no pixel.
-    """
-    height, width, channels = pixels.shape
-    if channels not in _COLOUR_TYPES or not pixels.size:
-        raise ValueError(f"no PNG is made of {pixels.shape}")
-    starts = range(0, height, _STRIP_ROWS)
-    chunks, check = list[bytes](), 1
-    for chunk, strip_check, size in _threads().map(partial(_strip, pixels), starts):
-        chunks.append(chunk)
-        check = _joined(check, strip_check, size)
-    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
-    end = _chunk(b"IDAT", struct.pack(">I", check)) + _chunk(b"IEND", b"")
-    return b"".join((b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", header), *chunks, end))
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS), "png")
 
+    def __call__(self, pixels: NDArray[np.uint8]) -> bytes:
+        """[H, W, 3] or [H, W, 4] as a PNG of 8 bits a channel that is not interlaced.
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS), "png")
+        Raises:
+            ValueError: It has another number of channels, or no pixel.
+        """
+        height, width, channels = pixels.shape
+        if channels not in _COLOUR_TYPES or not pixels.size:
+            raise ValueError(f"no PNG is made of {pixels.shape}")
+        chunks, check = list[bytes](), 1
+        for chunk, strip_check, size in self._threads.map(
+            partial(_strip, pixels), range(0, height, _STRIP_ROWS)
+        ):
+            chunks.append(chunk)
+            check = _joined(check, strip_check, size)
+        header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
+        end = _chunk(b"IDAT", struct.pack(">I", check)) + _chunk(b"IEND", b"")
+        return b"".join((b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", header), *chunks, end))
 
 
 def _strip(pixels: NDArray[np.uint8], start: int) -> tuple[bytes, int, int]:

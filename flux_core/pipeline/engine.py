@@ -45,7 +45,8 @@ class FluxEngine:
         memory_budget_bytes: Weights that may stay in memory between jobs.
         helpers: What it has beside FLUX.1.
         ready: Makes the model ready for the many evaluations of a walk.
-        ready_in_time: Makes a text encoder that stays ready for being called now and then.
+        ready_in_time: Makes a part that stays ready for being called now and then, a text encoder as well as
+            what makes modulations.
     """
 
     def __init__(

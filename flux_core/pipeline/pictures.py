@@ -40,6 +40,7 @@ class Pictures:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self._map: tuple[Identity, Floats] | None = None
+        self._encode = fast_png.Encoder()
 
     def clear(self) -> None:
         """Forgets the preview map."""
@@ -52,7 +53,7 @@ class Pictures:
         with self._bench.part(job, *_decoder(job)) as decoder:
             for index, tokens in enumerate(walked):
                 with report.stage(Stage.DECODING):
-                    png = fast_png.encode(self._painted(decoder, job, tokens))
+                    png = self._encode(self._painted(decoder, job, tokens))
                     images.append(EngineImage(png, request.width_px, request.height_px, job.seed(index)))
                     report.progress(Stage.DECODING, (index + 1) / len(walked))
         return tuple(images)

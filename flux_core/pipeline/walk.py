@@ -213,7 +213,7 @@ def walk_all(
         controlnets: By name.
         preview: Makes previews; None for none.
         ready: Makes the model ready for many evaluations.
-        ready_in_time: Makes what it does once a walk ready for being called at later ones.
+        ready_in_time: Makes what it does before a walk, once for each kind of words, ready for later walks.
         is_last: Whether nobody needs the model after this; what the walk needs not is then let go before it.
     """
     told = Told(backend, job, conditions, ready_in_time(transformer.modulations))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flux_core.catalog import ClipVisionConfig, SiglipConfig
 from flux_core.conditioning.pixels import on_white
-from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer, kept
+from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer, Tokenizers
 from flux_core.errors import Corrupt
 from flux_core.messages import Stage
 from flux_core.models.t5 import relative_buckets
@@ -41,6 +41,7 @@ class Words:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
+        self._tokenizers = Tokenizers()
 
     def is_known(self, job: Job, key: PartKey) -> bool:
         """Whether everything that a text encoder would do for a job is remembered."""
@@ -114,7 +115,7 @@ class Words:
         backend, spec = self._bench.backend, job.spec
         with self._bench.part(job, Component.CLIP) as clip, job.report.stage(Stage.ENCODING):
             folder = job.folder / spec.files.clip_tokenizer
-            tokenizer = kept(ClipTokenizer, folder, spec.clip_tokens)
+            tokenizer = self._tokenizers.get(ClipTokenizer, folder, spec.clip_tokens)
             _check_vocabulary(tokenizer.vocab_size, spec.clip.vocab_size, folder)
             ids, end = tokenizer(prompt)
             positions = backend.from_numpy(np.arange(spec.clip_tokens, dtype=np.int32))
@@ -127,7 +128,7 @@ class Words:
         backend, spec = self._bench.backend, job.spec
         with self._bench.part(job, Component.T5) as t5, job.report.stage(Stage.ENCODING):
             folder = job.folder / spec.files.t5_tokenizer
-            tokenizer = kept(T5Tokenizer, folder, job.t5_tokens)
+            tokenizer = self._tokenizers.get(T5Tokenizer, folder, job.t5_tokens)
             _check_vocabulary(tokenizer.vocab_size, spec.t5.vocab_size, folder)
             ids = backend.from_numpy(tokenizer(prompt))
             encode = self._bench.ready(job, Component.T5, t5.__call__)

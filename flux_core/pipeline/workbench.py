@@ -98,7 +98,7 @@ class Workbench:
                 self.parts.free(key)
 
     def ready(self, job: Job, component: Component, method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of a part; where the part stays, with all its weights, ready for being called again."""
+        """A method of a part; where it stays, and nothing of it streams, ready for being called again."""
         stays = self.is_resident(job) and not self.parts.streamed_bytes.get(PartKey(component))
         return self._ready(method) if stays else method
 

@@ -19,6 +19,7 @@ from backends.torch_cuda.bench.context import Bench
 from backends.torch_cuda.bench.figures import Figure, give_back, timed
 from backends.torch_cuda.bench.pictures import INCLUDED, Painter
 from backends.torch_cuda.bench.step import walked_step
+from backends.torch_cuda.recording import Tape
 from backends.torch_cuda.split.evaluation import evaluated, recorded
 from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.links import Links
@@ -66,7 +67,7 @@ def _share(bench: Bench, precision: Precision) -> None:
         call: Callable[[], object] = lambda: evaluated(model, links, inputs)  # noqa: E731
         call()
         if bench.device.type == "cuda":
-            recording = recorded(model, links, inputs, torch.cuda.graph_pool_handle())
+            recording = recorded(model, links, inputs, Tape(bench.device))
             call = recording.repeat if recording is not None else call
         seconds = timed(bench.device, call, bench.sizes.repeats)
     given, tokens = 2.0, bench.sizes.img_tokens + bench.sizes.txt_tokens  # bytes of a value

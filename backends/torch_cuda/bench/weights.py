@@ -33,7 +33,7 @@ _POOL_VALUES = 2**24
 _SPREAD = 2**20  # values among which a tensor's first is
 _ONE = 0x3F80  # in bfloat16
 _DEVIATION = 0.02  # about one over the root of a row of the transformer's matrices
-_DONE = "complete"
+_DONE = "whole"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -17,9 +17,9 @@ def copy(rows: Tensor, there: Tensor, place: Tensor | None = None, arrivals: Ten
 
     Args:
         rows: [L, ...].
-        there: As many, evenly apart, each of them contiguous.
+        there: As many, at least one, evenly apart, each of them contiguous.
         place: [1] int64, the address of a flag that is raised when all of them are there.
-        arrivals: [1] int32 of zeros on this device, which are zeros again afterwards; with `place`.
+        arrivals: [1] int32 of zeros on this device, which are zeros again afterwards; given with `place`.
     """
     size, width = rows.numel(), rows.stride(0)
     is_flat = there.stride(0) == width

@@ -60,7 +60,11 @@ class DirectLinks(Links):
                 taken = torch.empty_like(ones)
                 self.exchange(ones, taken, [1] * self.size, [1] * self.size)()  # everybody's is zero then
                 self.give(passage, ones, landing, is_awaited)()
-                if not bool(landing.eq(1).all()):
+                is_there = bool(landing.eq(1).all())
+                self.exchange(ones, taken, [1] * self.size, [1] * self.size)()
+                rows = torch.full((self.size, 1), self.rank, dtype=torch.uint8, device=self.device)
+                found = self.joined("", rows, [1] * self.size, is_awaited)()
+                if not is_there or found.tolist() != [[*range(self.size)]]:
                     raise RuntimeError("what one device writes does not reach the other")
 
     def landing(self, name: str, rows: Sequence[int], shape: Sequence[int], like: Tensor) -> Tensor:
@@ -106,7 +110,8 @@ class DirectLinks(Links):
         self, name: str, moves: Sequence[_Move], is_awaited: bool, own: _Move | None = None
     ) -> Callable[[], None]:
         """Begins to write what others get, in their order, and raises their flags; also what stays here."""
-        room, keep = self._rooms[name][-1], partial(self._flags.copy, *own) if own is not None else nothing
+        room = self._rooms[name][-1]
+        keep = nothing if own is None else partial(self._flags.copy, *own)
         if is_awaited:
             for taker, (rows, there) in enumerate(moves):
                 self._flags.copy(rows, there, room.flags_there[taker : taker + 1], self._arrivals)

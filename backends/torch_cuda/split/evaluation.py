@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.graphs import MIN_FREE_SHARE, Recording
+from backends.torch_cuda.graphs import MIN_FREE_SHARE
+from backends.torch_cuda.recording import Recording, Tape
 from backends.torch_cuda.split.inputs import Inputs
 from backends.torch_cuda.split.links import Links
 from backends.torch_cuda.split.ops import Exchange, SplitOps
@@ -71,7 +72,7 @@ def _reordered(bias: Tensor, order: Tensor) -> Tensor:
     return bias.index_select(2, order).index_select(3, order)
 
 
-def recorded(model: Transformer, links: Links, inputs: Inputs, pool: Any) -> Recording | None:
+def recorded(model: Transformer, links: Links, inputs: Inputs, tape: Tape) -> Recording | None:
     """The same as a CUDA graph that reads and writes `inputs`, which must be this recording's own.
 
     None where the device has too little memory left or refuses.
@@ -80,7 +81,7 @@ def recorded(model: Transformer, links: Links, inputs: Inputs, pool: Any) -> Rec
     if free < MIN_FREE_SHARE * total:
         return None
     try:
-        return Recording(lambda: evaluated(model, links, inputs), inputs.arrays, pool, links.device)
+        return Recording(lambda: evaluated(model, links, inputs), inputs.arrays, tape)
     except RuntimeError as err:
         _log.info("A step on several devices could not be recorded: %s", str(err).splitlines()[0])
         return None

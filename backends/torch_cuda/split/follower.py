@@ -16,7 +16,7 @@ import torch
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import device_of, is_out_of_memory, prepare_products
-from backends.torch_cuda.graphs import Recording
+from backends.torch_cuda.recording import Recording, Tape
 from backends.torch_cuda.split.caches import Obeying
 from backends.torch_cuda.split.direct import linked
 from backends.torch_cuda.split.evaluation import evaluated, recorded
@@ -61,7 +61,7 @@ class Follower:
         self._parts = Parts(backend)
         self._model: Transformer | None = None
         self._recordings: dict[int, Recording] = {}
-        self._pool: Any = None
+        self._tape = Tape(backend.device)
         self._taken_over: dict[int, Any] = {}  # what step caches remember, by number
 
     def obey(self) -> None:
@@ -110,9 +110,7 @@ class Follower:
         inputs: Inputs = built(order.inputs, self._backend.device)
         evaluated(self._model, self._links, inputs, self._cache(order))
         if order.how == "record":
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            found = recorded(self._model, self._links, inputs, self._pool)
+            found = recorded(self._model, self._links, inputs, self._tape)
             if found is not None:
                 self._recordings[order.kind] = found
             self.say(Report(recorded=found is not None))

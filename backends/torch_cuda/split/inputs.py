@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from backends.torch_cuda.graphs import shape_of, with_arrays
+from backends.torch_cuda.recording import shape_of, with_arrays
 from flux_core.models.transformer import ImagePrompt, Residuals
 
 

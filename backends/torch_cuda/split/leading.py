@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.devices import is_out_of_memory
-from backends.torch_cuda.graphs import MAX_GRAPHS, Recording, shape_of
+from backends.torch_cuda.graphs import MAX_GRAPHS
+from backends.torch_cuda.recording import Recording, Tape, shape_of
 from backends.torch_cuda.split.caches import Deciding
 from backends.torch_cuda.split.crew import Crew
 from backends.torch_cuda.split.evaluation import evaluated, recorded
@@ -52,7 +52,7 @@ class Leading:
         self._kinds: WeakKeyDictionary[Transformer, OrderedDict[Hashable, _Kind]] = WeakKeyDictionary()
         self._told: set[int] = set()  # numbers that followers may still have a recording of
         self._number = 0
-        self._pool: object = None
+        self._tape = Tape(backend.device)
         self._caches: WeakKeyDictionary[BlockCache, int] = WeakKeyDictionary()
         self._num_caches = 0
 
@@ -136,9 +136,7 @@ class Leading:
 
     def _recorded(self, model: Transformer, links: Links, inputs: Inputs) -> Recording | None:
         """A recording where every rank has one."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        found = recorded(model, links, inputs.of([values.clone() for values in inputs.arrays]), self._pool)
+        found = recorded(model, links, inputs.of([values.clone() for values in inputs.arrays]), self._tape)
         return found if self._crew.all_recorded() else None
 
     def _order(

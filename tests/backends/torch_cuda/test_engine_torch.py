@@ -111,11 +111,11 @@ def test_nothing_waits_for_the_queue_but_who_asks_for_what_is_computed() -> None
     for cycles in (10, 10**9):  # what is loaded for the first time waits
         torch.cuda._sleep(cycles)
         busy.record()
-        x = backend.from_numpy(np.arange(4, dtype=np.float32)) * 2
-        backend.evaluate(x)
-        brought = backend.bring(x)
+        x, y = (backend.from_numpy(np.arange(start, start + 4, dtype=np.float32)) * 2 for start in (0, 9))
+        backend.evaluate(x, y)
+        brought = [backend.bring(each) for each in (x, y)]
     assert not busy.query()
-    assert brought().tolist() == [0, 2, 4, 6]
+    assert [each().tolist() for each in brought] == [[0, 2, 4, 6], [18, 20, 22, 24]]
     assert busy.query()
     torch.cuda._sleep(10**8)
     busy.record()

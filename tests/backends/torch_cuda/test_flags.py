@@ -1,4 +1,4 @@
-"""What one device writes into another's memory is there before its flag is."""
+"""The kernels with which devices write into each other's memory, on one device."""
 
 from __future__ import annotations
 

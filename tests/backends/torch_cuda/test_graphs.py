@@ -18,9 +18,10 @@ from torch import Tensor
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.bench.weights import RandomSource
 from backends.torch_cuda.engine import TorchEngine
-from backends.torch_cuda.graphs import MAX_GRAPHS, PAUSES_IN_A_PIECE, Graphs, Recording
+from backends.torch_cuda.graphs import MAX_GRAPHS, MAX_GRAPHS_IN_TIME, Graphs
 from backends.torch_cuda.leaves import TorchLeaves
 from backends.torch_cuda.ops import TorchOps
+from backends.torch_cuda.recording import PAUSES_IN_A_PIECE, Recording
 from flux_core import catalog
 from flux_core.catalog import TINY, TransformerConfig
 from flux_core.models.clip import ClipText
@@ -248,6 +249,21 @@ def test_what_is_called_now_and_then_is_recorded_the_second_time(monkeypatch: py
     assert not refused.graphs.is_warm
 
 
+def test_what_is_called_now_and_then_pushes_out_nothing_of_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Encoder(Model):
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+    graphs, model = Refused(monkeypatch).graphs, Encoder()
+    step, encode = graphs.ready(model.step), graphs.ready_in_time(model.encode)
+    for length in range(1, MAX_GRAPHS + 1):
+        step(torch.ones(length))
+    for length in range(1, 6):
+        encode(torch.ones(length))
+    names = [name for name, _ in graphs._kept[model]]
+    assert names == ["step"] * MAX_GRAPHS + ["encode"] * MAX_GRAPHS_IN_TIME
+
+
 def test_a_method_that_calls_one_that_is_ready_is_recorded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = Refused(monkeypatch)
 
@@ -443,9 +459,7 @@ def test_what_is_recorded_and_called_once_a_picture_paints_the_picture_of_what_w
     }
     assert recorded >= {ClipText, T5Encoder}
     (walking,) = (kept for model, kept in backend.graphs._kept.items() if isinstance(model, Transformer))
-    kinds = {
-        key[0] for key, each in walking.items() if isinstance(key, tuple) and isinstance(each, Recording)
-    }
+    kinds = {name for (name, _), each in walking.items() if isinstance(each, Recording)}
     assert kinds == {"modulations", "modulated"}
     plain = TorchEngine("cuda", (models_dir,))
     monkeypatch.setattr(plain._bench, "_ready", lambda method: method)
@@ -461,10 +475,9 @@ def test_the_parts_of_a_cached_evaluation_are_recorded_each(models_dir: Path) ->
     assert isinstance(backend, TorchBackend)
     owners = {type(model): kept for model, kept in backend.graphs._kept.items()}
     assert set(owners) == {Transformer, ClipText, T5Encoder}
-    kinds = {key[0]: each for key, each in owners[Transformer].items() if isinstance(key, tuple)}
-    kinds.pop("modulations")  # once a walk
-    assert set(kinds) == {"begun", "rest", "finished"}
-    assert all(isinstance(graph, Recording) for graph in kinds.values())
+    kinds = [(name, each) for (name, _), each in owners[Transformer].items() if name != "modulations"]
+    assert {name for name, _ in kinds} == {"begun", "rest", "finished"}
+    assert all(isinstance(graph, Recording) for _, graph in kinds)
 
 
 @pytest.fixture

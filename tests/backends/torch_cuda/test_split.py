@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -180,6 +181,47 @@ def test_rows_land_where_the_ranks_that_need_them_look_for_them(counts: list[int
     for rank in ranks:
         wanted = torch.cat([1000 * other + token[rank] for other in others[rank]])
         assert ends[rank].noted[2].flatten().tolist() == wanted.tolist()
+
+
+class Beside(DirectLinks):
+    """A rank's end whose rooms are the processor's, and which writes at once."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size, self.device = rank, size, torch.device("cpu")
+        self._rooms: dict[str, Any] = {}
+
+    def reach(self, rooms: list[Tensor]) -> None:
+        others = {rank: room for rank, room in enumerate(rooms) if rank != self.rank}
+        self._rooms["answers"] = [
+            SimpleNamespace(own=rooms[self.rank], others=others, size=len(rooms[self.rank]))
+        ]
+
+    def _moved(
+        self, name: str, moves: Any, is_awaited: bool, own: tuple[Tensor, Tensor] | None = None
+    ) -> Callable[[], None]:
+        for rows, there in [*moves, own]:
+            there.copy_(rows)
+        return lambda: None
+
+
+@pytest.mark.parametrize("counts", [[3, 3], [4, 3], [5, 4, 4], [1, 2, 3, 4]])
+def test_answers_land_side_by_side_in_order_of_the_ranks(counts: list[int]) -> None:
+    num = len(counts)
+    ends = [Beside(rank, num) for rank in range(num)]
+    rooms = [torch.zeros(max(counts) * num * 2 * 4, dtype=torch.uint8) for _ in ends]
+    taken: list[Callable[[], Tensor]] = []
+    for giver, end in enumerate(ends):
+        end.reach(rooms)
+        order = [giver, *(rank for rank in range(num) if rank != giver)]
+        # 100 * who wants it + 10 * its token + who gives it, in two columns.
+        rows = [[100 * to + 10 * token + giver] * 2 for to in order for token in range(counts[to])]
+        taken.append(end.joined("answers", torch.tensor(rows, dtype=torch.float32), counts))
+    for rank, take in enumerate(taken):
+        wanted = [
+            [100.0 * rank + 10 * token + giver for giver in range(num) for _ in range(2)]
+            for token in range(counts[rank])
+        ]
+        assert take().tolist() == wanted
 
 
 @two_gpus

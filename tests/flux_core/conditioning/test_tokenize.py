@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer, kept
+from flux_core.conditioning.tokenize import ClipTokenizer, T5Tokenizer, Tokenizers
 from flux_core.errors import Corrupt, ModelMissing
 
 TINY = Path(__file__).parents[3] / "resources" / "models" / "tiny"
@@ -99,16 +99,17 @@ def test_a_tokenizer_is_read_once_and_again_when_its_files_have_changed(
     kind: type[Any], name: str, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(TINY / name, tmp_path / name))
-    first = kept(kind, folder, LENGTH)
-    assert kept(kind, folder, LENGTH) is first
-    assert kept(kind, folder, 5).length == 5
+    get = Tokenizers().get
+    first = get(kind, folder, LENGTH)
+    assert get(kind, folder, LENGTH) is first
+    assert get(kind, folder, 5).length == 5
     for file in folder.glob("*.json"):
         file.write_text(file.read_text("utf-8") + "\n", "utf-8")
-    assert kept(kind, folder, LENGTH) is not first
+    assert get(kind, folder, LENGTH) is not first
     for file in folder.iterdir():
         file.unlink()
     with pytest.raises(ModelMissing, match="no tokenizer"):
-        kept(kind, folder, LENGTH)
+        get(kind, folder, LENGTH)
 
 
 def test_a_freshly_trained_clip_vocabulary_equals_transformers(tmp_path: Path) -> None:
