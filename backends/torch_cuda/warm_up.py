@@ -3,8 +3,8 @@
 Libraries are opened, kernels come from triton's cache, and each product's kernel is loaded at its first call.
 Blocks of every network at the model's widths are called once at the picture's size, in threads that mostly
 wait for libraries, while the main thread waits for the disk. For every later size kernels of products are
-chosen and attention is planned, while the main thread encodes words; plans are kept for the thread that made
-them, so the one that records does that. Results do not matter.
+chosen and attention is planned, while the main thread prepares words and noise; plans are kept for the
+thread that made them, so the one that records does that. Results do not matter.
 
 The decoder's convolutions are planned anew for every size, too. The engine's own thread decodes, so it calls
 them one by one while the device is busy with a step.

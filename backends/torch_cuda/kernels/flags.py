@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_VALUES = 8192
+_VALUES = 2048
 """That a program copies."""
 _SPINS = 1024
 """Between looks at the host's memory: about a millisecond."""
@@ -24,7 +24,7 @@ def copy(rows: Tensor, there: Tensor, place: Tensor | None = None, arrivals: Ten
     size, width = rows.numel(), rows.stride(0)
     is_flat = there.stride(0) == width
     _flags_copy[(triton.cdiv(size, _VALUES),)](
-        rows, there, size, there.stride(0), place, arrivals, 0 if is_flat else width, _VALUES, num_warps=8
+        rows, there, size, there.stride(0), place, arrivals, 0 if is_flat else width, _VALUES, num_warps=4
     )  # fmt: skip
 
 
