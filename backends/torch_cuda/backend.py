@@ -155,12 +155,14 @@ class TorchBackend:
         return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
-        if self.device.type != "cuda" or x.nbytes > _MOST_PINNED_BYTES:
-            return torch.from_numpy(np.array(x)).to(self.device)
+        is_pinned = (
+            self.device.type == "cuda" and x.nbytes <= _MOST_PINNED_BYTES
+        )  # any other waits for the queue
         dtype = torch.from_numpy(np.empty(0, x.dtype)).dtype
-        host = torch.empty(x.shape, dtype=dtype, pin_memory=True)  # any other waits for the queue
+        # In torch's own memory: results depend on alignment in the last bit.
+        host = torch.empty(x.shape, dtype=dtype, pin_memory=is_pinned)
         host.numpy()[...] = x  # torch would wake many threads for it
-        return host.to(self.device, non_blocking=True)
+        return host.to(self.device, non_blocking=is_pinned)
 
     def cast(self, x: Tensor, precision: Precision) -> Tensor:
         return x.to(self._dtype(precision))

@@ -190,7 +190,8 @@ def test_a_sample_is_what_the_engine_paints_with_the_file(trained, places, model
     def painted(**fields):
         return run(engine, prompt=prompt, seed=5, num_steps=MICRO.num_steps, **fields)
 
-    assert np.array_equal(painted().pixels, first)
+    # Where a LoRA hangs, GELU is no part of its product, which on some processors is another last digit.
+    assert psnr_db(painted().pixels, first) > 80
     silent = painted(loras=[LoraUse(name="ink", strength=0)])
     assert silent.result.images[0].png == painted().result.images[0].png
     changed = painted(loras=[LoraUse(name="ink")]).pixels
