@@ -48,7 +48,6 @@ DTYPE_OF_NAME: dict[str, torch.dtype] = {
     "F64": torch.float64,
 }
 
-
 _MOST_PINNED_BYTES = 2**24
 """Of an array; torch keeps pinned memory for the next one."""
 
@@ -155,14 +154,12 @@ class TorchBackend:
         return TorchAdapters(leaves.modules, self.device, self._dtype(precision), self.graphs.forget)
 
     def from_numpy(self, x: NDArray[Any]) -> Tensor:
-        is_pinned = (
-            self.device.type == "cuda" and x.nbytes <= _MOST_PINNED_BYTES
-        )  # any other waits for the queue
+        if self.device.type != "cuda" or x.nbytes > _MOST_PINNED_BYTES:
+            return torch.from_numpy(np.array(x)).to(self.device)
         dtype = torch.from_numpy(np.empty(0, x.dtype)).dtype
-        # In torch's own memory: results depend on alignment in the last bit.
-        host = torch.empty(x.shape, dtype=dtype, pin_memory=is_pinned)
+        host = torch.empty(x.shape, dtype=dtype, pin_memory=True)  # any other waits for the queue
         host.numpy()[...] = x  # torch would wake many threads for it
-        return host.to(self.device, non_blocking=is_pinned)
+        return host.to(self.device, non_blocking=True)
 
     def cast(self, x: Tensor, precision: Precision) -> Tensor:
         return x.to(self._dtype(precision))

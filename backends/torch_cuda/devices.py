@@ -21,7 +21,7 @@ def is_out_of_memory(err: RuntimeError) -> bool:
 
 
 def prepare_products() -> None:
-    """Gives products with a bias or codes no workspace, unless a person chose its size (_WORKSPACE).
+    """Gives products with a bias or codes no workspace, unless CUBLASLT_WORKSPACE_SIZE is set.
 
     Comes before a process's first product. With one cuBLAS clears a counter in it before nearly every product
     and each waits for the other: 4 us, 190 times in an eight-bit step. Its kernels are the same without, but

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.torch_cuda.offload.stream import Stream
+from backends.torch_cuda.ops import nothing
 
 PAUSES_IN_A_PIECE = 8
 """Of a step that is computed while it is recorded: a block has one pause, a step of FLUX.1 has 57. The first
@@ -130,7 +131,7 @@ class Pauses(threading.local):
     """Where in a step of this thread something else may be done for a moment, and what."""
 
     def __init__(self) -> None:
-        self.use: Callable[[], None] = _nothing
+        self.use: Callable[[], None] = nothing
 
     @contextmanager
     def used(self, use: Callable[[], None]) -> Generator[None]:
@@ -138,7 +139,7 @@ class Pauses(threading.local):
         try:
             yield
         finally:
-            self.use = _nothing
+            self.use = nothing
 
 
 def shape_of(value: Any, arrays: list[Tensor]) -> Hashable:
@@ -174,7 +175,3 @@ def with_arrays(value: Any, arrays: Any) -> Any:
             return {key: with_arrays(item, arrays) for key, item in value.items()}
         case _:
             return value
-
-
-def _nothing() -> None:
-    pass

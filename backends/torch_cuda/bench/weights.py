@@ -1,8 +1,8 @@
 """A whole model on disk with random weights, so that the engine runs as it does for a person.
 
 Values come from one pool, because drawing twelve billion numbers takes longer than everything that is
-measured; tokenizers are as large as the model's, so that reading them takes as long.
-A folder that was written before is used again.
+measured; tokenizers are as large as the model's, so that reading them takes
+as long. A folder that was written before is used again.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def _pool(seed: int) -> NDArray[np.uint16]:
 
 def _write_tokenizers(folder: Path, spec: ModelSpec) -> None:
     special = T5_PAD, T5_END, "<unk>"
-    strings = [*special, *_strings(spec.t5.vocab_size - len(special))]
-    words = Tokenizer(models.Unigram([(token, 0.0) for token in strings], 2))
+    unigrams = [*special, *_strings(spec.t5.vocab_size - len(special))]
+    words = Tokenizer(models.Unigram([(token, 0.0) for token in unigrams], 2))
     strings = _strings(spec.clip.vocab_size - 2)
     vocab = {token: number for number, token in enumerate((*strings, CLIP_BEGIN, CLIP_END))}
     merges = [(token[:-1], token[-1]) for token in strings if len(token) > 1]

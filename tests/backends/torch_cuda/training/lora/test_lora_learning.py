@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backends.torch_cuda import processor
 from backends.torch_cuda.backend import TorchBackend
 from backends.torch_cuda.engine import TorchEngine
 from backends.torch_cuda.leaves import TorchLeaves
@@ -181,7 +182,9 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_saved(tra
     assert places.output.read_bytes() == before
 
 
-def test_a_sample_is_what_the_engine_paints_with_the_file(trained, places, models):
+def test_a_sample_is_what_the_engine_paints_with_the_file(trained, places, models, monkeypatch):
+    # Where a LoRA hangs, GELU is no part of its product; so the last digit is the same without one.
+    monkeypatch.setattr(processor, "GELU_IN_PRODUCTS", False)
     prompt = "a thing of the kind 1"
     trained(places, samples=(prompt,), sample_every=3, learning_rate=0.1, seed=5)
     first, _, last = (codec.decode(places.sample(step, 1).read_bytes())[..., :3] for step in (0, 3, 6))
@@ -190,8 +193,7 @@ def test_a_sample_is_what_the_engine_paints_with_the_file(trained, places, model
     def painted(**fields):
         return run(engine, prompt=prompt, seed=5, num_steps=MICRO.num_steps, **fields)
 
-    # Where a LoRA hangs, GELU is no part of its product, which on some processors is another last digit.
-    assert psnr_db(painted().pixels, first) > 80
+    assert np.array_equal(painted().pixels, first)
     silent = painted(loras=[LoraUse(name="ink", strength=0)])
     assert silent.result.images[0].png == painted().result.images[0].png
     changed = painted(loras=[LoraUse(name="ink")]).pixels
